@@ -1,0 +1,90 @@
+//! Settings shared by all groups of a core, and the state a group starts from.
+
+use std::time::Duration;
+
+use crate::{LogIndex, NodeId, Term};
+
+/// Timing and limits. One per core, borrowed by every step.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Election timeout: `election_base + random(0, election_spread)`, times 1.5 for each failed campaign, capped at 8 x.
+    pub election_base: Duration,
+    /// The random part.
+    pub election_spread: Duration,
+    /// How often a leader repeats what got no answer (probes, unacknowledged appends, open read rounds).
+    pub heartbeat_interval: Duration,
+    /// Ask before campaigning.
+    pub pre_vote: bool,
+    /// A leader without contact to a quorum steps down; followers in contact with their leader refuse votes.
+    pub check_quorum: bool,
+    /// Payload bytes of one append message (at least one entry is sent whatever its size).
+    pub append_bytes_max: u32,
+    /// Appends in flight to one peer of one group.
+    pub inflight_messages_max: u16,
+    /// Payload bytes in flight to one peer of one group.
+    pub inflight_bytes_max: u32,
+    /// Entries proposed and not committed, per group; beyond it proposals are `Busy`.
+    pub uncommitted_entries_max: u32,
+    /// Payload bytes proposed and not committed, per group; a proposal is let in while the sum is below.
+    pub uncommitted_bytes_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            election_base: Duration::from_secs(1),
+            election_spread: Duration::from_secs(1),
+            heartbeat_interval: Duration::from_millis(100),
+            pre_vote: true,
+            check_quorum: true,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 8 << 20,
+            uncommitted_entries_max: 16_384,
+            uncommitted_bytes_max: 16 << 20,
+        }
+    }
+}
+
+/// What must be durable before a message that depends on it leaves (Raft paper, figure 2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// Latest term seen.
+    pub term: Term,
+    /// Candidate voted for in `term`, or nobody.
+    pub vote: NodeId,
+    /// A commit index known at the time of writing; may lag, never ahead.
+    pub commit: LogIndex,
+}
+
+/// The log as recovery found it: `first ..= last` is readable, terms by run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// First index in the log; `last + 1` if the log is empty. 1 for a new group.
+    pub first: LogIndex,
+    /// Last index in the log; `first - 1` if empty.
+    pub last: LogIndex,
+    /// Term of the entry at `first - 1` (from the snapshot; 0 for a new group).
+    pub prev_term: Term,
+    /// `(first index of the run, term)`, ascending in both; covers `first ..= last`.
+    pub term_runs: Vec<(LogIndex, Term)>,
+}
+
+/// What a group is created from.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// This node.
+    pub me: NodeId,
+    /// The voters, this node included. At most [`crate::VOTERS_MAX`].
+    pub voters: &'a [NodeId],
+    /// Recovered, or default.
+    pub hard_state: HardState,
+    /// Recovered, or empty with `first = 1`.
+    pub log: &'a LogState,
+    /// Entries up to here are applied already. At least `log.first - 1`.
+    pub applied: LogIndex,
+    /// The group has never run on this node: no lease granted by an earlier life can still be in force.
+    pub fresh: bool,
+    /// The node that should lead when all are equal; it campaigns at once, others give it a head start. `NONE`: no preference.
+    pub preferred_leader: NodeId,
+}
