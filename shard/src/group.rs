@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    Append, AppendReply, Config, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, Random, Route, Setup, Sink, Term,
-    TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendReply, Config, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, Random, Route, Setup,
+    Sink, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 
 /// Voters of one group, at most.
@@ -142,7 +142,12 @@ impl Group {
 
     /// Appends `count` entries of `bytes` payload bytes together, if this node leads. The caller writes them, then calls
     /// [`Group::flush`] once per turn and group.
-    pub fn propose<S: Sink>(&mut self, env: &mut Env<'_, S>, count: u32, bytes: u32) -> Result<Proposed, Refused> {
+    pub fn propose<S: Sink>(
+        &mut self,
+        env: &mut Env<'_, S>,
+        count: u32,
+        bytes: u32,
+    ) -> Result<Proposed, Refused> {
         todo!()
     }
 
@@ -173,7 +178,12 @@ impl Group {
     pub fn on_heartbeat<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &Heartbeat) {
         todo!()
     }
-    pub fn on_heartbeat_reply<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &HeartbeatReply) {
+    pub fn on_heartbeat_reply<S: Sink>(
+        &mut self,
+        env: &mut Env<'_, S>,
+        from: NodeId,
+        message: &HeartbeatReply,
+    ) {
         todo!()
     }
     pub fn on_vote_request<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &VoteRequest) {

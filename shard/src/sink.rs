@@ -1,8 +1,8 @@
 //! What a step produces. The sink is owned by the caller and shared by all its groups; a step allocates nothing.
 
 use crate::{
-    Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, NodeId, Role, Route, Term, TimeoutNow,
-    VoteReply, VoteRequest,
+    Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, NodeId, Role, Route, Term,
+    TimeoutNow, VoteReply, VoteRequest,
 };
 
 /// How much of a run of entries fits into one append message.

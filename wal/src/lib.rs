@@ -7,6 +7,6 @@ mod wal;
 
 pub use disk::{ALIGNMENT, Buffer, Completion, Disk, DiskError, Done, FileId, Op, OpenMode, Token};
 pub use wal::{
-    AppendError, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovery, Space, Stats, StreamId,
-    StreamSlot, Ticket, Wal,
+    AppendError, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovery, Space, Stats,
+    StreamId, StreamSlot, Ticket, Wal,
 };

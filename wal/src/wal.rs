@@ -83,9 +83,11 @@ pub enum OpenError {
     #[error("the disk failed: {0}")]
     Disk(#[from] DiskError),
     /// Bytes that were acknowledged are damaged. Nothing was truncated.
-    #[error("segment {segment}: damaged at byte {offset} (expected crc {expected_crc:#010x}, found {found_crc:#010x}), \
+    #[error(
+        "segment {segment}: damaged at byte {offset} (expected crc {expected_crc:#010x}, found {found_crc:#010x}), \
              below {durable_end}, which was durable: acknowledged data is damaged. Nothing was changed. Replace this \
-             node, or restore the file from the same disk")]
+             node, or restore the file from the same disk"
+    )]
     Corrupt {
         /// File name.
         segment: String,
@@ -166,7 +168,9 @@ pub enum ReadError {
         index: u64,
     },
     /// The stored bytes are damaged.
-    #[error("segment {segment}: record at byte {offset} is damaged (expected crc {expected_crc:#010x}, found {found_crc:#010x})")]
+    #[error(
+        "segment {segment}: record at byte {offset} is damaged (expected crc {expected_crc:#010x}, found {found_crc:#010x})"
+    )]
     Corrupt {
         /// File name.
         segment: String,
@@ -208,7 +212,12 @@ pub struct Wal<D: Disk> {
 impl<D: Disk> Wal<D> {
     /// Opens (or creates, if the directory is empty) the log of a disk: reads everything back into `recovery`, flushes what
     /// was read, prepares a fresh segment. Blocks on [`Disk::wait`]; a start-up operation.
-    pub fn open(disk: D, options: Options, now_nanos: u64, recovery: &mut dyn Recovery) -> Result<Wal<D>, OpenError> {
+    pub fn open(
+        disk: D,
+        options: Options,
+        now_nanos: u64,
+        recovery: &mut dyn Recovery,
+    ) -> Result<Wal<D>, OpenError> {
         todo!()
     }
     /// The handle of a stream, made if it is new. Hashes; once per stream.
@@ -218,7 +227,12 @@ impl<D: Disk> Wal<D> {
 
     // -- writing: into the open batch ---------------------------------------------------------------------------------
     /// Copies an entry into the open batch.
-    pub fn append(&mut self, stream: StreamSlot, header: EntryHeader, payload: &[u8]) -> Result<Ticket, AppendError> {
+    pub fn append(
+        &mut self,
+        stream: StreamSlot,
+        header: EntryHeader,
+        payload: &[u8],
+    ) -> Result<Ticket, AppendError> {
         todo!()
     }
     /// Copies the stream's state into the open batch (vital: the reserve may be used).

@@ -1,0 +1,112 @@
+//! What a client is told when a request did not succeed.
+
+use std::time::Duration;
+
+use logdrive_shard::{LogIndex, NodeId};
+
+/// Whether and how to retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// Nothing was appended; send it to this node (`NONE`: unknown, ask again after a pause).
+    At(NodeId),
+    /// Nothing was appended; send it again after this pause.
+    After(Duration),
+    /// It may or may not take effect: retry only what is idempotent, or in a session.
+    OnlyIfIdempotent,
+    /// The same request will fail again.
+    Never,
+}
+
+/// Which bound was hit. Nothing was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Busy {
+    /// Entries or bytes of this group that are proposed and not committed.
+    GroupUncommitted,
+    /// Proposals and reads waiting on this core.
+    CoreRequests,
+    /// Bytes held for clients on this core.
+    CoreBytes,
+    /// Reads waiting for this group.
+    GroupReads,
+    /// Bytes waiting for the log.
+    LogBacklog,
+    /// A leader transfer is under way.
+    Transferring,
+}
+
+/// Why a proposal or read did not succeed. Small and `Copy`: thousands a turn are answered through one array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// This node does not lead the group; nothing was appended.
+    #[error("not the leader of the group (leader: node {leader}, 0 if unknown); nothing was appended")]
+    NotLeader {
+        /// The leader, if known.
+        leader: NodeId,
+    },
+    /// Over a limit; nothing was appended.
+    #[error("busy ({why:?}); nothing was appended, retry after {} ms", retry_after.as_millis())]
+    Busy {
+        /// Which limit.
+        why: Busy,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// Appended, then leadership was lost: it may or may not commit.
+    #[error("leadership was lost after the proposal was appended: it may or may not commit")]
+    Indeterminate,
+    /// A local read asked for a later index than this node applied.
+    #[error("applied up to {have} here, but {want} was asked for")]
+    CommitLagging {
+        /// Applied here.
+        have: LogIndex,
+        /// Asked for.
+        want: LogIndex,
+    },
+    /// The payload is larger than the limit; nothing was appended.
+    #[error("a payload of {bytes} bytes is over the limit of {limit}; nothing was appended")]
+    PayloadTooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// This node does not host the group.
+    #[error("no such group on this node")]
+    NoSuchGroup,
+    /// The group's log is damaged here.
+    #[error("the group's log is damaged on this node")]
+    GroupCorrupt,
+    /// The log reached its budget or the disk is full; nothing was appended; reads go on.
+    #[error("the log is out of space ({used} of {budget} bytes used); nothing was appended; reads go on")]
+    OutOfSpace {
+        /// Bytes used.
+        used: u64,
+        /// The budget.
+        budget: u64,
+    },
+    /// The engine is stopping; nothing was appended.
+    #[error("the engine is stopping; nothing was appended")]
+    Stopped,
+    /// The caller's time ran out; a proposal may or may not commit.
+    #[error("timed out; a proposal may or may not commit")]
+    Timeout,
+}
+
+impl Error {
+    /// Whether and how to retry.
+    pub fn retry(&self) -> Retry {
+        match *self {
+            Error::NotLeader { leader } => Retry::At(leader),
+            Error::Busy { retry_after, .. } => Retry::After(retry_after),
+            Error::CommitLagging { .. } => Retry::After(Duration::from_millis(5)),
+            Error::OutOfSpace { .. } => Retry::After(Duration::from_secs(1)),
+            Error::Indeterminate | Error::Timeout => Retry::OnlyIfIdempotent,
+            Error::PayloadTooLarge { .. } | Error::NoSuchGroup | Error::GroupCorrupt | Error::Stopped => {
+                Retry::Never
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Settings of the engine's cores.
+
+use std::time::Duration;
+
+use logdrive_shard::{Config as ShardConfig, LogIndex};
+
+/// How a read may be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadPolicy {
+    /// Sees every write acknowledged before it began (ReadIndex, batched).
+    Linearizable,
+    /// From the leader's state under its lease. Until leases exist it is confirmed as `Linearizable` is.
+    LeaderLease,
+    /// From this node's state, which may be stale, if it applied `min_index`; answers without a leader too.
+    Local {
+        /// What must be applied here; 0 takes any state.
+        min_index: LogIndex,
+    },
+}
+
+/// Named timing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimingPreset {
+    /// 1 s + random(0, 1 s), heartbeat 100 ms.
+    #[default]
+    Default,
+    /// 150 ms + random(0, 150 ms), heartbeat 30 ms.
+    Lan,
+    /// 500 ms + random(0, 500 ms), heartbeat 100 ms.
+    CrossZone,
+    /// 2 s + random(0, 2 s), heartbeat 100 ms.
+    Wan,
+}
+
+impl TimingPreset {
+    /// Sets the three times.
+    pub fn apply_to(self, config: &mut ShardConfig) {
+        let (base, heartbeat) = match self {
+            TimingPreset::Default => (1000, 100),
+            TimingPreset::Lan => (150, 30),
+            TimingPreset::CrossZone => (500, 100),
+            TimingPreset::Wan => (2000, 100),
+        };
+        config.election_base = Duration::from_millis(base);
+        config.election_spread = Duration::from_millis(base);
+        config.heartbeat_interval = Duration::from_millis(heartbeat);
+    }
+}
+
+/// Settings of every core. Every bound has a counter that says when it was hit.
+#[derive(Clone, Debug)]
+pub struct CoreSettings {
+    /// Raft timing and windows.
+    pub shard: ShardConfig,
+    /// The log.
+    pub wal: logdrive_wal::Options,
+    /// Largest proposal, bytes.
+    pub payload_bytes_max: u32,
+    /// Proposals and reads waiting on one core.
+    pub requests_max: u32,
+    /// Payload bytes of them.
+    pub request_bytes_max: u64,
+    /// Reads waiting on one group.
+    pub group_reads_max: u32,
+    /// Entry cache of a core, bytes.
+    pub cache_bytes_max: u64,
+    /// Payload bytes in flight to one peer core, over all groups.
+    pub peer_inflight_bytes_max: u64,
+    /// Bytes queued towards one peer core before appends to it are held back.
+    pub outbox_bytes_max: u64,
+    /// Payload bytes applied in one turn.
+    pub apply_bytes_per_turn: u64,
+    /// Bytes waiting for the log above which no input is taken.
+    pub log_backlog_bytes_max: u64,
+    /// A commit index that no append has carried is sent on its own after this time.
+    pub commit_delay: Duration,
+    /// Move leadership to the preferred node of each group when it is in contact and caught up.
+    pub balance_leaders: bool,
+    /// The disk counts as stuck when its oldest write is under way for so long: this core then says it is not alive.
+    pub disk_stall: Duration,
+}
+
+impl Default for CoreSettings {
+    fn default() -> CoreSettings {
+        CoreSettings {
+            shard: ShardConfig::default(),
+            wal: logdrive_wal::Options::default(),
+            payload_bytes_max: 1 << 20,
+            requests_max: 65_536,
+            request_bytes_max: 64 << 20,
+            group_reads_max: 4_096,
+            cache_bytes_max: 64 << 20,
+            peer_inflight_bytes_max: 32 << 20,
+            outbox_bytes_max: 8 << 20,
+            apply_bytes_per_turn: 4 << 20,
+            log_backlog_bytes_max: 8 << 20,
+            commit_delay: Duration::from_millis(5),
+            balance_leaders: true,
+            disk_stall: Duration::from_secs(1),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The in-memory key-value state machine. Skeleton.

@@ -1,0 +1,74 @@
+//! What cores of different nodes say to each other: the handshake and the frame. Skeleton.
+//!
+//! A frame is a fixed header (magic, version, length, CRC32C, boot of the receiver) and one rkyv archive of parallel arrays, one
+//! per message type, plus one payload area.
+
+use logdrive_shard::{GroupId, NodeId};
+
+use crate::core::CoreId;
+
+/// What one core tells another when they connect, beside the identity exchange: boot and the groups they share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerHello {
+    /// The sender.
+    pub node: NodeId,
+    /// Its core.
+    pub core: CoreId,
+    /// Its boot counter.
+    pub boot: u64,
+    /// Every group the sender hosts on that core of which the receiver is a voter: id, the sender's slot, history id.
+    pub groups: Vec<HelloGroup>,
+}
+
+/// A group in a [`PeerHello`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HelloGroup {
+    /// The group.
+    pub id: GroupId,
+    /// The sender's slot.
+    pub slot: u32,
+    /// History id: differs when a group of the same id was created anew.
+    pub history: u32,
+}
+
+/// Why bytes of a peer were refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// Not the start of a frame.
+    #[error("bad magic {found:#010x}: not a logdrive frame")]
+    Magic {
+        /// What was there.
+        found: u32,
+    },
+    /// Longer than the limit.
+    #[error("a frame of {len} bytes is over the limit of {limit}")]
+    TooLong {
+        /// Announced length.
+        len: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A version outside the negotiated range.
+    #[error("frame version {found}, expected {expected}")]
+    Version {
+        /// Found.
+        found: u16,
+        /// Negotiated.
+        expected: u16,
+    },
+    /// Checksum mismatch.
+    #[error("frame checksum {found:#010x}, expected {expected:#010x}")]
+    Crc {
+        /// Computed.
+        found: u32,
+        /// Stored.
+        expected: u32,
+    },
+    /// The archive does not validate, or its arrays do not fit each other.
+    #[error("frame body is malformed: {what}")]
+    Malformed {
+        /// Which check failed.
+        what: &'static str,
+    },
+}
