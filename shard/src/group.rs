@@ -286,6 +286,11 @@ impl Group {
     pub fn needed_from(&self) -> LogIndex {
         todo!()
     }
+    /// Whether this node leads, is in contact with `peer` and knows its log to be equal up to the commit index at least: it
+    /// could take over at once. For balancing leaders; cheap.
+    pub fn peer_caught_up(&self, peer: NodeId) -> bool {
+        todo!()
+    }
     /// The peer's leader transfer for `timeout`-bound callers: whether one is under way.
     pub fn transferring(&self) -> Option<NodeId> {
         todo!()

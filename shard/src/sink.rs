@@ -15,8 +15,8 @@ pub enum Fit {
         /// Their payload bytes together.
         bytes: u32,
     },
-    /// The first of them is no longer in memory. The caller has begun to read it and calls
-    /// [`crate::Group::on_entries_loaded`] when it is there.
+    /// The first of them is no longer in memory, or the way is full. The caller has begun to read it and calls
+    /// [`crate::Group::on_entries_loaded`] when it is there: then every peer that was told to wait is tried again.
     Loading,
 }
 
@@ -63,6 +63,7 @@ pub trait Sink {
     fn role_changed(&mut self, role: Role, leader: NodeId, term: Term);
 
     /// How many of this group's entries `first ..= last`, sent in this order, fit into `bytes_max`; at least one if any
-    /// is at hand. Called while a step prepares appends.
-    fn fit(&mut self, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit;
+    /// is at hand. Called while a step prepares an append to `to`: `Loading` also says that the way there is full, and
+    /// [`crate::Group::on_entries_loaded`] is called when it has drained.
+    fn fit(&mut self, to: Route, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit;
 }

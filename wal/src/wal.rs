@@ -226,7 +226,8 @@ impl<D: Disk> Wal<D> {
     }
 
     // -- writing: into the open batch ---------------------------------------------------------------------------------
-    /// Copies an entry into the open batch.
+    /// Copies an entry into the open batch. An entry without payload is vital, as a state is (the no-op of a new leader:
+    /// reads go on when space is used up): the reserve may be used. What [`Wal::admit`] let in is not refused.
     pub fn append(
         &mut self,
         stream: StreamSlot,
@@ -264,7 +265,8 @@ impl<D: Disk> Wal<D> {
     pub fn backlog_bytes(&self) -> u64 {
         todo!()
     }
-    /// Whether an entry of `bytes` would be taken now; the owner asks before it lets a proposal in.
+    /// Whether entries of `bytes` together (payloads plus 64 for each entry's header) would be taken now; the owner asks
+    /// before it lets a proposal in.
     pub fn admit(&self, bytes: u64) -> Result<(), AppendError> {
         todo!()
     }
