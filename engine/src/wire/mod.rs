@@ -1,11 +1,22 @@
-//! What cores of different nodes say to each other: the handshake and the frame. Skeleton.
+//! What cores of different nodes say to each other.
 //!
-//! A frame is a fixed header (magic, version, length, CRC32C, boot of the receiver) and one rkyv archive of parallel arrays, one
-//! per message type, plus one payload area.
+//! - [`frame`]: the frame, one per link and turn, that carries the messages of all groups two cores share.
+
+pub mod frame;
+mod records;
+mod view;
+
+pub use frame::{Address, EntryKind, FRAME_BYTES_MAX, FrameBuilder, HEADER_LEN, Pulse};
+pub use view::{AppendReplies, Appends, Entries, FrameView, frame_len};
 
 use logdrive_shard::{GroupId, NodeId};
 
 use crate::core::CoreId;
+
+/// Lowest version of frames and handshakes that this build speaks.
+pub const VERSION_MIN: u16 = 1;
+/// Highest version of frames and handshakes that this build speaks.
+pub const VERSION_MAX: u16 = 1;
 
 /// What one core tells another when they connect, beside the identity exchange: boot and the groups they share.
 #[derive(Clone, Debug, PartialEq, Eq)]

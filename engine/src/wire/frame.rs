@@ -1,0 +1,269 @@
+//! The frame: what one core has to say to another after a turn, for all groups they share.
+//!
+//! ```text
+//! offset  bytes  header, little-endian
+//!      0      4  magic "LDF\x1a"
+//!      4      4  CRC32C of everything from offset 8 to the end of the frame
+//!      8      2  version
+//!     10      2  zero
+//!     12      4  length of the whole frame
+//!     16      8  boot of the receiver: a frame meant for an earlier life of it is not delivered
+//!     24      4  offset of the archive
+//!     28      4  zero
+//!     32         payload area: the payloads of all entries of all appends, one behind the other
+//!      a         archive (rkyv, unaligned, little-endian, 32-bit pointers), its root at the end of the frame
+//! ```
+//!
+//! Payloads come before the archive so that each is copied once, straight into the frame under construction. The archive
+//! is validated before anything in it is looked at; the length is exact, because an archive's root is found from its end.
+
+use logdrive_shard::{
+    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow, VoteReply, VoteRequest,
+};
+use rkyv::rancor::Failure;
+use rkyv::ser::allocator::SubAllocator;
+
+use super::records::{
+    Body, TERM_ELSEWHERE, WireAppend, WireAppendReply, WireHeartbeat, WireHeartbeatReply, WireHint,
+    WirePulse, WireTimeoutNow, WireVoteReply, WireVoteRequest,
+};
+use super::{VERSION_MAX, VERSION_MIN};
+
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 32;
+/// A longer frame is refused before anything of it is read. A sender closes a frame well before that:
+/// see [`FrameBuilder::bytes`].
+pub const FRAME_BYTES_MAX: usize = 16 << 20;
+
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"LDF\x1a");
+pub(super) const OUTCOME_MATCHED: u64 = 0;
+pub(super) const OUTCOME_REJECTED: u64 = 1;
+pub(super) const KIND_SHIFT: u32 = 28;
+pub(super) const LENGTH_MASK: u32 = (1 << KIND_SHIFT) - 1;
+/// Terms, indexes and rounds from the wire are below this, so that sums of them cannot overflow.
+pub(super) const NUMBER_LIMIT: u64 = 1 << 62;
+
+/// What an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EntryKind {
+    /// A proposal.
+    Payload = 0,
+    /// The no-op at the start of a term.
+    Empty = 1,
+    /// A configuration.
+    Config = 2,
+}
+
+impl EntryKind {
+    /// The kind with this number.
+    pub fn from_number(number: u8) -> Option<EntryKind> {
+        match number {
+            0 => Some(EntryKind::Payload),
+            1 => Some(EntryKind::Empty),
+            2 => Some(EntryKind::Config),
+            _ => None,
+        }
+    }
+}
+
+/// The liveness exchange of two cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// Counts the sender's pulses on this link.
+    pub seq: u64,
+    /// Highest `seq` of the receiver's pulses that the sender has seen: "I hear you".
+    pub echo: u64,
+    /// The sender's loop turns and its disk writes.
+    pub healthy: bool,
+    /// The end of what is durable in the sender's log; see the peers memory of [`crate::node`].
+    pub durable_end: u64,
+}
+
+/// Which group of the receiver a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The receiver's slot of the group.
+    pub slot: u32,
+    /// The group's history id, which a group created anew under the same id does not share.
+    pub history: u32,
+}
+
+/// Collects the messages of a turn for one link. Its buffers are reused: building allocates nothing once they have grown.
+#[derive(Debug, Default)]
+pub struct FrameBuilder {
+    /// Room for the header, then the payload area; the archive is appended by `finish`. Empty if there are no payloads yet.
+    frame: Vec<u8>,
+    body: Body,
+}
+
+impl FrameBuilder {
+    /// An empty frame.
+    pub fn new() -> FrameBuilder {
+        FrameBuilder::default()
+    }
+
+    /// Adds an append with its entries: exactly `m.count`, each shorter than 256 MiB.
+    pub fn append<'p>(
+        &mut self,
+        to: Address,
+        m: &Append,
+        entries: impl Iterator<Item = (EntryKind, &'p [u8])>,
+    ) {
+        self.start();
+        let before = self.body.entries.len();
+        for (kind, payload) in entries {
+            assert!(payload.len() <= LENGTH_MASK as usize, "a payload of {} bytes", payload.len());
+            self.body.entries.push((kind as u32) << KIND_SHIFT | payload.len() as u32);
+            self.frame.extend_from_slice(payload);
+        }
+        let added = self.body.entries.len() - before;
+        assert!(added == m.count as usize, "an append of {} entries was given {added}", m.count);
+        let entry_term_gap = match m.term.0.checked_sub(m.entry_term.0) {
+            Some(gap) if gap < u64::from(TERM_ELSEWHERE) => gap as u32,
+            _ => {
+                self.body.entry_terms.push(m.entry_term.0);
+                TERM_ELSEWHERE
+            }
+        };
+        self.body.appends.push(WireAppend {
+            term: m.term.0,
+            prev_index: m.prev_index.0,
+            prev_term: m.prev_term.0,
+            commit: m.commit.0,
+            slot: to.slot,
+            history: to.history,
+            count: m.count,
+            entry_term_gap,
+        });
+    }
+
+    /// Adds an append reply.
+    pub fn append_reply(&mut self, to: Address, m: &AppendReply) {
+        let (outcome, index) = match m.outcome {
+            AppendOutcome::Matched(index) => (OUTCOME_MATCHED, index),
+            AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
+                self.body.hints.push(WireHint { index: hint_index.0, term: hint_term.0 });
+                (OUTCOME_REJECTED, prev_index)
+            }
+        };
+        let Address { slot, history } = to;
+        let reply = WireAppendReply { term: m.term.0, index: index.0, slot, history, outcome };
+        self.body.append_replies.push(reply);
+    }
+
+    /// Adds a heartbeat.
+    pub fn heartbeat(&mut self, to: Address, m: &Heartbeat) {
+        let Address { slot, history } = to;
+        let heartbeat = WireHeartbeat { term: m.term.0, commit: m.commit.0, round: m.round, slot, history };
+        self.body.heartbeats.push(heartbeat);
+    }
+
+    /// Adds a heartbeat reply.
+    pub fn heartbeat_reply(&mut self, to: Address, m: &HeartbeatReply) {
+        let Address { slot, history } = to;
+        self.body.heartbeat_replies.push(WireHeartbeatReply {
+            term: m.term.0,
+            round: m.round,
+            slot,
+            history,
+        });
+    }
+
+    /// Adds a vote request.
+    pub fn vote_request(&mut self, to: Address, m: &VoteRequest) {
+        self.body.vote_requests.push(WireVoteRequest {
+            term: m.term.0,
+            last_index: m.last_index.0,
+            last_term: m.last_term.0,
+            slot: to.slot,
+            history: to.history,
+            flags: flags(m.pre_vote, m.transfer),
+        });
+    }
+
+    /// Adds a vote reply.
+    pub fn vote_reply(&mut self, to: Address, m: &VoteReply) {
+        self.body.vote_replies.push(WireVoteReply {
+            term: m.term.0,
+            slot: to.slot,
+            history: to.history,
+            flags: flags(m.pre_vote, m.granted),
+        });
+    }
+
+    /// Adds the order to campaign.
+    pub fn timeout_now(&mut self, to: Address, m: &TimeoutNow) {
+        self.body.timeouts.push(WireTimeoutNow { term: m.term.0, slot: to.slot, history: to.history });
+    }
+
+    /// Sets the frame's pulse; the last one counts.
+    pub fn pulse(&mut self, pulse: Pulse) {
+        let Pulse { seq, echo, healthy, durable_end } = pulse;
+        self.body.pulses.clear();
+        self.body.pulses.push(WirePulse { seq, echo, durable_end, healthy: u64::from(healthy) });
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// Bytes that the frame would have now. Finish it before this plus the next message could pass [`FRAME_BYTES_MAX`].
+    pub fn bytes(&self) -> usize {
+        self.frame.len().max(HEADER_LEN) + self.body.bytes()
+    }
+
+    /// Appends the whole frame to `out` (by a swap of buffers if `out` is empty) and leaves the builder empty.
+    pub fn finish(&mut self, receiver_boot: u64, version: u16, out: &mut Vec<u8>) {
+        assert!((VERSION_MIN..=VERSION_MAX).contains(&version), "frame version {version} was not negotiated");
+        self.start();
+        let archive_offset = self.frame.len();
+        let frame = std::mem::take(&mut self.frame);
+        let written =
+            rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(&self.body, frame, SubAllocator::empty());
+        self.frame = written.expect("records have no parts of their own, so no scratch space is asked for");
+        assert!(self.frame.len() <= FRAME_BYTES_MAX, "a frame of {} bytes was built", self.frame.len());
+        self.write_header(receiver_boot, version, archive_offset as u32);
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.frame);
+        } else {
+            out.extend_from_slice(&self.frame);
+        }
+        self.clear();
+    }
+
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.frame.clear();
+        self.body.clear();
+    }
+
+    /// Makes room for the header.
+    fn start(&mut self) {
+        if self.frame.is_empty() {
+            self.frame.resize(HEADER_LEN, 0);
+        }
+    }
+
+    fn write_header(&mut self, receiver_boot: u64, version: u16, archive_offset: u32) {
+        let length = self.frame.len() as u32;
+        let header = &mut self.frame[..HEADER_LEN];
+        header.fill(0);
+        header[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        header[8..10].copy_from_slice(&version.to_le_bytes());
+        header[12..16].copy_from_slice(&length.to_le_bytes());
+        header[16..24].copy_from_slice(&receiver_boot.to_le_bytes());
+        header[24..28].copy_from_slice(&archive_offset.to_le_bytes());
+        let crc = crc32c::crc32c(&self.frame[8..]);
+        self.frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn flags(bit0: bool, bit1: bool) -> u64 {
+    u64::from(bit0) | u64::from(bit1) << 1
+}
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

@@ -1,0 +1,332 @@
+use logdrive_shard::{LogIndex, Term};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::{FrameError, FrameView, VERSION_MAX, frame_len};
+
+/// Any message of a frame.
+#[derive(Clone, Debug, PartialEq)]
+enum Message {
+    Append(Append, Vec<(u8, Vec<u8>)>),
+    AppendReply(AppendReply),
+    Heartbeat(Heartbeat),
+    HeartbeatReply(HeartbeatReply),
+    VoteRequest(VoteRequest),
+    VoteReply(VoteReply),
+    TimeoutNow(TimeoutNow),
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..10_u64, 0..NUMBER_LIMIT, Just(NUMBER_LIMIT - 1)]
+}
+
+fn term() -> impl Strategy<Value = Term> {
+    number().prop_map(Term)
+}
+
+fn index() -> impl Strategy<Value = LogIndex> {
+    number().prop_map(LogIndex)
+}
+
+fn append() -> impl Strategy<Value = Message> {
+    let entry = (0..3_u8, vec(any::<u8>(), 0..200));
+    (term(), index(), term(), term(), index(), vec(entry, 0..5)).prop_map(
+        |(term, prev_index, prev_term, entry_term, commit, entries)| {
+            let count = entries.len() as u32;
+            Message::Append(Append { term, prev_index, prev_term, entry_term, count, commit }, entries)
+        },
+    )
+}
+
+fn outcome() -> impl Strategy<Value = AppendOutcome> {
+    prop_oneof![
+        index().prop_map(AppendOutcome::Matched),
+        (index(), index(), term()).prop_map(|(prev_index, hint_index, hint_term)| {
+            AppendOutcome::Rejected { prev_index, hint_index, hint_term }
+        }),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        4 => append(),
+        3 => (term(), outcome()).prop_map(|(term, outcome)| Message::AppendReply(AppendReply { term, outcome })),
+        1 => (term(), index(), number())
+            .prop_map(|(term, commit, round)| Message::Heartbeat(Heartbeat { term, commit, round })),
+        1 => (term(), number()).prop_map(|(term, round)| Message::HeartbeatReply(HeartbeatReply { term, round })),
+        1 => (any::<bool>(), any::<bool>(), term(), index(), term()).prop_map(
+            |(pre_vote, transfer, term, last_index, last_term)| {
+                Message::VoteRequest(VoteRequest { pre_vote, transfer, term, last_index, last_term })
+            }
+        ),
+        1 => (any::<bool>(), any::<bool>(), term())
+            .prop_map(|(pre_vote, granted, term)| Message::VoteReply(VoteReply { pre_vote, granted, term })),
+        1 => term().prop_map(|term| Message::TimeoutNow(TimeoutNow { term })),
+    ]
+}
+
+fn messages() -> impl Strategy<Value = Vec<(Address, Message)>> {
+    let to = (any::<u32>(), any::<u32>()).prop_map(|(slot, history)| Address { slot, history });
+    vec((to, message()), 0..40)
+}
+
+fn pulse() -> impl Strategy<Value = Option<Pulse>> {
+    proptest::option::of(
+        (any::<u64>(), any::<u64>(), any::<bool>(), any::<u64>())
+            .prop_map(|(seq, echo, healthy, durable_end)| Pulse { seq, echo, healthy, durable_end }),
+    )
+}
+
+fn add(builder: &mut FrameBuilder, to: Address, message: &Message) {
+    match message {
+        Message::Append(m, entries) => {
+            let entries = entries.iter();
+            builder.append(to, m, entries.map(|(kind, p)| (EntryKind::from_number(*kind).unwrap(), &p[..])));
+        }
+        Message::AppendReply(m) => builder.append_reply(to, m),
+        Message::Heartbeat(m) => builder.heartbeat(to, m),
+        Message::HeartbeatReply(m) => builder.heartbeat_reply(to, m),
+        Message::VoteRequest(m) => builder.vote_request(to, m),
+        Message::VoteReply(m) => builder.vote_reply(to, m),
+        Message::TimeoutNow(m) => builder.timeout_now(to, m),
+    }
+}
+
+/// Everything in a frame, grouped by kind of message.
+fn read(frame: &FrameView<'_>) -> Vec<(Address, Message)> {
+    let mut all = Vec::new();
+    all.extend(frame.appends().map(|(to, m, entries)| {
+        assert_eq!(entries.len(), m.count as usize);
+        (to, Message::Append(m, entries.map(|(kind, payload)| (kind as u8, payload.to_vec())).collect()))
+    }));
+    all.extend(frame.append_replies().map(|(to, m)| (to, Message::AppendReply(m))));
+    all.extend(frame.heartbeats().map(|(to, m)| (to, Message::Heartbeat(m))));
+    all.extend(frame.heartbeat_replies().map(|(to, m)| (to, Message::HeartbeatReply(m))));
+    all.extend(frame.vote_requests().map(|(to, m)| (to, Message::VoteRequest(m))));
+    all.extend(frame.vote_replies().map(|(to, m)| (to, Message::VoteReply(m))));
+    all.extend(frame.timeout_nows().map(|(to, m)| (to, Message::TimeoutNow(m))));
+    all
+}
+
+fn rank(message: &Message) -> u8 {
+    match message {
+        Message::Append(..) => 0,
+        Message::AppendReply(_) => 1,
+        Message::Heartbeat(_) => 2,
+        Message::HeartbeatReply(_) => 3,
+        Message::VoteRequest(_) => 4,
+        Message::VoteReply(_) => 5,
+        Message::TimeoutNow(_) => 6,
+    }
+}
+
+fn build(messages: &[(Address, Message)], pulse: Option<Pulse>, boot: u64) -> Vec<u8> {
+    let mut builder = FrameBuilder::new();
+    for (to, message) in messages {
+        add(&mut builder, *to, message);
+    }
+    if let Some(pulse) = pulse {
+        builder.pulse(pulse);
+    }
+    assert_eq!(builder.is_empty(), messages.is_empty() && pulse.is_none());
+    let bytes = builder.bytes();
+    let mut out = Vec::new();
+    builder.finish(boot, VERSION_MAX, &mut out);
+    assert!(builder.is_empty());
+    assert_eq!(bytes, out.len());
+    out
+}
+
+/// Gives a frame that was tampered with a right checksum, so that the checks behind it are reached.
+fn reseal(frame: &mut [u8]) {
+    let crc = crc32c::crc32c(&frame[8..]);
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn what_was_added_is_read_back_in_order(mut all in messages(), pulse in pulse(), boot in any::<u64>()) {
+        let bytes = build(&all, pulse, boot);
+        let frame = FrameView::parse(&bytes, VERSION_MAX).unwrap();
+        prop_assert_eq!(frame.receiver_boot(), boot);
+        prop_assert_eq!(frame.pulse(), pulse);
+        all.sort_by_key(|(_, message)| rank(message)); // Stable: the order within a kind stays.
+        prop_assert_eq!(read(&frame), all);
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_an_error(all in messages(), bit in any::<prop::sample::Index>()) {
+        let mut bytes = build(&all, None, 7);
+        let bit = bit.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(FrameView::parse(&bytes, VERSION_MAX).is_err());
+    }
+
+    #[test]
+    fn tampered_frames_with_a_right_checksum_are_errors_or_messages(
+        all in messages(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut bytes = build(&all, None, 7);
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        reseal(&mut bytes);
+        if let Ok(frame) = FrameView::parse(&bytes, VERSION_MAX) {
+            let _ = read(&frame);
+        }
+    }
+
+    #[test]
+    fn tampered_archives_are_errors_or_messages(
+        all in messages(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = build(&all, None, 7);
+        let len = bytes.len();
+        // The root lies in the last bytes: pointers and lengths of all arrays.
+        for (at, value) in changes {
+            bytes[len - 1 - at.index(88.min(len))] = value;
+        }
+        reseal(&mut bytes);
+        if let Ok(frame) = FrameView::parse(&bytes, VERSION_MAX) {
+            let _ = read(&frame);
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_errors(mut bytes in vec(any::<u8>(), 0..400), magic in any::<bool>()) {
+        if magic && bytes.len() >= HEADER_LEN {
+            let len = bytes.len() as u32;
+            bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+            bytes[8..12].copy_from_slice(&[1, 0, 0, 0]);
+            bytes[12..16].copy_from_slice(&len.to_le_bytes());
+            bytes[24..28].copy_from_slice(&(HEADER_LEN as u32).to_le_bytes());
+            bytes[28..32].fill(0);
+            reseal(&mut bytes);
+        }
+        if let Ok(frame) = FrameView::parse(&bytes, VERSION_MAX) {
+            let _ = read(&frame);
+        }
+        let _ = frame_len(&bytes, VERSION_MAX);
+    }
+
+    #[test]
+    fn a_cut_or_padded_frame_is_an_error(all in messages(), cut in any::<prop::sample::Index>()) {
+        let mut bytes = build(&all, None, 7);
+        prop_assert!(FrameView::parse(&bytes[..cut.index(bytes.len())], VERSION_MAX).is_err());
+        bytes.push(0);
+        prop_assert!(FrameView::parse(&bytes, VERSION_MAX).is_err());
+    }
+}
+
+fn one_append(count: u32) -> Append {
+    Append {
+        term: Term(3),
+        prev_index: LogIndex(9),
+        prev_term: Term(2),
+        entry_term: Term(3),
+        count,
+        commit: LogIndex(9),
+    }
+}
+
+const TO: Address = Address { slot: 4, history: 5 };
+
+#[test]
+fn frames_are_read_at_any_address() {
+    let mut builder = FrameBuilder::new();
+    builder.append(TO, &one_append(1), [(EntryKind::Payload, &b"hello"[..])].into_iter());
+    let mut out = vec![0xEE];
+    builder.finish(1, 1, &mut out);
+    builder.heartbeat(TO, &Heartbeat { term: Term(1), commit: LogIndex(0), round: 2 });
+    builder.finish(1, 1, &mut out);
+    let first = frame_len(&out[1..], 1).unwrap();
+    let frame = FrameView::parse(&out[1..1 + first], 1).unwrap();
+    let (to, m, mut entries) = frame.appends().next().unwrap();
+    assert_eq!((to, m.count, entries.payload_bytes()), (TO, 1, 5));
+    assert_eq!(entries.next(), Some((EntryKind::Payload, &b"hello"[..])));
+    let second = FrameView::parse(&out[1 + first..], 1).unwrap();
+    assert_eq!(second.heartbeats().count(), 1);
+    assert_eq!(second.appends().count(), 0);
+}
+
+#[test]
+fn buffers_are_swapped_and_reused() {
+    let mut builder = FrameBuilder::new();
+    let mut out = Vec::new();
+    let payload = [7_u8; 1000];
+    for _ in 0..3 {
+        builder.append(TO, &one_append(1), [(EntryKind::Payload, &payload[..])].into_iter());
+        out.clear();
+        builder.finish(1, 1, &mut out);
+    }
+    let before = (out.as_ptr(), out.capacity());
+    for _ in 0..2 {
+        builder.append(TO, &one_append(1), [(EntryKind::Payload, &payload[..])].into_iter());
+        out.clear();
+        builder.finish(1, 1, &mut out);
+    }
+    assert_eq!((out.as_ptr(), out.capacity()), before, "two buffers take turns, none is allocated anew");
+}
+
+#[test]
+fn the_last_pulse_counts() {
+    let pulse = |seq| Pulse { seq, echo: 1, healthy: true, durable_end: 4096 };
+    let mut builder = FrameBuilder::new();
+    builder.pulse(pulse(1));
+    builder.pulse(pulse(2));
+    let mut out = Vec::new();
+    builder.finish(1, 1, &mut out);
+    assert_eq!(FrameView::parse(&out, 1).unwrap().pulse(), Some(pulse(2)));
+}
+
+#[test]
+fn another_version_and_a_foreign_protocol_are_named() {
+    let bytes = build(&[], None, 1);
+    assert_eq!(FrameView::parse(&bytes, 2).unwrap_err(), FrameError::Version { found: 1, expected: 2 });
+    let mut http = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n".to_vec();
+    http.resize(64, b' ');
+    assert!(matches!(frame_len(&http, 1), Err(FrameError::Magic { .. })));
+}
+
+#[test]
+fn a_frame_over_the_limit_is_refused_by_its_header() {
+    let mut bytes = build(&[], None, 1);
+    bytes[12..16].copy_from_slice(&(FRAME_BYTES_MAX as u32 + 1).to_le_bytes());
+    let error = frame_len(&bytes[..HEADER_LEN], 1).unwrap_err();
+    let len = FRAME_BYTES_MAX as u64 + 1;
+    assert_eq!(error, FrameError::TooLong { len, limit: FRAME_BYTES_MAX as u64 });
+}
+
+#[test]
+fn entry_counts_that_do_not_fit_are_refused() {
+    // A frame with one append of one entry, whose count is then raised to two.
+    let mut builder = FrameBuilder::new();
+    builder.append(TO, &one_append(1), [(EntryKind::Payload, &b"hello"[..])].into_iter());
+    let mut bytes = Vec::new();
+    builder.finish(1, 1, &mut bytes);
+    let needle = [4, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0];
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    bytes[at + 8] = 2;
+    reseal(&mut bytes);
+    let error = FrameView::parse(&bytes, 1).unwrap_err();
+    assert_eq!(error, FrameError::Malformed { what: "appends and entries do not fit each other" });
+}
+
+#[test]
+fn numbers_that_could_overflow_are_refused() {
+    let mut builder = FrameBuilder::new();
+    builder.append_reply(
+        TO,
+        &AppendReply { term: Term(1), outcome: AppendOutcome::Matched(LogIndex(NUMBER_LIMIT)) },
+    );
+    let mut bytes = Vec::new();
+    builder.finish(1, 1, &mut bytes);
+    let error = FrameView::parse(&bytes, 1).unwrap_err();
+    assert_eq!(error, FrameError::Malformed { what: "a term, index or round beyond all bounds" });
+}
