@@ -1,0 +1,3 @@
+//! What the `logdrive` binary is made of, as a library so that tests can start the parts in their own process.
+
+pub mod redis;
