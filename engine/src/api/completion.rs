@@ -30,6 +30,23 @@ impl Completions {
         self.items.push(Completion { token, result, reply: (start, self.bytes.len() as u32) });
     }
 
+    /// Moves all of `other` behind these.
+    pub fn append(&mut self, other: &mut Completions) {
+        if self.items.is_empty() {
+            std::mem::swap(self, other);
+        } else {
+            let base = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(&other.bytes);
+            self.items.extend(
+                other
+                    .items
+                    .iter()
+                    .map(|item| Completion { reply: (item.reply.0 + base, item.reply.1 + base), ..*item }),
+            );
+        }
+        other.clear();
+    }
+
     /// The answers, in the order in which they came about, each with its reply.
     pub fn iter(&self) -> impl Iterator<Item = (&Completion, &[u8])> {
         self.items.iter().map(|item| (item, &self.bytes[item.reply.0 as usize..item.reply.1 as usize]))

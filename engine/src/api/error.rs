@@ -32,6 +32,10 @@ pub enum Busy {
     GroupReads,
     /// Bytes waiting for the log.
     LogBacklog,
+    /// Requests on their way from one core of this node to another, or their bytes.
+    Mesh,
+    /// Requests of the embedding API that the core has not taken yet, or their bytes.
+    Queue,
     /// A leader transfer is under way.
     Transferring,
 }
@@ -73,6 +77,12 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
+    /// The target of a leader transfer is not another voter of the group.
+    #[error("node {to} cannot take over: it is not another voter of the group")]
+    BadTransferee {
+        /// The target.
+        to: NodeId,
+    },
     /// This node does not host the group.
     #[error("no such group on this node")]
     NoSuchGroup,
@@ -104,9 +114,11 @@ impl Error {
             Error::CommitLagging { .. } => Retry::After(Duration::from_millis(5)),
             Error::OutOfSpace { .. } => Retry::After(Duration::from_secs(1)),
             Error::Indeterminate | Error::Timeout => Retry::OnlyIfIdempotent,
-            Error::PayloadTooLarge { .. } | Error::NoSuchGroup | Error::GroupCorrupt | Error::Stopped => {
-                Retry::Never
-            }
+            Error::PayloadTooLarge { .. }
+            | Error::BadTransferee { .. }
+            | Error::NoSuchGroup
+            | Error::GroupCorrupt
+            | Error::Stopped => Retry::Never,
         }
     }
 }

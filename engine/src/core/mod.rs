@@ -231,6 +231,20 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub fn take_answers(&mut self, port: PortId, answers: &mut Completions) {
         todo!()
     }
+    /// Groups whose known leader changed since the last call, with the leader now known (`NONE` if none is). Appended to
+    /// `changes`, each group at most once. All leaders are unknown when the core opens.
+    pub fn leadership_changes(&mut self, changes: &mut Vec<(Slot, NodeId)>) {
+        todo!()
+    }
+    /// Proposals and reads that were taken and are not answered yet: a clean stop waits for them.
+    pub fn requests_waiting(&self) -> usize {
+        todo!()
+    }
+    /// The highest `durable_end` that the pulses of a link told of the peer core's log; remembered by the node to refuse a peer
+    /// that comes back with less.
+    pub fn peer_durable_end(&self, link: LinkId) -> u64 {
+        todo!()
+    }
     /// Over a bound on bytes: the runtime takes no more input from sockets until it is false.
     pub fn is_saturated(&self) -> bool {
         todo!()

@@ -1,53 +1,21 @@
 //! The glommio glue: one executor per core, TCP, timers, the mesh between cores, the await on the ring. Skeleton of the
 //! interface that the embedding API, the Redis front door and the bench use.
 
+mod settings;
+mod start_error;
+
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use logdrive_shard::{GroupId, NodeId};
 
-use crate::api::{Completions, CoreSettings, Error, ReadPolicy, StateMachine};
+pub use settings::{EXIT_FATAL, Hooks, NodeSettings, PeerAddress, RuntimeSettings};
+pub use start_error::{SettingsError, StartError};
+
+use crate::api::{Completions, Error, ReadPolicy, StateMachine};
 use crate::core::{CoreId, CoreStatus, GroupStatus};
-
-/// Another node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerAddress {
-    /// Its id.
-    pub node: NodeId,
-    /// Where its cores are reached, `host:port`.
-    pub peer: String,
-    /// Where its clients are sent, `host:port` (for redirects).
-    pub client: String,
-}
-
-/// What a node is started with.
-#[derive(Clone, Debug)]
-pub struct NodeSettings {
-    /// The cluster; never changes.
-    pub cluster: u64,
-    /// This node; never changes.
-    pub node: NodeId,
-    /// The data directory.
-    pub dir: PathBuf,
-    /// Listens here for peers. Port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// All nodes, this one included.
-    pub nodes: Vec<PeerAddress>,
-    /// Groups 1 ..= groups.
-    pub groups: u64,
-    /// Executors of this node.
-    pub cores: u16,
-    /// Pin executors to CPUs from this one on; `None`: unpinned (nodes share cores).
-    pub pin_from: Option<usize>,
-    /// Spin so long before parking, microseconds.
-    pub spin_us: u64,
-    /// The directory may be new: this is the first start of this member.
-    pub bootstrap: bool,
-    /// Settings of every core.
-    pub core: CoreSettings,
-}
 
 /// What runs beside the groups on every core: the Redis front door, the bench's clients. Called once on each core's executor.
 pub type Service = dyn Fn(CoreClient) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync;
@@ -103,6 +71,10 @@ impl CoreClient {
     pub async fn group_status(&self, group: GroupId) -> Result<GroupStatus, Error> {
         todo!()
     }
+    /// How the connections to the other nodes are.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        todo!()
+    }
     /// Sleeps (so that users need not depend on the runtime's timers).
     pub async fn sleep(&self, duration: std::time::Duration) {
         todo!()
@@ -135,6 +107,10 @@ impl Port {
     pub async fn answers(&self, answers: &mut Completions) {
         todo!()
     }
+    /// As [`Port::answers`], for a future of one's own that waits for other things too. One waiter per port.
+    pub fn poll_answers(&self, context: &mut Context<'_>, answers: &mut Completions) -> Poll<()> {
+        todo!()
+    }
 }
 
 /// A running node.
@@ -142,13 +118,17 @@ pub struct Engine {
     _skeleton: (),
 }
 
-/// Why a node did not start. What happened, where, what to do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// Placeholder of the skeleton.
-    #[error("not implemented")]
-    Skeleton,
+/// How the connections to another node are.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PeerStatus {
+    /// The node.
+    pub node: u32,
+    /// Cores of that node, as it said in the last handshake; 0 before the first.
+    pub cores: u16,
+    /// Connections that are up between its cores and the cores of this node.
+    pub links: u32,
+    /// Why the last handshake was refused, by either side; cleared by one that succeeds.
+    pub refused: Option<String>,
 }
 
 /// One group, from any thread.
@@ -175,6 +155,14 @@ impl Engine {
         todo!()
     }
     pub fn status(&self) -> Vec<CoreStatus> {
+        todo!()
+    }
+    /// How the connections to the other nodes are.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        todo!()
+    }
+    /// The leader of any group of this node, as last known here. `NONE` if unknown.
+    pub fn leader_of(&self, group: GroupId) -> NodeId {
         todo!()
     }
     /// Hands leaders over, stops accepting, drains, closes the logs, joins the threads.
