@@ -2,6 +2,10 @@
 //!
 //! Skeleton of the interface.
 
+mod timers;
+
+pub use timers::TimerWheel;
+
 use std::fmt;
 
 use logdrive_shard::{GroupId, LogIndex, Moment, NodeId};
