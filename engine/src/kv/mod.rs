@@ -1,1 +1,19 @@
-//! The in-memory key-value state machine. Skeleton.
+//! The in-memory key-value state machine.
+//!
+//! - [`Command`], [`Query`] and [`Reply`]: what is proposed, what is asked and what is answered, with their encoding. A
+//!   program (the Redis front door is one) encodes a command, proposes it to the key's group, and decodes the reply.
+//! - [`KvMachine`]: the [`StateMachine`](crate::api::StateMachine) that holds the keys of all groups of one core.
+//! - [`DigestMachine`]: the least a state machine can do, for benchmarks and simulations: a count and a digest.
+//!
+//! Deliberately absent: expiry (a clock would differ between replicas), routing of keys to groups (the front door's), types
+//! beside strings.
+
+mod codec;
+mod digest;
+mod machine;
+mod reply;
+
+pub use codec::{Command, CommandView, Condition, Malformed, Pairs, Query, QueryView, Strings};
+pub use digest::DigestMachine;
+pub use machine::KvMachine;
+pub use reply::{Failure, Reply, Values};
