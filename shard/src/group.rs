@@ -1,305 +1,335 @@
-//! One Raft group.
+//! The state of one member of one group, where it starts from, and the questions it answers.
 
-use std::time::Duration;
-
+use crate::progress::Progress;
+use crate::quorum::{PEERS_MAX, PeerSet};
+use crate::role::{Flags, Follower, INLINE_PEERS, LeaderCold, RoleState};
+use crate::term_runs::{OlderRuns, Tail};
 use crate::{
-    Append, AppendReply, Config, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, Random, Route, Setup,
-    Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+    Config, Env, HardState, LogIndex, Moment, NodeId, PeerReport, Random, Report, Role, Route, Setup, Sink,
+    Term,
 };
 
 /// Voters of one group, at most.
 pub const VOTERS_MAX: usize = 7;
 
-/// What every step is given.
-pub struct Env<'a, S: Sink> {
-    /// The time, read after the inputs of this turn were collected.
-    pub now: Moment,
-    /// Settings of the core.
-    pub config: &'a Config,
-    /// The core's random numbers.
-    pub random: &'a mut Random,
-    /// Receives what the step produces.
-    pub sink: &'a mut S,
-}
-
-/// Role of a group's member, as told to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Follows a leader, or waits for one.
-    Follower,
-    /// Asks whether it would be elected.
-    PreCandidate,
-    /// Campaigns.
-    Candidate,
-    /// Leads.
-    Leader,
-}
-
-/// Entries that a proposal was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Proposed {
-    /// Index of the first.
-    pub first: LogIndex,
-    /// Their term.
-    pub term: Term,
-    /// Of the write, for [`Group::on_durable`].
-    pub epoch: u32,
-}
-
-/// Why a proposal, a read or a transfer was refused. Nothing was appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refused {
-    /// Not the leader.
-    #[error("not the leader (leader: node {leader}, 0 if unknown)")]
-    NotLeader {
-        /// The leader, if known.
-        leader: NodeId,
-    },
-    /// Too much is uncommitted.
-    #[error("{entries} entries of {bytes} bytes are uncommitted")]
-    TooMuchUncommitted {
-        /// Entries uncommitted.
-        entries: u64,
-        /// Their bytes.
-        bytes: u64,
-    },
-    /// A leader transfer is under way.
-    #[error("leadership is being transferred to node {to}")]
-    Transferring {
-        /// The successor.
-        to: NodeId,
-    },
-    /// The target of a transfer is not a voter of the group, or is this node.
-    #[error("node {to} cannot take over")]
-    BadTransferee {
-        /// The target.
-        to: NodeId,
-    },
-}
-
-/// What of an append the caller has to write and keep.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accepted {
-    /// Skip so many entries of the message (present already).
-    pub skip: u32,
-    /// Then write so many (0: nothing to write). The first of them **replaces** the log from its index on.
-    pub take: u32,
-    /// Of the write, for [`Group::on_durable`].
-    pub epoch: u32,
-}
-
-/// A peer as the leader sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerReport {
-    /// The peer.
-    pub node: NodeId,
-    /// Known to be equal up to here.
-    pub matched: LogIndex,
-    /// Next index to send.
-    pub next: LogIndex,
-    /// `probe`, `replicate` or `snapshot`; empty if this node does not lead.
-    pub state: &'static str,
-    /// Appends in flight.
-    pub inflight: u32,
-    /// In contact.
-    pub alive: bool,
-}
-
-/// A group's state, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Role.
-    pub role: Role,
-    /// Term.
-    pub term: Term,
-    /// Leader, if known.
-    pub leader: NodeId,
-    /// Commit index.
-    pub commit: LogIndex,
-    /// Durable here up to.
-    pub durable: LogIndex,
-    /// Last index.
-    pub last: LogIndex,
-    /// All other voters.
-    pub peers: Vec<PeerReport>,
-}
+/// Terms and indexes above are taken for garbage when a peer names them, so that arithmetic on them cannot overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// One member of one Raft group.
+///
+/// Four cache lines, of which the steady path of a group of three touches three, and a [`Cold`] part that it does not
+/// touch. Callers keep groups in a dense array.
+#[repr(C, align(64))]
 pub struct Group {
-    /// Placeholder.
-    _todo: (),
+    // -- first line: the log --
+    /// Latest term seen.
+    pub(crate) term: Term,
+    /// The log's end.
+    pub(crate) tail: Tail,
+    /// Committed up to here. Never goes back. Invariant: `commit <= tail.last`.
+    pub(crate) commit: LogIndex,
+    /// Durable on this node up to here. Invariant: `durable <= tail.last`.
+    pub(crate) durable: LogIndex,
+    /// When to be called.
+    pub(crate) deadline: Moment,
+    /// What the steady path does not need.
+    pub(crate) cold: Box<Cold>,
+    // -- second line: who is who --
+    /// Counts the truncations of the log: completions of writes before the last one are stale.
+    pub(crate) epoch: u32,
+    /// Payload bytes proposed in this leadership and not committed, rounded up: see `uncommitted.rs`.
+    pub(crate) uncommitted_bytes: u32,
+    /// The leader, if known.
+    pub(crate) leader: NodeId,
+    pub(crate) peer_count: u8,
+    /// Peers in contact.
+    pub(crate) alive: PeerSet,
+    /// Leader: peers that were sent the present commit index with something that lets them reach it.
+    pub(crate) told: PeerSet,
+    pub(crate) flags: Flags,
+    /// The first peers, and the ways to them.
+    ids: [NodeId; INLINE_PEERS],
+    routes: [Route; INLINE_PEERS],
+    // -- third and fourth line: the role --
+    pub(crate) role: RoleState,
 }
 
-#[allow(unused_variables, clippy::todo, missing_docs)]
+const _: () = assert!(size_of::<Group>() <= 256);
+
+/// The part of a group that elections, reads, transfers and old entries need.
+pub(crate) struct Cold {
+    pub(crate) me: NodeId,
+    /// Candidate voted for in the present term.
+    pub(crate) vote: NodeId,
+    /// The node that should lead when all are equal.
+    pub(crate) preferred: NodeId,
+    more_ids: [NodeId; PEERS_MAX - INLINE_PEERS],
+    more_routes: [Route; PEERS_MAX - INLINE_PEERS],
+    /// No vote is given and no campaign begins before: a lease granted in an earlier life may be in force.
+    pub(crate) may_vote_from: Moment,
+    /// Campaigns that ended without a leader since one was heard last.
+    pub(crate) failed_campaigns: u8,
+    /// Messages that no correct member would have sent.
+    pub(crate) refused_messages: u64,
+    pub(crate) older_runs: OlderRuns,
+    pub(crate) leader: LeaderCold,
+}
+
 impl Group {
     /// A group as recovery found it. Routes are unknown and nobody is in contact: the caller reports both.
-    pub fn new(now: Moment, config: &Config, random: &mut Random, setup: &Setup<'_>) -> Group {
-        todo!()
+    ///
+    /// # Panics
+    /// If `setup` contradicts itself (a commit index or an applied index outside the log, more than [`VOTERS_MAX`]
+    /// voters, this node not among them): nothing may be built on such a recovery.
+    pub fn new(now: Moment, config: &Config, _random: &mut Random, setup: &Setup<'_>) -> Group {
+        let (tail, older_runs) = Tail::recovered(setup.log);
+        let commit = setup.hard_state.commit.max(setup.applied);
+        assert!(setup.voters.contains(&setup.me), "node {} is no voter of its own group", setup.me);
+        assert!(setup.voters.len() <= VOTERS_MAX, "{} voters, {VOTERS_MAX} are possible", setup.voters.len());
+        assert!(
+            setup.applied >= older_runs.base,
+            "applied {} before the log's first {}",
+            setup.applied,
+            setup.log.first
+        );
+        assert!(commit <= tail.last, "commit {commit} behind the log's last {}", tail.last);
+        assert!(setup.hard_state.term >= tail.run_term, "term {} below the log's", setup.hard_state.term);
+        let mut group = Group {
+            term: setup.hard_state.term,
+            tail,
+            commit,
+            durable: tail.last,
+            deadline: Moment::NEVER,
+            cold: Box::new(Cold {
+                me: setup.me,
+                vote: setup.hard_state.vote,
+                preferred: setup.preferred_leader,
+                more_ids: [NodeId::NONE; PEERS_MAX - INLINE_PEERS],
+                more_routes: [Route::NONE; PEERS_MAX - INLINE_PEERS],
+                may_vote_from: if setup.fresh { now } else { now.after(config.election_base) },
+                failed_campaigns: 0,
+                refused_messages: 0,
+                older_runs,
+                leader: LeaderCold::new(),
+            }),
+            epoch: 0,
+            uncommitted_bytes: 0,
+            leader: NodeId::NONE,
+            peer_count: 0,
+            alive: PeerSet::EMPTY,
+            told: PeerSet::EMPTY,
+            flags: Flags::default(),
+            ids: [NodeId::NONE; INLINE_PEERS],
+            routes: [Route::NONE; INLINE_PEERS],
+            role: RoleState::Follower(Follower::default()),
+        };
+        for &node in setup.voters.iter().filter(|&&node| node != setup.me) {
+            assert!(node.is_some() && group.peer(node).is_none(), "voter {node} is named twice, or nobody");
+            group.add_peer(node);
+        }
+        if group.peer_count == 0 {
+            // Nobody to ask, and nobody who could hold a lease but an earlier self.
+            group.cold.may_vote_from = now;
+            group.deadline = now;
+        }
+        group
     }
 
-    // -- inputs: clients ------------------------------------------------------------------------------------------
-
-    /// Appends `count` entries of `bytes` payload bytes together, if this node leads. The caller writes them, then calls
-    /// [`Group::flush`] once per turn and group.
-    pub fn propose<S: Sink>(
-        &mut self,
-        env: &mut Env<'_, S>,
-        count: u32,
-        bytes: u32,
-    ) -> Result<Proposed, Refused> {
-        todo!()
-    }
-
-    /// Registers a linearizable read and returns its round. All reads registered while a round is in flight share the
-    /// next one. Confirmed through [`Sink::reads_confirmed`]. Call [`Group::flush`] before the turn ends.
-    pub fn read_index<S: Sink>(&mut self, env: &mut Env<'_, S>) -> Result<u64, Refused> {
-        todo!()
-    }
-
-    /// Hands leadership to `to` as soon as it has caught up; gives up after one election timeout.
-    pub fn transfer_leadership<S: Sink>(&mut self, env: &mut Env<'_, S>, to: NodeId) -> Result<(), Refused> {
-        todo!()
-    }
-
-    /// Campaigns now (with a pre-vote), as an operator may order.
-    pub fn campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        todo!()
-    }
-
-    // -- inputs: peers --------------------------------------------------------------------------------------------
-
-    pub fn on_append<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &Append) -> Accepted {
-        todo!()
-    }
-    pub fn on_append_reply<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &AppendReply) {
-        todo!()
-    }
-    pub fn on_heartbeat<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &Heartbeat) {
-        todo!()
-    }
-    pub fn on_heartbeat_reply<S: Sink>(
-        &mut self,
-        env: &mut Env<'_, S>,
-        from: NodeId,
-        message: &HeartbeatReply,
-    ) {
-        todo!()
-    }
-    pub fn on_vote_request<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &VoteRequest) {
-        todo!()
-    }
-    pub fn on_vote_reply<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &VoteReply) {
-        todo!()
-    }
-    pub fn on_timeout_now<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &TimeoutNow) {
-        todo!()
-    }
-
-    // -- inputs: the world ----------------------------------------------------------------------------------------
-
-    /// The way to `peer` changed. With a way known, whatever was in flight on the old one is taken as lost: progress goes
-    /// back to `Probe`, and a leader announces itself.
-    pub fn on_route<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: NodeId, route: Route) {
-        todo!()
-    }
-
-    /// Liveness of `peer`, from the one exchange that its core has with ours: in contact means it hears us and we hear it,
-    /// its loop turns and its disk writes. While a follower is in contact with its leader it has no deadline and refuses
-    /// votes; when contact ends it takes a random election deadline. A leader without contact to a quorum steps down.
-    pub fn on_contact<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: NodeId, alive: bool) {
-        todo!()
-    }
-
-    /// Everything this group wrote up to the write of `epoch` that ended at `last` is durable. Completions of an epoch that
-    /// ended (the log was truncated since) are ignored: the truncating write's own completion covers what stayed.
-    pub fn on_durable<S: Sink>(&mut self, env: &mut Env<'_, S>, epoch: u32, last: LogIndex) {
-        todo!()
-    }
-
-    /// Answer to [`Sink::own_vote_written`]: the vote for itself in `term` is durable.
-    pub fn on_vote_durable<S: Sink>(&mut self, env: &mut Env<'_, S>, term: Term) {
-        todo!()
-    }
-
-    /// Entries that [`Sink::fit`] reported as loading are in memory.
-    pub fn on_entries_loaded<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        todo!()
-    }
-
-    /// The deadline passed. May be called early or late; late calls only delay.
-    pub fn on_deadline<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        todo!()
-    }
-
-    /// Sends what the turn left to send: appends to every peer whose window is open, the open read round. Once per turn
-    /// for each group that was proposed to or read from.
-    pub fn flush<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        todo!()
-    }
-
-    /// Tells followers the commit index if no append has told them since it moved. The caller calls it ~5 ms after
-    /// [`Sink::committed`] on a leader.
-    pub fn flush_commit<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        todo!()
-    }
-
-    /// The caller applied up to `index`.
-    pub fn on_applied(&mut self, index: LogIndex) {
-        todo!()
+    fn add_peer(&mut self, node: NodeId) {
+        let peer = usize::from(self.peer_count);
+        match peer.checked_sub(INLINE_PEERS) {
+            None => self.ids[peer] = node,
+            Some(spilled) => self.cold.more_ids[spilled] = node,
+        }
+        self.peer_count += 1;
     }
 
     // -- questions ------------------------------------------------------------------------------------------------
 
     /// When [`Group::on_deadline`] wants to be called; [`Moment::NEVER`] for a quiet group.
     pub fn next_deadline(&self) -> Moment {
-        todo!()
+        self.deadline
     }
-    /// The last index that may be applied: `min(commit, durable here)`.
+
+    /// The last index that may be applied: `min(commit, durable here)`. It moves with [`Sink::committed`] and with
+    /// [`Group::on_durable`]: ask after either.
     pub fn applicable(&self) -> LogIndex {
-        todo!()
+        self.commit.min(self.durable)
     }
+
+    /// What this member is at present.
     pub fn role(&self) -> Role {
-        todo!()
+        self.role.name()
     }
+
+    /// Whether this member leads.
     pub fn is_leader(&self) -> bool {
-        todo!()
+        matches!(self.role, RoleState::Leader(_))
     }
+
     /// The leader, if known; this node itself if it leads.
     pub fn leader(&self) -> NodeId {
-        todo!()
+        self.leader
     }
+
+    /// The latest term seen.
     pub fn term(&self) -> Term {
-        todo!()
+        self.term
     }
+
+    /// The commit index: entries up to it are final.
     pub fn commit(&self) -> LogIndex {
-        todo!()
+        self.commit
     }
+
+    /// The log's last index in memory, durable or not.
     pub fn last_index(&self) -> LogIndex {
-        todo!()
+        self.tail.last
     }
-    /// The term of the entry at `index`; `None` outside the log.
+
+    /// Durable here up to this index.
+    pub fn durable(&self) -> LogIndex {
+        self.durable
+    }
+
+    /// First index of the log: entries before it are gone.
+    pub fn first_index(&self) -> LogIndex {
+        self.cold.older_runs.base.next()
+    }
+
+    /// The term of the entry at `index` (also at `first_index - 1`); `None` outside the log.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
-        todo!()
+        self.tail.term_at(&self.cold.older_runs, index)
     }
-    /// Lowest index that some voter is not known to have (leader), for the caller's entry cache.
+
+    /// What has to be durable of term and vote; the commit index rides along as far as the log is durable here, so that
+    /// it never leads beyond the log that is recovered with it.
+    pub fn hard_state(&self) -> HardState {
+        HardState { term: self.term, vote: self.cold.vote, commit: self.applicable() }
+    }
+
+    /// Lowest index that some voter is not known to have, for the caller's entry cache. A member that does not lead
+    /// sends nothing: the index after its last.
     pub fn needed_from(&self) -> LogIndex {
-        todo!()
+        if !self.is_leader() {
+            return self.tail.last.next();
+        }
+        let matched = (0..self.peers()).map(|peer| self.progress(peer).map_or(LogIndex(0), |p| p.matched));
+        matched.min().unwrap_or(self.tail.last).next()
     }
+
     /// Whether this node leads, is in contact with `peer` and knows its log to be equal up to the commit index at least: it
     /// could take over at once. For balancing leaders; cheap.
     pub fn peer_caught_up(&self, peer: NodeId) -> bool {
-        todo!()
+        let Some(peer) = self.peer(peer) else { return false };
+        self.alive.contains(peer)
+            && self.progress(peer).is_some_and(|progress| progress.matched >= self.commit)
     }
-    /// The peer's leader transfer for `timeout`-bound callers: whether one is under way.
-    pub fn transferring(&self) -> Option<NodeId> {
-        todo!()
+
+    /// Messages ignored because no correct member of the group would have sent them: a second leader in one term, a
+    /// conflict below the commit index, numbers out of range, a sender that is no voter.
+    pub fn refused_messages(&self) -> u64 {
+        self.cold.refused_messages
     }
+
+    /// The group's state, for people.
     pub fn report(&self) -> Report {
-        todo!()
+        let peers = (0..self.peers()).map(|peer| {
+            let progress = self.progress(peer);
+            PeerReport {
+                node: self.id(peer),
+                matched: progress.map_or(LogIndex(0), |p| p.matched),
+                next: progress.map_or(LogIndex(0), |p| p.next),
+                state: progress.map_or("", |p| p.state.name()),
+                inflight: progress.map_or(0, |p| u32::from(p.inflight_count)),
+                alive: self.alive.contains(peer),
+            }
+        });
+        Report {
+            role: self.role(),
+            term: self.term,
+            leader: self.leader,
+            commit: self.commit,
+            durable: self.durable,
+            last: self.tail.last,
+            peers: peers.collect(),
+        }
+    }
+
+    // -- peers ----------------------------------------------------------------------------------------------------
+
+    pub(crate) fn peers(&self) -> usize {
+        usize::from(self.peer_count)
+    }
+
+    /// The position of `node` among the peers.
+    pub(crate) fn peer(&self, node: NodeId) -> Option<usize> {
+        let peers = self.peers();
+        let inline = self.ids.iter().take(peers).position(|&id| id == node);
+        if inline.is_some() || peers <= INLINE_PEERS {
+            return inline;
+        }
+        let spilled = self.cold.more_ids.iter().take(peers - INLINE_PEERS).position(|&id| id == node)?;
+        Some(INLINE_PEERS + spilled)
+    }
+
+    pub(crate) fn id(&self, peer: usize) -> NodeId {
+        match peer.checked_sub(INLINE_PEERS) {
+            None => self.ids[peer],
+            Some(spilled) => self.cold.more_ids[spilled],
+        }
+    }
+
+    pub(crate) fn route(&self, peer: usize) -> Route {
+        match peer.checked_sub(INLINE_PEERS) {
+            None => self.routes[peer],
+            Some(spilled) => self.cold.more_routes[spilled],
+        }
+    }
+
+    pub(crate) fn set_route(&mut self, peer: usize, route: Route) {
+        match peer.checked_sub(INLINE_PEERS) {
+            None => self.routes[peer] = route,
+            Some(spilled) => self.cold.more_routes[spilled] = route,
+        }
+    }
+
+    /// Whether sending to the peer makes sense: a way is known, and it is in contact where contact is what counts.
+    pub(crate) fn is_reachable(&self, config: &Config, peer: usize) -> bool {
+        self.route(peer) != Route::NONE && (self.alive.contains(peer) || !config.check_quorum)
+    }
+
+    /// Whether this node and the peers in contact are a majority.
+    pub(crate) fn has_quorum_in_contact(&self) -> bool {
+        self.alive.is_quorum_with_self(self.peers())
+    }
+
+    /// Progress of a peer, if this member leads.
+    pub(crate) fn progress(&self, peer: usize) -> Option<&Progress> {
+        let RoleState::Leader(leader) = &self.role else { return None };
+        Some(match peer.checked_sub(INLINE_PEERS) {
+            None => &leader.progress[peer],
+            Some(spilled) => &self.cold.leader.more_progress[spilled],
+        })
+    }
+
+    // -- effects --------------------------------------------------------------------------------------------------
+
+    /// A message was ignored that no correct member would have sent.
+    pub(crate) fn refuse_message(&mut self) {
+        self.cold.refused_messages = self.cold.refused_messages.saturating_add(1);
+    }
+
+    /// Hands a changed term or vote to the log. Every step that may have changed them ends with this, or calls it before.
+    pub(crate) fn save<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        if self.flags.has(Flags::UNSAVED) {
+            self.flags.clear(Flags::UNSAVED);
+            env.sink.save_hard_state(self.hard_state());
+        }
+    }
+
+    /// Tells the caller who this member is now.
+    pub(crate) fn tell_role<S: Sink>(&self, env: &mut Env<'_, S>) {
+        env.sink.role_changed(self.role(), self.leader, self.term);
     }
 }
-
-/// So that the skeleton names every type of the interface.
-#[allow(dead_code)]
-type Unused = Duration;

@@ -1,17 +1,84 @@
 //! One Raft group, pure: no I/O, clock, thread, async, entropy or payload bytes.
 //!
-//! Skeleton; the module documentation comes with the implementation.
+//! A [`Group`] is one member of one Raft group (Ongaro and Ousterhout, "In Search of an Understandable Consensus
+//! Algorithm", ATC 2014, called the Raft paper here; Ongaro, "Consensus: Bridging Theory and Practice", Stanford 2014,
+//! called the dissertation). It is made to be one of many thousands: 256 bytes of hot state, no allocation in the steady
+//! state, no tick. The caller feeds it messages, completions, contact and time; it answers through a [`Sink`].
+//!
+//! # What the caller does, in order
+//!
+//! 1. [`Group::new`] from what recovery found. Then [`Group::on_route`] and [`Group::on_contact`] for every peer, when
+//!    and whenever they change. A new group has no routes and no contact, and does nothing without.
+//! 2. In each turn: collect inputs, **then** read the clock, and step the groups that the inputs concern, each step with
+//!    an [`Env`]. After each step do what it asked of the sink:
+//!    - *write* hard states ([`Sink::save_hard_state`]), no-ops ([`Sink::append_empty`]), the entries of an accepted
+//!      proposal ([`Proposed`]) and of an accepted append ([`Accepted`]), in the order of the steps, into one log. The first
+//!      entry of a write replaces the log from its index on. Keep the payloads where [`Sink::fit`] finds them.
+//!    - *send* immediate messages when it likes; *park* the others until everything written up to and including their step
+//!      is durable ([`Sink`] says which is which).
+//! 3. [`Group::flush`] once per turn for each group that was proposed to or read from.
+//! 4. When writes are durable: [`Group::on_durable`] with the epoch and last index of the group's latest durable write of
+//!    entries, [`Group::on_vote_durable`] if [`Sink::own_vote_written`] asked for it, and release what was parked on them.
+//! 5. Apply entries up to [`Group::applicable`], which may have moved after [`Sink::committed`] and after
+//!    [`Group::on_durable`]; report with [`Group::on_applied`].
+//! 6. Some milliseconds after [`Sink::committed`] on a leader: [`Group::flush_commit`].
+//! 7. Keep a timer for [`Group::next_deadline`], which may have changed with any step, and call [`Group::on_deadline`].
+//!    [`Moment::NEVER`] is the usual answer of a quiet group.
+//!
+//! # The house
+//!
+//! | file | what |
+//! |---|---|
+//! | `group.rs` | the state, hot and cold; where it starts from; questions |
+//! | `role.rs` | follower, candidate, leader: the data that only they have |
+//! | `election.rs` | campaigns, votes, changes of role, the election deadline |
+//! | `replication.rs` | the leader: proposals, appends, acknowledgements, commit |
+//! | `follower.rs` | the follower: appends and heartbeats |
+//! | `progress.rs`, `inflights.rs` | how far a peer is, and the window of what is in flight to it |
+//! | `term_runs.rs` | which entry has which term |
+//! | `read_index.rs` | linearizable reads in rounds |
+//! | `transfer.rs` | handing leadership over |
+//! | `uncommitted.rs` | the limits on what is proposed and not committed |
+//! | `contact.rs` | routes, contact, deadlines |
+//! | `quorum.rs` | majorities |
+//! | `message.rs`, `sink.rs`, `api.rs`, `config.rs`, `types.rs` | the interface |
+//!
+//! # What is deliberately absent
+//!
+//! - **Payloads.** The group knows indexes, terms and sizes. Entries lie in the caller's log and cache.
+//! - **Heartbeats on a timer.** Whether a peer is there is one fact per pair of cores, not one per group: it comes in with
+//!   [`Group::on_contact`]. A group's own heartbeats carry a read round, a commit index or an announcement, when there is
+//!   one. (Tens of thousands of groups that heartbeat each for itself saturate a core.)
+//! - **A tick.** The group names its next deadline.
+//! - **Leases, membership changes, learners, sessions, installing snapshots.** The places where they attach are there:
+//!   [`Sink::snapshot_wanted`], [`Group::on_snapshot_report`], [`Group::compacted`], contact as an input.
+//! - **Trust in peers.** What no correct member would send is ignored and counted ([`Group::refused_messages`]); it
+//!   never trips an assertion. Assertions guard this crate's invariants and the caller's duties, and stay on in release.
 #![forbid(unsafe_code)]
 
+mod api;
 mod config;
+mod contact;
+mod election;
+mod follower;
 mod group;
+mod inflights;
 mod message;
+mod progress;
+mod quorum;
 mod random;
+mod read_index;
+mod replication;
+mod role;
 mod sink;
+mod term_runs;
+mod transfer;
 mod types;
+mod uncommitted;
 
+pub use api::{Accepted, Env, PeerReport, Proposed, Refused, Report, Role};
 pub use config::{Config, HardState, LogState, Setup};
-pub use group::{Accepted, Env, Group, PeerReport, Proposed, Refused, Report, Role, VOTERS_MAX};
+pub use group::{Group, VOTERS_MAX};
 pub use message::{
     Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow, VoteReply, VoteRequest,
 };

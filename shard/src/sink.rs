@@ -66,4 +66,10 @@ pub trait Sink {
     /// is at hand. Called while a step prepares an append to `to`: `Loading` also says that the way there is full, and
     /// [`crate::Group::on_entries_loaded`] is called when it has drained.
     fn fit(&mut self, to: Route, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit;
+
+    /// The follower `to` needs entries that the log no longer has: send it a snapshot, then call
+    /// [`crate::Group::on_snapshot_report`]. Asked once per attempt. By default nothing happens.
+    fn snapshot_wanted(&mut self, to: NodeId, route: Route) {
+        let _ = (to, route);
+    }
 }

@@ -1,0 +1,118 @@
+//! What goes in and out of a [`crate::Group`] beside messages and effects.
+
+use crate::{Config, LogIndex, Moment, NodeId, Random, Sink, Term};
+
+/// What every step is given.
+pub struct Env<'a, S: Sink> {
+    /// The time, read after the inputs of this turn were collected.
+    pub now: Moment,
+    /// Settings of the core.
+    pub config: &'a Config,
+    /// The core's random numbers.
+    pub random: &'a mut Random,
+    /// Receives what the step produces.
+    pub sink: &'a mut S,
+}
+
+/// Role of a group's member, as told to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it would be elected.
+    PreCandidate,
+    /// Campaigns.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// Entries that a proposal was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Index of the first.
+    pub first: LogIndex,
+    /// Their term.
+    pub term: Term,
+    /// Of the write, for [`Group::on_durable`].
+    pub epoch: u32,
+}
+
+/// Why a proposal, a read or a transfer was refused. Nothing was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Not the leader.
+    #[error("not the leader (leader: node {leader}, 0 if unknown)")]
+    NotLeader {
+        /// The leader, if known.
+        leader: NodeId,
+    },
+    /// Too much is uncommitted.
+    #[error("{entries} entries of {bytes} bytes are uncommitted")]
+    TooMuchUncommitted {
+        /// Entries uncommitted.
+        entries: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A leader transfer is under way.
+    #[error("leadership is being transferred to node {to}")]
+    Transferring {
+        /// The successor.
+        to: NodeId,
+    },
+    /// The target of a transfer is not a voter of the group, or is this node.
+    #[error("node {to} cannot take over")]
+    BadTransferee {
+        /// The target.
+        to: NodeId,
+    },
+}
+
+/// What of an append the caller has to write and keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Skip so many entries of the message (present already).
+    pub skip: u32,
+    /// Then write so many (0: nothing to write). The first of them **replaces** the log from its index on.
+    pub take: u32,
+    /// Of the write, for [`Group::on_durable`].
+    pub epoch: u32,
+}
+
+/// A peer as the leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerReport {
+    /// The peer.
+    pub node: NodeId,
+    /// Known to be equal up to here.
+    pub matched: LogIndex,
+    /// Next index to send.
+    pub next: LogIndex,
+    /// `probe`, `replicate` or `snapshot`; empty if this node does not lead.
+    pub state: &'static str,
+    /// Appends in flight.
+    pub inflight: u32,
+    /// In contact.
+    pub alive: bool,
+}
+
+/// A group's state, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Role.
+    pub role: Role,
+    /// Term.
+    pub term: Term,
+    /// Leader, if known.
+    pub leader: NodeId,
+    /// Commit index.
+    pub commit: LogIndex,
+    /// Durable here up to.
+    pub durable: LogIndex,
+    /// Last index.
+    pub last: LogIndex,
+    /// All other voters.
+    pub peers: Vec<PeerReport>,
+}

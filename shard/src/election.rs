@@ -1,0 +1,294 @@
+//! Elections: campaigns, votes, and the changes of role (Raft paper, 5.2 and 5.4.1; dissertation, 9.6).
+
+use std::time::Duration;
+
+use crate::group::NUMBER_MAX;
+use crate::progress::Progress;
+use crate::quorum::PeerSet;
+use crate::role::{Candidate, Flags, Follower, INLINE_PEERS, Leader, PreCandidate, RoleState};
+use crate::{Config, Env, Group, Moment, NodeId, Role, Route, Sink, Term, VoteReply, VoteRequest};
+
+/// Backoff after so many failed campaigns, in thousandths: times 1.5 each, capped at 8.
+const BACKOFF_MILLIS: [u64; 7] = [1_000, 1_500, 2_250, 3_375, 5_063, 7_594, 8_000];
+
+impl Group {
+    /// Campaigns now (with a pre-vote, if the settings say so), as an operator may order. Ignored by a leader, and while
+    /// a lease granted in an earlier life may be in force.
+    pub fn campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        if !self.is_leader() && env.now >= self.cold.may_vote_from {
+            self.start_campaign(env);
+            self.save(env);
+        }
+    }
+
+    /// Asks whether this node would be elected, or campaigns.
+    pub(crate) fn start_campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let alone = self.peer_count == 0;
+        if self.term.0 >= NUMBER_MAX {
+            self.deadline = Moment::NEVER;
+        } else if alone || (!env.config.pre_vote && self.may_lead(env.config)) {
+            self.become_candidate(env, false);
+        } else {
+            // Without contact to a quorum a campaign is futile and would only inflate the term. The question is asked all
+            // the same: it tells whoever still believes that this node leads that it does not.
+            self.become_pre_candidate(env);
+        }
+    }
+
+    /// Whether this node could stay leader if it were elected.
+    pub(crate) fn may_lead(&self, config: &Config) -> bool {
+        !config.check_quorum || self.has_quorum_in_contact()
+    }
+
+    fn become_pre_candidate<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.role = RoleState::PreCandidate(PreCandidate::default());
+        self.leader = NodeId::NONE;
+        self.arm_election(env);
+        self.tell_role(env);
+        self.request_votes(env, true, false);
+    }
+
+    /// Enters the next term, votes for itself and asks the others to. The own vote counts once it is durable.
+    pub(crate) fn become_candidate<S: Sink>(&mut self, env: &mut Env<'_, S>, transfer: bool) {
+        if self.term.0 >= NUMBER_MAX {
+            return;
+        }
+        self.role = RoleState::Candidate(Candidate::default());
+        self.leader = NodeId::NONE;
+        self.term = Term(self.term.0 + 1);
+        self.cold.vote = self.cold.me;
+        self.flags.set(Flags::UNSAVED);
+        self.save(env);
+        self.arm_election(env);
+        self.tell_role(env);
+        env.sink.own_vote_written(self.term);
+        self.request_votes(env, false, transfer);
+    }
+
+    fn request_votes<S: Sink>(&mut self, env: &mut Env<'_, S>, pre_vote: bool, transfer: bool) {
+        let term = if pre_vote { Term(self.term.0 + 1) } else { self.term };
+        let (last_index, last_term) = (self.tail.last, self.tail.run_term);
+        for peer in 0..self.peers() {
+            let route = self.route(peer);
+            if route != Route::NONE {
+                env.sink.vote_request(route, VoteRequest { pre_vote, transfer, term, last_index, last_term });
+            }
+        }
+    }
+
+    /// Answer to [`Sink::own_vote_written`]: the vote for itself in `term` is durable.
+    pub fn on_vote_durable<S: Sink>(&mut self, env: &mut Env<'_, S>, term: Term) {
+        if let RoleState::Candidate(candidate) = &mut self.role
+            && term == self.term
+        {
+            candidate.own_vote = true;
+            self.maybe_win(env);
+            self.save(env);
+        }
+    }
+
+    /// Answer to [`VoteRequest`].
+    pub fn on_vote_reply<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &VoteReply) {
+        let Some(peer) = self.sender(from, message.term) else { return };
+        if !message.granted {
+            // Refusals need no counting, the deadline ends a campaign that gets no majority. But the term of the one
+            // who refused is real, also in answer to a pre-vote: without it a lagging term could never campaign.
+            if message.term > self.term {
+                self.adopt_term(env, message.term);
+            }
+        } else if message.pre_vote {
+            let is_mine = message.term.0 == self.term.0 + 1;
+            if let RoleState::PreCandidate(pre) = &mut self.role
+                && is_mine
+            {
+                pre.granted.insert(peer);
+                if pre.granted.is_quorum_with_self(usize::from(self.peer_count)) && self.may_lead(env.config)
+                {
+                    self.become_candidate(env, false);
+                }
+            }
+        } else if let RoleState::Candidate(candidate) = &mut self.role
+            && message.term == self.term
+        {
+            candidate.granted.insert(peer);
+            self.maybe_win(env);
+        }
+        self.save(env);
+    }
+
+    fn maybe_win<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let RoleState::Candidate(candidate) = self.role else { return };
+        if candidate.own_vote
+            && candidate.granted.is_quorum_with_self(self.peers())
+            && self.may_lead(env.config)
+        {
+            self.become_leader(env);
+        }
+    }
+
+    fn become_leader<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let probe = Progress::probe(self.tail.last.next());
+        self.role = RoleState::Leader(Leader { progress: [probe; INLINE_PEERS] });
+        self.leader = self.cold.me;
+        self.cold.failed_campaigns = 0;
+        self.cold.leader.more_progress.fill(probe);
+        self.cold.leader.rings.iter_mut().for_each(|ring| ring.clear());
+        self.deadline = Moment::NEVER;
+        self.told = PeerSet::EMPTY;
+        self.uncommitted_bytes = 0;
+        self.tail.append(&mut self.cold.older_runs, 1, self.term);
+        self.tell_role(env);
+        env.sink.append_empty(self.tail.last, self.term, self.epoch);
+        for peer in 0..self.peers() {
+            self.send_appends(env, peer);
+        }
+    }
+
+    /// Enters a higher term without knowing its leader.
+    pub(crate) fn adopt_term<S: Sink>(&mut self, env: &mut Env<'_, S>, term: Term) {
+        debug_assert!(term > self.term);
+        self.become_follower(env, term, NodeId::NONE);
+    }
+
+    /// Follows `leader` (or nobody yet) in `term`, which is at least the present one. Ends a leadership.
+    pub(crate) fn become_follower<S: Sink>(&mut self, env: &mut Env<'_, S>, term: Term, leader: NodeId) {
+        assert!(term >= self.term, "a term never goes back, not from {} to {term}", self.term);
+        let was_leader = self.is_leader();
+        if term > self.term {
+            self.term = term;
+            self.cold.vote = NodeId::NONE;
+            self.flags.set(Flags::UNSAVED);
+        }
+        if was_leader {
+            self.end_transfer();
+            self.flags.clear(Flags::LEADERSHIP);
+            self.uncommitted_bytes = 0;
+            env.sink.leadership_lost(term);
+        }
+        self.role = RoleState::Follower(Follower::default());
+        self.leader = leader;
+        if was_leader || self.deadline == Moment::NEVER {
+            self.arm_election(env);
+        }
+        self.tell_role(env);
+    }
+
+    /// Whoever was believed to lead does not: wait for another, or campaign.
+    pub(crate) fn forget_leader<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.role = RoleState::Follower(Follower::default());
+        self.leader = NodeId::NONE;
+        self.arm_election(env);
+        self.tell_role(env);
+    }
+
+    /// RequestVote or PreVote.
+    pub fn on_vote_request<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &VoteRequest) {
+        let Some(peer) = self.sender(from, message.term) else { return };
+        if self.leader == from && message.term > self.term {
+            // It asks for votes in a later term than the one it led: it leads no more.
+            self.forget_leader(env);
+        }
+        let sticks = message.term > self.term && self.sticks_to_leader(env.config) && !message.transfer;
+        if !sticks && !message.pre_vote && message.term > self.term {
+            self.adopt_term(env, message.term);
+        }
+        let granted = !sticks && self.would_vote(env.now, from, message);
+        if granted && !message.pre_vote {
+            if self.cold.vote != from {
+                self.cold.vote = from;
+                self.flags.set(Flags::UNSAVED);
+            }
+            self.arm_election(env);
+        }
+        self.save(env);
+        let route = self.route(peer);
+        if route != Route::NONE {
+            let term = if granted { message.term } else { self.term };
+            env.sink.vote_reply(route, VoteReply { pre_vote: message.pre_vote, granted, term });
+        }
+        if self.is_leader() {
+            // It has lost its leader. Here I am; if its term is the higher one, its answer will say so.
+            self.announce(env, peer);
+            self.arm_repeat(env);
+        }
+    }
+
+    /// Leader stickiness: whoever is in contact with a working leader helps nobody to depose it.
+    fn sticks_to_leader(&self, config: &Config) -> bool {
+        let in_contact = match self.role {
+            RoleState::Leader(_) => self.has_quorum_in_contact(),
+            RoleState::Follower(_) => self.peer(self.leader).is_some_and(|peer| self.alive.contains(peer)),
+            RoleState::PreCandidate(_) | RoleState::Candidate(_) => false,
+        };
+        config.check_quorum && in_contact
+    }
+
+    /// Whether the candidate may be voted for: the votes of the term, and the logs as they are in memory. (Our answer and
+    /// the candidate's question both wait until the logs they speak of are durable.)
+    fn would_vote(&self, now: Moment, candidate: NodeId, message: &VoteRequest) -> bool {
+        let is_up_to_date = (message.last_term, message.last_index) >= (self.tail.run_term, self.tail.last);
+        let is_free = if message.pre_vote {
+            message.term > self.term
+        } else {
+            let nobody = self.cold.vote == NodeId::NONE && self.leader == NodeId::NONE;
+            message.term == self.term && (nobody || self.cold.vote == candidate)
+        };
+        is_up_to_date && is_free && now >= self.cold.may_vote_from
+    }
+
+    // -- the election deadline ------------------------------------------------------------------------------------
+
+    /// Draws a new election deadline. Without a single peer in contact there is none: contact will wake the group.
+    pub(crate) fn arm_election<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        if self.peer_count > 0 && env.config.check_quorum && self.alive.is_empty() {
+            self.deadline = Moment::NEVER;
+            return;
+        }
+        let delay = self.election_delay(env);
+        self.deadline = env.now.after(delay).max(self.cold.may_vote_from);
+    }
+
+    fn election_delay<S: Sink>(&self, env: &mut Env<'_, S>) -> Duration {
+        let base = nanos(env.config.election_base);
+        let spread = nanos(env.config.election_spread);
+        let preferred = self.cold.preferred;
+        let failed = usize::from(self.cold.failed_campaigns);
+        let is_preferred = preferred == self.cold.me;
+        if is_preferred && failed == 0 && self.role() == Role::Follower && self.may_lead(env.config) {
+            return Duration::from_nanos(env.random.below(base / 8 + 1));
+        }
+        let mut delay = base.saturating_add(env.random.below(spread.saturating_add(1)));
+        if is_preferred {
+            delay /= 2;
+        } else if self.peer(preferred).is_some_and(|peer| self.alive.contains(peer)) {
+            // A head start for the one that should lead, as long as it is there to use it.
+            delay = delay.saturating_add(base);
+        }
+        let backoff = BACKOFF_MILLIS[failed.min(BACKOFF_MILLIS.len() - 1)];
+        Duration::from_nanos((delay / 1_000).saturating_mul(backoff))
+    }
+
+    /// The election deadline passed.
+    pub(crate) fn on_election_deadline<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        if env.now < self.cold.may_vote_from {
+            self.deadline = self.cold.may_vote_from;
+            return;
+        }
+        if let RoleState::Candidate(Candidate { own_vote: false, .. }) = self.role {
+            // The disk is slower than the election: another term would only give it more to write.
+            return self.arm_election(env);
+        }
+        if self.role() != Role::Follower {
+            self.cold.failed_campaigns = self.cold.failed_campaigns.saturating_add(1);
+        }
+        if self.peer_count > 0 && env.config.check_quorum && self.alive.is_empty() {
+            self.forget_leader(env);
+        } else {
+            self.start_campaign(env);
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

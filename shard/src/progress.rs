@@ -1,0 +1,147 @@
+//! How far a peer's log is, as its leader sees it (the states of etcd-io/raft).
+
+use crate::LogIndex;
+use crate::inflights::Ring;
+
+/// How the leader sends to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Where the logs part is not known: one append at a time until one matches.
+    Probe,
+    /// Appends are pipelined within the window, `next` runs ahead of `matched`.
+    Replicate,
+    /// The peer needs entries that the log no longer has: nothing is sent until a snapshot brought it to `next - 1`.
+    Snapshot,
+}
+
+/// One peer. Four of them lie inline in a leader, so every byte counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// The peer's log is durable and equal up to here. Invariant: `matched < next`.
+    pub(crate) matched: LogIndex,
+    /// Next index to send.
+    pub(crate) next: LogIndex,
+    /// Lower half of the last index of the oldest message in flight, while there are two or more.
+    pub(crate) oldest_last: u32,
+    /// Its bytes.
+    pub(crate) oldest_bytes: u32,
+    /// Bytes of all messages in flight.
+    pub(crate) inflight_bytes: u32,
+    /// Messages in flight. Only `Replicate` counts.
+    pub(crate) inflight_count: u16,
+    /// How to send.
+    pub(crate) state: State,
+    /// See the constants.
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<Progress>() == 32);
+
+/// In `Probe`: a probe is out, wait for its answer.
+const PROBE_SENT: u8 = 1;
+/// The next entries are being read from disk.
+const LOADING: u8 = 2;
+/// The peer answered since the leader's deadline last passed: nothing has to be repeated.
+const ANSWERED: u8 = 4;
+
+impl Progress {
+    /// A peer of which nothing is known; `next` is tried first.
+    pub(crate) fn probe(next: LogIndex) -> Progress {
+        Progress {
+            matched: LogIndex(0),
+            next,
+            oldest_last: 0,
+            oldest_bytes: 0,
+            inflight_bytes: 0,
+            inflight_count: 0,
+            state: State::Probe,
+            flags: 0,
+        }
+    }
+
+    /// What was in flight is lost, or may be: ask where the peer is.
+    pub(crate) fn become_probe(&mut self, ring: &mut Ring) {
+        // From `Replicate`, `next` was a hope, `matched` is certain. Otherwise `next` is the best guess there is.
+        let next = if self.state == State::Replicate { self.matched.next() } else { self.next };
+        self.become_probe_at(ring, next);
+    }
+
+    /// Probe at `next`, or behind what matched.
+    pub(crate) fn become_probe_at(&mut self, ring: &mut Ring, next: LogIndex) {
+        self.state = State::Probe;
+        self.flags &= !(PROBE_SENT | LOADING);
+        self.next = next.max(self.matched.next());
+        self.forget_inflights(ring);
+    }
+
+    /// The peer's log is known to be equal up to `matched`: send from there.
+    pub(crate) fn become_replicate(&mut self, ring: &mut Ring) {
+        self.state = State::Replicate;
+        self.flags &= !(PROBE_SENT | LOADING);
+        self.next = self.matched.next();
+        self.forget_inflights(ring);
+    }
+
+    /// The peer waits for a snapshot that contains `base` at least.
+    pub(crate) fn become_snapshot(&mut self, ring: &mut Ring, base: LogIndex) {
+        self.state = State::Snapshot;
+        self.flags &= !(PROBE_SENT | LOADING);
+        self.next = base.next().max(self.matched.next());
+        self.forget_inflights(ring);
+    }
+
+    pub(crate) fn probe_is_sent(&self) -> bool {
+        self.flags & PROBE_SENT != 0
+    }
+
+    pub(crate) fn set_probe_sent(&mut self, sent: bool) {
+        self.set(PROBE_SENT, sent);
+    }
+
+    pub(crate) fn is_loading(&self) -> bool {
+        self.flags & LOADING != 0
+    }
+
+    pub(crate) fn set_loading(&mut self, loading: bool) {
+        self.set(LOADING, loading);
+    }
+
+    pub(crate) fn set_answered(&mut self) {
+        self.flags |= ANSWERED;
+    }
+
+    /// Whether the peer answered since this was asked last.
+    pub(crate) fn take_answered(&mut self) -> bool {
+        let answered = self.flags & ANSWERED != 0;
+        self.flags &= !ANSWERED;
+        answered
+    }
+
+    /// Whether the leader waits for an answer, and has to ask again if none comes.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        match self.state {
+            State::Probe => true,
+            State::Replicate => self.inflight_count > 0,
+            State::Snapshot => false,
+        }
+    }
+
+    fn set(&mut self, flag: u8, on: bool) {
+        if on {
+            self.flags |= flag;
+        } else {
+            self.flags &= !flag;
+        }
+    }
+}
+
+impl State {
+    /// For reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            State::Probe => "probe",
+            State::Replicate => "replicate",
+            State::Snapshot => "snapshot",
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Linearizable reads without log entries: ReadIndex (dissertation, 6.4), in rounds.
+//!
+//! A round asks every peer whether this node still leads. One round is out at a time; reads that come meanwhile share
+//! the next one. What a round confirms is the commit index at the moment the round *started*, after all its reads were
+//! registered; and no round starts before the leader has committed an entry of its own term, because until then its
+//! commit index may be behind what earlier leaders acknowledged.
+
+use crate::quorum::PeerSet;
+use crate::role::{Flags, RoleState};
+use crate::{Env, Group, Heartbeat, HeartbeatReply, LogIndex, NodeId, Refused, Route, Sink};
+
+/// The rounds of a leader. Numbers are never used twice in a group's life, so replies to old rounds are recognised.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reads {
+    /// The round that reads registered now belong to: the one after the round that is out, or after the last one.
+    pub(crate) collecting: u64,
+    /// The commit index when the round that is out started.
+    index: LogIndex,
+    /// Peers that confirmed it.
+    confirmed: PeerSet,
+    /// An answer came since the leader's deadline last passed.
+    answered: bool,
+}
+
+impl Reads {
+    pub(crate) fn new() -> Reads {
+        Reads { collecting: 1, index: LogIndex(0), confirmed: PeerSet::EMPTY, answered: false }
+    }
+
+    /// The round that is out, if one is.
+    fn open_round(&self) -> u64 {
+        self.collecting - 1
+    }
+}
+
+impl Group {
+    /// Registers a linearizable read and returns its round. All reads registered while a round is in flight share the
+    /// next one. Confirmed through [`Sink::reads_confirmed`]. Call [`Group::flush`] before the turn ends.
+    ///
+    /// # Errors
+    /// [`Refused::NotLeader`].
+    pub fn read_index<S: Sink>(&mut self, _env: &mut Env<'_, S>) -> Result<u64, Refused> {
+        if !self.is_leader() {
+            return Err(Refused::NotLeader { leader: self.leader });
+        }
+        self.flags.set(Flags::READS_WAIT);
+        Ok(self.cold.leader.reads.collecting)
+    }
+
+    /// Answer to [`Heartbeat`].
+    pub fn on_heartbeat_reply<S: Sink>(
+        &mut self,
+        env: &mut Env<'_, S>,
+        from: NodeId,
+        message: &HeartbeatReply,
+    ) {
+        let Some(peer) = self.sender(from, message.term) else { return };
+        if message.term > self.term {
+            self.adopt_term(env, message.term);
+            self.save(env);
+            return;
+        }
+        let is_open = self.is_leader() && self.flags.has(Flags::ROUND_OPEN);
+        let reads = &mut self.cold.leader.reads;
+        if message.term < self.term || !is_open || message.round != reads.open_round() {
+            return;
+        }
+        reads.confirmed.insert(peer);
+        reads.answered = true;
+        self.maybe_confirm_reads(env);
+    }
+
+    /// Starts a round if reads wait, none is out, and an entry of this term is committed.
+    pub(crate) fn maybe_start_round<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let may_start = self.flags.has(Flags::READS_WAIT) && !self.flags.has(Flags::ROUND_OPEN);
+        if !may_start || !self.has_committed_in_term() {
+            return;
+        }
+        self.flags.clear(Flags::READS_WAIT);
+        self.flags.set(Flags::ROUND_OPEN);
+        let reads = &mut self.cold.leader.reads;
+        reads.collecting += 1;
+        reads.index = self.commit;
+        reads.confirmed = PeerSet::EMPTY;
+        reads.answered = false;
+        for peer in 0..self.peers() {
+            self.send_heartbeat(env, peer);
+        }
+        self.maybe_confirm_reads(env);
+        if self.flags.has(Flags::ROUND_OPEN) {
+            self.arm_repeat(env);
+        }
+    }
+
+    /// Whether the leader has committed an entry of its own term. The last run of its log is that term's.
+    pub(crate) fn has_committed_in_term(&self) -> bool {
+        self.tail.run_term == self.term && self.commit >= self.tail.run_first
+    }
+
+    fn maybe_confirm_reads<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let reads = self.cold.leader.reads;
+        if !reads.confirmed.is_quorum_with_self(self.peers()) {
+            return;
+        }
+        self.flags.clear(Flags::ROUND_OPEN);
+        env.sink.reads_confirmed(reads.open_round(), reads.index);
+        // Reads came while the round was out: theirs starts now. A single voter's ended at once, so this ends too.
+        self.maybe_start_round(env);
+    }
+
+    /// At the leader's deadline: asks those again that have not confirmed the round that is out.
+    pub(crate) fn repeat_round<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        if !self.flags.has(Flags::ROUND_OPEN) || std::mem::take(&mut self.cold.leader.reads.answered) {
+            return;
+        }
+        for peer in 0..self.peers() {
+            if !self.cold.leader.reads.confirmed.contains(peer) {
+                self.send_heartbeat(env, peer);
+            }
+        }
+    }
+
+    /// "I lead this term", to one peer in contact, with the commit index as far as the peer's log is known to match, and
+    /// with the round that is out.
+    pub(crate) fn send_heartbeat<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize) {
+        if self.is_reachable(env.config, peer) {
+            self.announce(env, peer);
+        }
+    }
+
+    /// The same, to whoever asks, in contact or not.
+    pub(crate) fn announce<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize) {
+        debug_assert!(matches!(self.role, RoleState::Leader(_)));
+        let route = self.route(peer);
+        if route == Route::NONE {
+            return;
+        }
+        let matched = self.progress(peer).map_or(LogIndex(0), |progress| progress.matched);
+        let round = if self.flags.has(Flags::ROUND_OPEN) { self.cold.leader.reads.open_round() } else { 0 };
+        if matched >= self.commit {
+            self.told.insert(peer);
+        }
+        env.sink.heartbeat(route, Heartbeat { term: self.term, commit: self.commit.min(matched), round });
+    }
+}

@@ -1,0 +1,326 @@
+//! One node: the caller's memory, its journal and its disk, and the sink that a step writes into.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use logdrive_shard::{
+    Append, AppendReply, Config, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState,
+    Moment, NodeId, Random, Role, Route, Setup, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+};
+
+use super::{Envelope, Message};
+
+/// An entry: `data` stands for its payload and is unique per proposal (0: a no-op).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub term: Term,
+    pub data: u64,
+    pub bytes: u32,
+}
+
+/// What the nodes of a cluster start from.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Terms of the entries in each node's log.
+    pub logs: BTreeMap<u32, Vec<u64>>,
+    pub commit: u64,
+    /// At least the last term of the log.
+    pub term: u64,
+    /// Never ran before.
+    pub fresh: bool,
+    pub preferred: u32,
+}
+
+/// Something written.
+#[derive(Clone, Debug)]
+pub enum Write {
+    Entries { first: u64, entries: Vec<Entry>, epoch: u32 },
+    HardState(HardState),
+    OwnVote(Term),
+}
+
+/// The writes of a step, and the messages that wait for them.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub writes: Vec<Write>,
+    pub parked: Vec<Envelope>,
+}
+
+/// What survives a crash.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    pub log: Vec<Entry>,
+    pub hard_state: HardState,
+}
+
+impl Disk {
+    /// Makes writes durable; returns the completions to report: `(epoch, last)`, and own votes by term.
+    pub fn apply(&mut self, writes: &[Write]) -> (Vec<(u32, LogIndex)>, Vec<Term>) {
+        let (mut durable, mut votes) = (Vec::new(), Vec::new());
+        for write in writes {
+            match write {
+                Write::Entries { first, entries, epoch } => {
+                    assert!(*first as usize <= self.log.len() + 1, "a gap in the log on disk before {first}");
+                    self.log.truncate(*first as usize - 1);
+                    self.log.extend_from_slice(entries);
+                    durable.push((*epoch, LogIndex(self.log.len() as u64)));
+                }
+                Write::HardState(state) => self.hard_state = *state,
+                Write::OwnVote(term) => votes.push(*term),
+            }
+        }
+        (durable, votes)
+    }
+
+    fn log_state(&self) -> LogState {
+        let mut term_runs: Vec<(LogIndex, Term)> = Vec::new();
+        for (at, entry) in self.log.iter().enumerate() {
+            if term_runs.last().is_none_or(|&(_, term)| term != entry.term) {
+                term_runs.push((LogIndex(at as u64 + 1), entry.term));
+            }
+        }
+        LogState { first: LogIndex(1), last: LogIndex(self.log.len() as u64), prev_term: Term(0), term_runs }
+    }
+}
+
+pub struct Node {
+    pub id: NodeId,
+    /// Down if `None`.
+    pub group: Option<Group>,
+    /// In memory: entry `i` at `i - 1`.
+    pub log: Vec<Entry>,
+    pub disk: Disk,
+    pub journal: VecDeque<Batch>,
+    pub routes: BTreeMap<u64, NodeId>,
+    /// Entries before this index have to be loaded before they are sent.
+    pub cold_below: u64,
+    pub wants_load: bool,
+    /// `(round, globally committed when the read was registered)`.
+    pub reads_waiting: Vec<(u64, usize)>,
+    pub reads_confirmed: Vec<(u64, LogIndex)>,
+    /// Terms in which leadership was lost.
+    pub lost: Vec<Term>,
+    pub snapshots_wanted: Vec<NodeId>,
+    preferred: NodeId,
+}
+
+impl Node {
+    pub fn new(id: NodeId, start: &Start) -> Node {
+        let terms = start.logs.get(&id.0).cloned().unwrap_or_default();
+        // Entries given by term alone are the same entry wherever index and term are the same.
+        let entry = |(at, &term): (usize, &u64)| Entry {
+            term: Term(term),
+            data: (1 << 40) + term * 1000 + at as u64,
+            bytes: 1,
+        };
+        let log: Vec<Entry> = terms.iter().enumerate().map(entry).collect();
+        let term = Term(start.term.max(terms.last().copied().unwrap_or(0)));
+        let hard_state = HardState { term, vote: NodeId::NONE, commit: LogIndex(start.commit) };
+        Node {
+            id,
+            group: None,
+            log: Vec::new(),
+            disk: Disk { log, hard_state },
+            journal: VecDeque::new(),
+            routes: BTreeMap::new(),
+            cold_below: 0,
+            wants_load: false,
+            reads_waiting: Vec::new(),
+            reads_confirmed: Vec::new(),
+            lost: Vec::new(),
+            snapshots_wanted: Vec::new(),
+            preferred: NodeId(start.preferred),
+        }
+    }
+
+    pub fn boot(
+        &mut self,
+        now: Moment,
+        config: &Config,
+        random: &mut Random,
+        voters: &[NodeId],
+        fresh: bool,
+    ) {
+        assert!(self.group.is_none(), "node {} is up", self.id);
+        let setup = Setup {
+            me: self.id,
+            voters,
+            hard_state: self.disk.hard_state,
+            log: &self.disk.log_state(),
+            applied: LogIndex(0),
+            fresh,
+            preferred_leader: self.preferred,
+        };
+        self.log = self.disk.log.clone();
+        self.journal.clear();
+        self.routes.clear();
+        self.wants_load = false;
+        self.group = Some(Group::new(now, config, random, &setup));
+    }
+
+    /// Appends entries to the log in memory and to the step's writes.
+    pub fn write_entries(&mut self, entries: Vec<Entry>, epoch: u32, writes: &mut Vec<Write>) {
+        let first = self.log.len() as u64 + 1;
+        self.log.extend_from_slice(&entries);
+        writes.push(Write::Entries { first, entries, epoch });
+    }
+}
+
+/// A message and the peer it goes to.
+pub struct Outgoing {
+    to: NodeId,
+    message: Message,
+}
+
+impl Outgoing {
+    pub fn from(self, from: NodeId) -> Envelope {
+        Envelope { from, to: self.to, message: self.message }
+    }
+}
+
+/// What a step produced.
+#[derive(Default)]
+pub struct Effects {
+    pub writes: Vec<Write>,
+    pub immediate: Vec<Outgoing>,
+    pub parked: Vec<Outgoing>,
+    pub reads_confirmed: Vec<(u64, LogIndex)>,
+    pub leadership_lost: Option<Term>,
+    pub snapshots_wanted: Vec<NodeId>,
+    pub wants_load: bool,
+    pub trace: Vec<String>,
+}
+
+/// The sink.
+pub struct Recorder<'a> {
+    log: &'a mut Vec<Entry>,
+    routes: &'a BTreeMap<u64, NodeId>,
+    cold_below: u64,
+    effects: Effects,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(log: &'a mut Vec<Entry>, routes: &'a BTreeMap<u64, NodeId>, cold_below: u64) -> Recorder<'a> {
+        Recorder { log, routes, cold_below, effects: Effects::default() }
+    }
+
+    pub fn finish(self) -> Effects {
+        self.effects
+    }
+
+    /// Cuts the log in memory behind `keep`.
+    pub fn truncate(&mut self, keep: u64) {
+        self.log.truncate(keep as usize);
+    }
+
+    fn peer(&self, route: Route) -> NodeId {
+        self.routes[&route.0]
+    }
+
+    fn now(&mut self, to: Route, message: Message) {
+        let to = self.peer(to);
+        self.effects.immediate.push(Outgoing { to, message });
+    }
+
+    fn park(&mut self, to: Route, message: Message) {
+        let to = self.peer(to);
+        self.effects.parked.push(Outgoing { to, message });
+    }
+}
+
+impl Sink for Recorder<'_> {
+    fn append(&mut self, to: Route, message: Append) {
+        let first = message.prev_index.0 as usize;
+        let entries = self.log[first..first + message.count as usize].to_vec();
+        assert!(entries.iter().all(|e| e.term == message.entry_term), "entries of one append have one term");
+        self.now(to, Message::Append(message, entries));
+    }
+
+    fn heartbeat(&mut self, to: Route, message: Heartbeat) {
+        self.now(to, Message::Heartbeat(message));
+    }
+
+    fn heartbeat_reply(&mut self, to: Route, message: HeartbeatReply) {
+        self.park(to, Message::HeartbeatReply(message));
+    }
+
+    fn append_reply(&mut self, to: Route, message: AppendReply) {
+        self.park(to, Message::AppendReply(message));
+    }
+
+    fn vote_request(&mut self, to: Route, message: VoteRequest) {
+        if message.pre_vote {
+            self.now(to, Message::VoteRequest(message));
+        } else {
+            self.park(to, Message::VoteRequest(message));
+        }
+    }
+
+    fn vote_reply(&mut self, to: Route, message: VoteReply) {
+        if message.pre_vote {
+            self.now(to, Message::VoteReply(message));
+        } else {
+            self.park(to, Message::VoteReply(message));
+        }
+    }
+
+    fn timeout_now(&mut self, to: Route, message: TimeoutNow) {
+        self.now(to, Message::TimeoutNow(message));
+    }
+
+    fn save_hard_state(&mut self, state: HardState) {
+        let HardState { term, vote, commit } = state;
+        self.effects.trace.push(format!("saves term {term}, vote {vote}, commit {commit}"));
+        self.effects.writes.push(Write::HardState(state));
+    }
+
+    fn append_empty(&mut self, index: LogIndex, term: Term, epoch: u32) {
+        assert_eq!(index.0, self.log.len() as u64 + 1);
+        let entry = Entry { term, data: 0, bytes: 0 };
+        self.log.push(entry);
+        self.effects.writes.push(Write::Entries { first: index.0, entries: vec![entry], epoch });
+    }
+
+    fn own_vote_written(&mut self, term: Term) {
+        self.effects.writes.push(Write::OwnVote(term));
+    }
+
+    fn committed(&mut self, commit: LogIndex) {
+        self.effects.trace.push(format!("commits {commit}"));
+    }
+
+    fn reads_confirmed(&mut self, round: u64, index: LogIndex) {
+        self.effects.trace.push(format!("confirms reads of round {round} at {index}"));
+        self.effects.reads_confirmed.push((round, index));
+    }
+
+    fn leadership_lost(&mut self, new_term: Term) {
+        self.effects.trace.push(format!("loses leadership, term {new_term}"));
+        self.effects.leadership_lost = Some(new_term);
+    }
+
+    fn role_changed(&mut self, role: Role, leader: NodeId, term: Term) {
+        let leader = if leader.is_some() { format!("leader {leader}") } else { "no leader".to_owned() };
+        self.effects.trace.push(format!("becomes {role:?}, term {term}, {leader}"));
+    }
+
+    fn fit(&mut self, _to: Route, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit {
+        if first.0 < self.cold_below {
+            self.effects.wants_load = true;
+            return Fit::Loading;
+        }
+        let (mut count, mut bytes) = (0u32, 0u32);
+        for entry in &self.log[first.0 as usize - 1..last.0 as usize] {
+            if count > 0 && bytes + entry.bytes > bytes_max {
+                break;
+            }
+            count += 1;
+            bytes += entry.bytes;
+        }
+        Fit::Ready { count, bytes }
+    }
+
+    fn snapshot_wanted(&mut self, to: NodeId, _route: Route) {
+        self.effects.trace.push(format!("wants a snapshot for {to}"));
+        self.effects.snapshots_wanted.push(to);
+    }
+}

@@ -1,0 +1,41 @@
+//! The shortest stories.
+mod common;
+
+use common::{Cluster, config, ms};
+use logdrive_shard::{LogIndex, Moment, Role};
+
+#[test]
+fn three_nodes_elect_replicate_and_fall_silent() {
+    let mut cluster = Cluster::new(3, config(), 1);
+    let leader = cluster.elect();
+    cluster.propose(leader, 3, 100).unwrap();
+    cluster.stabilize();
+    assert_eq!(cluster.group(leader).commit(), LogIndex(4));
+    cluster.plain(leader, |group, env| group.flush_commit(env));
+    cluster.run_for(ms(10_000));
+    for id in 1..=3 {
+        assert_eq!(cluster.group(id).applicable(), LogIndex(4));
+        assert_eq!(cluster.group(id).next_deadline(), Moment::NEVER, "an idle group costs nothing");
+        assert_eq!(cluster.group(id).leader().0, leader);
+    }
+    let round = cluster.read(leader).unwrap();
+    cluster.stabilize();
+    assert_eq!(cluster.nodes[&leader].reads_confirmed, [(round, LogIndex(4))]);
+    cluster.crash(leader, 0);
+    let next = cluster.elect();
+    assert_ne!(leader, next);
+    cluster.restart(leader);
+    cluster.run_for(ms(10_000));
+    assert_eq!(cluster.group(leader).role(), Role::Follower);
+    assert_eq!(cluster.group(leader).applicable(), LogIndex(5));
+}
+
+#[test]
+fn a_single_voter_elects_itself() {
+    let mut cluster = Cluster::new(1, config(), 1);
+    cluster.run_for(ms(0));
+    cluster.propose(1, 1, 10).unwrap();
+    cluster.stabilize();
+    assert_eq!(cluster.group(1).applicable(), LogIndex(2));
+    assert_eq!(cluster.group(1).next_deadline(), Moment::NEVER);
+}
