@@ -1,12 +1,19 @@
 //! What cores of different nodes say to each other.
 //!
 //! - [`frame`]: the frame, one per link and turn, that carries the messages of all groups two cores share.
+//! - [`handshake`]: what is said before the first frame.
 
+pub(crate) mod bytes;
 pub mod frame;
+pub mod handshake;
 mod records;
 mod view;
 
 pub use frame::{Address, EntryKind, FRAME_BYTES_MAX, FrameBuilder, HEADER_LEN, Pulse};
+pub use handshake::{
+    HANDSHAKE_HEADER_LEN, HELLO_BYTES_MAX, HELLO_GROUPS_MAX, Handshake, HandshakeError, Hello, Reject,
+    Remembered, Versions, handshake_len,
+};
 pub use view::{AppendReplies, Appends, Entries, FrameView, frame_len};
 
 use logdrive_shard::{GroupId, NodeId};
