@@ -1,2 +1,57 @@
-//! placeholder
-fn main() {}
+//! `logdrive`: runs nodes, clusters on one machine, and the tools around them.
+
+mod client;
+mod config;
+mod dev;
+mod failure;
+mod os;
+mod serve;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use failure::{EXIT_CODES, Failure};
+
+/// Thousands of Raft groups on one shared log per core, spoken to like a Redis Cluster.
+#[derive(Debug, Parser)]
+#[command(name = "logdrive", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node until SIGTERM or Ctrl-C.
+    Serve(serve::Args),
+    /// Run a cluster of processes on this machine.
+    Dev(dev::Args),
+    /// Show the nodes of a running cluster, their groups and their logs.
+    Status(status::Args),
+}
+
+fn main() -> ExitCode {
+    failure::install_printer();
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Dev(args) => dev::run(args),
+        Command::Status(args) => status::run(args),
+    };
+    let exit = result.unwrap_or_else(|Failure { exit, report }| {
+        eprintln!("{report:?}");
+        exit
+    });
+    exit.into()
+}
+
+/// Log lines go to standard error; `RUST_LOG` chooses which (the default is `info`).
+fn start_tracing() {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only if a subscriber is there already, and then that one prints.
+    let _ = subscriber.with_ansi(false).try_init();
+}

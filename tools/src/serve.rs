@@ -1,0 +1,131 @@
+//! `logdrive serve`: one node, until it is told to stop.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use logdrive::kv::KvMachine;
+use logdrive::core::CoreId;
+use logdrive::runtime::{Engine, StartError};
+use logdrive_tools::redis::{self, FrontDoorError};
+use miette::Report;
+
+use crate::config::{self, LoadError, NodeConfig};
+use crate::failure::{Exit, Failure};
+use crate::os;
+
+/// The default log budget: a part of the file system, at most so many bytes for a node.
+const BUDGET_PART: u64 = 10;
+const BUDGET_BYTES_MAX: u64 = 64 << 30;
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The node's configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// This is the first start of this node: its data directory may be new.
+    ///
+    /// Without it a missing or empty directory is refused: a node that lost its disk must not come back under its old
+    /// identity, it may have acknowledged what it no longer has.
+    #[arg(long)]
+    bootstrap: bool,
+    /// Check the configuration, start nothing.
+    #[arg(long, conflicts_with = "bootstrap")]
+    check: bool,
+}
+
+/// Runs a node until SIGTERM or SIGINT.
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    let mut config = load(&args.config)?;
+    if args.check {
+        println!("{}: ok", args.config.display());
+        return Ok(Exit::Done);
+    }
+    crate::start_tracing();
+    config.engine.bootstrap = args.bootstrap;
+    set_budget(&mut config);
+    let stop = os::stop_signals().map_err(|error| Failure::io("signal handlers", &error))?;
+    os::block_stop_signals().map_err(|error| Failure::io("blocking signals", &error))?;
+
+    let (node, groups, cores) = (config.engine.node, config.engine.groups, config.engine.cores);
+    let clients = config.front_door.listen;
+    let front_door = redis::service(config.front_door).map_err(|error| front_door_failure(&error))?;
+    let engine = Engine::start(config.engine, |_: CoreId| KvMachine::new(), vec![front_door])
+        .map_err(|error| start_failure(&error))?;
+    let peers = engine.peer_address();
+    let pid = std::process::id();
+    announce(&format!(
+        "ready node={node} clients={clients} peers={peers} groups={groups} cores={cores} pid={pid}"
+    ));
+    // The sender lives as long as the thread of the signals, which is for ever.
+    let signal = stop.recv().unwrap_or("the end of the signal thread");
+    tracing::info!("{signal}: handing leaders over and stopping");
+    engine.shutdown().map_err(|fatal| Failure::said(Exit::Failed, fatal.to_string(), ""))?;
+    announce(&format!("stopped node={node}"));
+    Ok(Exit::Done)
+}
+
+/// One line on standard output for whoever supervises this process; nobody listening is no reason to stop.
+fn announce(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn load(path: &Path) -> Result<NodeConfig, Failure> {
+    match config::load(path) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                eprintln!("{:?}", Report::new(warning));
+            }
+            Ok(config)
+        }
+        Err(LoadError::Invalid(invalid)) => Err(Failure::new(Exit::Refused, invalid)),
+        Err(error @ LoadError::Unreadable { .. }) => {
+            let help = "name an existing file with --config; README.md shows one";
+            Err(Failure::said(Exit::Refused, error.to_string(), help))
+        }
+    }
+}
+
+/// The default budget depends on the file system and is divided between the node's cores.
+fn set_budget(config: &mut NodeConfig) {
+    if config.log_budget_bytes != 0 {
+        return;
+    }
+    let existing = config.engine.dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."));
+    // If the file system does not answer, the log's own default stays; it will meet the same error and say so.
+    let Ok(space) = rustix::fs::statvfs(existing) else { return };
+    let total = space.f_blocks.saturating_mul(space.f_frsize);
+    let budget = (total / BUDGET_PART).min(BUDGET_BYTES_MAX);
+    config.engine.core.wal.budget_bytes = budget / u64::from(config.engine.cores);
+}
+
+/// What to do about a front door that does not open.
+fn front_door_failure(error: &FrontDoorError) -> Failure {
+    let (exit, help) = match error {
+        FrontDoorError::Listen { .. } => {
+            (Exit::Machine, "end that process, or set another port under [[nodes]] and [listen]")
+        }
+        _ => (Exit::Refused, "change the configuration"),
+    };
+    Failure::said(exit, error.to_string(), help)
+}
+
+/// What to do about a node that does not start.
+fn start_failure(error: &StartError) -> Failure {
+    let (exit, help) = match error {
+        StartError::Settings(_) => (Exit::Refused, "change the configuration"),
+        StartError::IoUring { .. } | StartError::Memlock { .. } | StartError::Executor { .. } => {
+            (Exit::Machine, "README.md lists what a node needs from the machine")
+        }
+        StartError::Listen { .. } => (
+            Exit::Machine,
+            "end the process that uses the address, or set another one under [[nodes]] and [listen]",
+        ),
+        StartError::Log { .. } => {
+            (Exit::Directory, "`logdrive wal verify` shows the state of a log without changing it")
+        }
+        _ => (Exit::Directory, ""),
+    };
+    Failure::said(exit, error.to_string(), help)
+}

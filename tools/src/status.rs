@@ -1,0 +1,215 @@
+//! `logdrive status`: the nodes of a running cluster, their groups and their logs.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::client::{AskError, Connection, NodeReport};
+use crate::config::Bytes;
+use crate::failure::{Exit, Failure};
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The client address of any node; the others are found through it.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
+    addr: String,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// A node that does not answer within this time is shown as unreachable.
+    #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout_ms: u64,
+}
+
+/// A cluster as its nodes tell it.
+#[derive(Debug, Serialize)]
+struct Cluster {
+    groups: u64,
+    /// Groups that no node leads, as far as the nodes that answered know.
+    groups_without_leader: u64,
+    nodes_unreachable: usize,
+    out_of_space: bool,
+    nodes: Vec<Node>,
+}
+
+/// One node; `report` or `error`.
+#[derive(Debug, Serialize)]
+struct Node {
+    address: String,
+    report: Option<NodeReport>,
+    error: Option<String>,
+}
+
+/// Prints the status; the exit code says whether all is well.
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    let timeout = Duration::from_millis(args.timeout_ms);
+    let addresses = discover(&args.addr, timeout).map_err(|error| {
+        let help = "name the client address of a running node with --addr";
+        Failure::said(Exit::Unwell, format!("{}: {error}", args.addr), help)
+    })?;
+    let cluster = Cluster::new(ask_all(addresses, timeout));
+    let text = if args.json {
+        serde_json::to_string_pretty(&cluster)
+            .map_err(|error| Failure::said(Exit::Failed, error.to_string(), ""))?
+    } else {
+        cluster.table()
+    };
+    crate::failure::print(&text)?;
+    Ok(if cluster.is_well() { Exit::Done } else { Exit::Unwell })
+}
+
+/// The client addresses of all nodes.
+fn discover(address: &str, timeout: Duration) -> Result<Vec<String>, AskError> {
+    Connection::open(address, timeout)?.node_addresses()
+}
+
+/// Asks all nodes at once: one that is out of reach does not delay the others.
+fn ask_all(addresses: Vec<String>, timeout: Duration) -> Vec<Node> {
+    let ask = |address: String| match Connection::open(&address, timeout).and_then(|mut node| node.status()) {
+        Ok(report) => Node { address, report: Some(report), error: None },
+        Err(error) => Node { address, report: None, error: Some(error.to_string()) },
+    };
+    let mut nodes: Vec<Node> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            addresses.into_iter().map(|address| scope.spawn(move || ask(address))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    nodes.sort_by_key(|node| {
+        (node.report.as_ref().map_or(u32::MAX, |report| report.node), node.address.clone())
+    });
+    nodes
+}
+
+impl Cluster {
+    fn new(nodes: Vec<Node>) -> Cluster {
+        let reports = || nodes.iter().filter_map(|node| node.report.as_ref());
+        let nodes_unreachable = nodes.len() - reports().count();
+        let groups = reports().map(|report| report.groups).max().unwrap_or(0);
+        let led: u64 = reports().map(|report| report.sum(|core| core.leaders)).sum();
+        // A node out of reach may lead groups: then the others' word counts.
+        let groups_without_leader = match nodes_unreachable {
+            0 => groups.saturating_sub(led),
+            _ => reports().map(|report| report.sum(|core| core.leaderless)).max().unwrap_or(0),
+        };
+        let out_of_space = reports().any(|report| report.cores.iter().any(|core| core.log_out_of_space));
+        Cluster { groups, groups_without_leader, nodes_unreachable, out_of_space, nodes }
+    }
+
+    fn is_well(&self) -> bool {
+        self.groups_without_leader == 0 && self.nodes_unreachable == 0 && !self.out_of_space
+    }
+
+    fn table(&self) -> String {
+        let heads = [
+            "node",
+            "clients at",
+            "cores",
+            "leader of",
+            "follows",
+            "votes",
+            "no leader",
+            "commit lag",
+            "apply lag",
+            "log",
+        ];
+        let mut rows = vec![heads.map(str::to_owned).to_vec()];
+        rows.extend(self.nodes.iter().map(Node::row));
+        let mut text = align(&rows);
+        let _ = writeln!(
+            text,
+            "\n{} groups, {} without a leader; {} of {} nodes answer{}",
+            self.groups,
+            self.groups_without_leader,
+            self.nodes.len() - self.nodes_unreachable,
+            self.nodes.len(),
+            if self.out_of_space { "; a log is out of space: writes are refused, reads go on" } else { "" },
+        );
+        text
+    }
+}
+
+impl Node {
+    fn row(&self) -> Vec<String> {
+        let Some(report) = &self.report else {
+            let error = self.error.as_deref().unwrap_or("no answer");
+            return vec!["?".to_owned(), self.address.clone(), format!("unreachable: {error}")];
+        };
+        let sum = |of: fn(&crate::client::CoreReport) -> u64| report.sum(of).to_string();
+        let (used, budget) =
+            (report.sum(|core| core.log_used_bytes), report.sum(|core| core.log_budget_bytes));
+        let full = if report.cores.iter().any(|core| core.log_out_of_space) { ", OUT OF SPACE" } else { "" };
+        vec![
+            report.node.to_string(),
+            self.address.clone(),
+            report.cores.len().to_string(),
+            sum(|core| core.leaders),
+            sum(|core| core.followers),
+            sum(|core| core.candidates),
+            sum(|core| core.leaderless),
+            sum(|core| core.commit_lag),
+            sum(|core| core.apply_lag),
+            format!("{} of {}{full}", Bytes(used), Bytes(budget)),
+        ]
+    }
+}
+
+/// Columns as wide as their widest field; a row's last field does not count, so that messages may be long.
+fn align(rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        for (at, field) in row.iter().enumerate().take(row.len().saturating_sub(1)) {
+            if widths.len() <= at {
+                widths.push(0);
+            }
+            widths[at] = widths[at].max(field.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let last = row.len().saturating_sub(1);
+        for (at, field) in row.iter().enumerate() {
+            if at == last {
+                text.push_str(field);
+            } else {
+                let _ = write!(text, "{field:<width$}  ", width = widths[at]);
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::CoreReport;
+
+    fn node(number: u32, leaders: u64, leaderless: u64) -> Node {
+        let core = CoreReport { leaders, leaderless, log_budget_bytes: 1 << 30, ..CoreReport::default() };
+        let report = NodeReport { node: number, groups: 8, cores: vec![core] };
+        Node { address: format!("127.0.0.1:700{number}"), report: Some(report), error: None }
+    }
+
+    fn lost() -> Node {
+        Node { address: "127.0.0.1:7009".to_owned(), report: None, error: Some("refused".to_owned()) }
+    }
+
+    #[test]
+    fn groups_without_a_leader_are_counted_over_all_nodes() {
+        let cluster = Cluster::new(vec![node(1, 3, 0), node(2, 3, 0), node(3, 1, 0)]);
+        assert_eq!((cluster.groups_without_leader, cluster.is_well()), (1, false));
+        assert!(Cluster::new(vec![node(1, 3, 0), node(2, 3, 0), node(3, 2, 0)]).is_well());
+    }
+
+    #[test]
+    fn with_a_node_out_of_reach_the_others_word_counts() {
+        let cluster = Cluster::new(vec![node(1, 3, 0), node(2, 3, 2), lost()]);
+        assert_eq!((cluster.groups_without_leader, cluster.nodes_unreachable), (2, 1));
+        assert!(!cluster.is_well());
+        let table = cluster.table();
+        assert!(table.contains("127.0.0.1:7009  unreachable: refused"), "{table}");
+        assert!(table.contains("8 groups, 2 without a leader; 2 of 3 nodes answer"), "{table}");
+    }
+}
