@@ -1,21 +1,26 @@
 //! `logdrive serve`: one node, until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
+use logdrive::core::{CoreId, Fatal};
 use logdrive::kv::KvMachine;
-use logdrive::core::CoreId;
-use logdrive::runtime::{Engine, StartError};
+use logdrive::runtime::{Engine, Hooks, StartError};
 use logdrive_tools::redis::{self, FrontDoorError};
 use miette::Report;
 
-use crate::config::{self, LoadError, NodeConfig};
+use crate::config::{self, Bytes, LoadError, NodeConfig};
 use crate::failure::{Exit, Failure};
 use crate::os;
 
 /// The default log budget: a part of the file system, at most so many bytes for a node.
 const BUDGET_PART: u64 = 10;
 const BUDGET_BYTES_MAX: u64 = 64 << 30;
+
+/// A log smaller than this is read back before anyone could ask how far it is.
+const PROGRESS_BYTES_MIN: u64 = 256 << 20;
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -44,6 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     crate::start_tracing();
     config.engine.bootstrap = args.bootstrap;
     set_budget(&mut config);
+    config.engine.hooks = hooks();
     let stop = os::stop_signals().map_err(|error| Failure::io("signal handlers", &error))?;
     os::block_stop_signals().map_err(|error| Failure::io("blocking signals", &error))?;
 
@@ -63,6 +69,25 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     engine.shutdown().map_err(|fatal| Failure::said(Exit::Failed, fatal.to_string(), ""))?;
     announce(&format!("stopped node={node}"));
     Ok(Exit::Done)
+}
+
+/// What the engine tells this process.
+fn hooks() -> Hooks {
+    let told = Mutex::new(BTreeMap::new());
+    let on_progress = move |core: CoreId, done: u64, total: u64| {
+        let tenths = done.saturating_mul(10) / total.max(1);
+        // Poisoned only if another core's thread panicked, and then this process is about to end.
+        let Ok(mut told) = told.lock() else { return };
+        if total >= PROGRESS_BYTES_MIN && told.insert(core, tenths) != Some(tenths) {
+            tracing::info!("core {}: {} of {} of the log read back", core.0, Bytes(done), Bytes(total));
+        }
+    };
+    let on_fatal = |fatal: &Fatal| {
+        let help = "what was acknowledged is safe on disk and on the other nodes";
+        eprintln!("{:?}", Failure::said(Exit::Failed, fatal.to_string(), help).report);
+        std::process::exit(Exit::Failed as i32);
+    };
+    Hooks { on_fatal: Arc::new(on_fatal), on_progress: Arc::new(on_progress) }
 }
 
 /// One line on standard output for whoever supervises this process; nobody listening is no reason to stop.

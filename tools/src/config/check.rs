@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::thread::available_parallelism;
-use std::time::Duration;
 
 use logdrive::api::CoreSettings;
 use logdrive::runtime::{NodeSettings, PeerAddress};
@@ -13,20 +12,16 @@ use logdrive_shard::{NodeId, VOTERS_MAX};
 use logdrive_tools::redis::FrontDoorConfig;
 use toml::Spanned;
 
-use super::file::{File, Limits, Log, Timing};
+use super::file::File;
 use super::units::{Bytes, is_loopback, split_address};
 use super::{Invalid, NodeConfig, Problem, Source};
 
 /// The Redis protocol has this many hash slots, and a group owns at least one.
 pub(crate) const GROUPS_MAX: u64 = 16_384;
 /// Cores of one node.
-const CORES_MAX: u16 = 256;
-/// A frame is bounded by 16 MiB; a payload leaves room for what goes beside it.
-const PAYLOAD_BYTES_MAX: u64 = 8 << 20;
+const CORES_MAX: u64 = 256;
 /// Spinning longer than this starves whatever shares the core.
 const SPIN_US_MAX: u64 = 10_000;
-/// What the groups keep in reserve and what is under way need at least so many segments.
-const SEGMENTS_MIN: u64 = 4;
 
 /// Checks a file. Problems are reported in the order of the file's tables.
 pub(super) fn check(
@@ -36,15 +31,16 @@ pub(super) fn check(
 ) -> Result<(NodeConfig, Vec<Problem>), Invalid> {
     let mut check = Check { source, problems: Vec::new() };
     let mut core = CoreSettings::default();
-    let cluster = check.within("cluster", Some(&file.cluster), 0, 1, i64::MAX as u64);
-    let node = check.within("node", Some(&file.node), 0, 1, u64::from(u32::MAX));
-    let groups = check.within("groups", file.groups.as_ref(), 1024, 1, GROUPS_MAX);
-    let cores = check.within("cores", file.cores.as_ref(), 1, 1, u64::from(CORES_MAX)) as u16;
-    let spin_us = check.within("spin_us", file.spin_us.as_ref(), 0, 0, SPIN_US_MAX);
+    let (mut cluster, mut node, mut groups, mut cores, mut spin_us) = (0_u64, 0_u32, 1024_u64, 1_u16, 0_u64);
+    check.number("cluster", &Some(file.cluster.clone()), 1, i64::MAX as u64, &mut cluster);
+    check.number("node", &Some(file.node.clone()), 1, u64::from(u32::MAX), &mut node);
+    check.number("groups", &file.groups, 1, GROUPS_MAX, &mut groups);
+    check.number("cores", &file.cores, 1, CORES_MAX, &mut cores);
+    check.number("spin_us", &file.spin_us, 0, SPIN_US_MAX, &mut spin_us);
     check.pinning(file, cores);
     check.directory(&file.directory);
     let nodes = check.nodes(file);
-    let own = nodes.iter().find(|peer| u64::from(peer.node.0) == node);
+    let own = nodes.iter().find(|peer| peer.node.0 == node);
     let (peers, clients) = check.listen(file, own);
     check.timing(&file.timing, &mut core);
     check.limits(&file.limits, &mut core);
@@ -55,7 +51,7 @@ pub(super) fn check(
         return Err(Invalid { name: source.name().to_owned(), problems: errors });
     };
     let dir = base.join(file.directory.get_ref());
-    let mut engine = NodeSettings::new(cluster, NodeId(node as u32), dir, listen, nodes, groups);
+    let mut engine = NodeSettings::new(cluster, NodeId(node), dir, listen, nodes, groups);
     engine.cores = cores;
     engine.pin_from = file.pin_from.as_ref().map(|cpu| usize::from(*cpu.get_ref()));
     engine.spin_us = spin_us;
@@ -71,44 +67,67 @@ pub(super) fn check(
     Ok((NodeConfig { engine, front_door, log_budget_bytes }, warnings))
 }
 
-struct Check<'a> {
+/// The checks of a file, as far as they are done.
+pub(super) struct Check<'a> {
     source: &'a Source,
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
-    fn refuse(&mut self, span: Range<usize>, reason: impl Into<String>) -> &mut Problem {
+    /// Something that cannot work.
+    pub(super) fn refuse(&mut self, span: Range<usize>, reason: impl Into<String>) -> &mut Problem {
         self.problems.push(Problem::error(self.source, span, reason));
         self.problems.last_mut().expect("one was pushed")
     }
 
-    fn warn(&mut self, span: Range<usize>, reason: impl Into<String>) -> &mut Problem {
+    /// Something that is not wise.
+    pub(super) fn warn(&mut self, span: Range<usize>, reason: impl Into<String>) -> &mut Problem {
         self.problems.push(Problem::warning(self.source, span, reason));
         self.problems.last_mut().expect("one was pushed")
     }
 
-    /// A number, or its default; refused outside `min ..= max`.
-    fn within<T>(&mut self, key: &str, value: Option<&Spanned<T>>, default: u64, min: u64, max: u64) -> u64
-    where
+    /// A number: what is written replaces `field`, unless it is outside `min ..= max`.
+    pub(super) fn number<T, F>(
+        &mut self,
+        key: &str,
+        value: &Option<Spanned<T>>,
+        min: u64,
+        max: u64,
+        field: &mut F,
+    ) where
         T: Copy + Into<u64>,
+        F: TryFrom<u64>,
     {
-        let Some(value) = value else { return default };
+        let Some(value) = value else { return };
         let number: u64 = (*value.get_ref()).into();
-        if !(min..=max).contains(&number) {
-            self.refuse(value.span(), format!("`{key}` is {number}, it must be from {min} to {max}"));
+        match F::try_from(number) {
+            Ok(fits) if (min..=max).contains(&number) => *field = fits,
+            _ => {
+                self.refuse(value.span(), format!("`{key}` is {number}, it must be from {min} to {max}"));
+            }
         }
-        number
     }
 
-    fn bytes(&mut self, key: &str, value: Option<&Spanned<Bytes>>, default: u64, min: u64, max: u64) -> u64 {
-        let Some(value) = value else { return default };
-        let bytes = value.get_ref().0;
-        if !(min..=max).contains(&bytes) {
-            let reason =
-                format!("`{key}` is {}, it must be from {} to {}", Bytes(bytes), Bytes(min), Bytes(max));
-            self.refuse(value.span(), reason);
+    /// A number of bytes, as [`Check::number`].
+    pub(super) fn size<F>(
+        &mut self,
+        key: &str,
+        value: &Option<Spanned<Bytes>>,
+        min: u64,
+        max: u64,
+        field: &mut F,
+    ) where
+        F: TryFrom<u64>,
+    {
+        let Some(value) = value else { return };
+        let bytes = *value.get_ref();
+        match F::try_from(bytes.0) {
+            Ok(fits) if (min..=max).contains(&bytes.0) => *field = fits,
+            _ => {
+                let reason = format!("`{key}` is {bytes}, it must be from {} to {}", Bytes(min), Bytes(max));
+                self.refuse(value.span(), reason);
+            }
         }
-        bytes
     }
 
     fn directory(&mut self, directory: &Spanned<std::path::PathBuf>) {
@@ -235,191 +254,5 @@ impl Check<'_> {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let ip = bare.parse().unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
         Some(SocketAddr::new(ip, port))
-    }
-
-    fn timing(&mut self, timing: &Timing, core: &mut CoreSettings) {
-        timing.preset.unwrap_or_default().apply_to(&mut core.shard);
-        let preset = core.shard.clone();
-        let millis = |duration: Duration| duration.as_millis() as u64;
-        let base = self.within(
-            "timing.election_base_ms",
-            timing.election_base_ms.as_ref(),
-            millis(preset.election_base),
-            10,
-            600_000,
-        );
-        let spread = self.within(
-            "timing.election_spread_ms",
-            timing.election_spread_ms.as_ref(),
-            millis(preset.election_spread),
-            1,
-            600_000,
-        );
-        let heartbeat = self.within(
-            "timing.heartbeat_ms",
-            timing.heartbeat_ms.as_ref(),
-            millis(preset.heartbeat_interval),
-            1,
-            60_000,
-        );
-        core.shard.election_base = Duration::from_millis(base);
-        core.shard.election_spread = Duration::from_millis(spread);
-        core.shard.heartbeat_interval = Duration::from_millis(heartbeat);
-        // The defaults are consistent, so an inconsistency has at least one of these to point at.
-        let written = [&timing.heartbeat_ms, &timing.election_base_ms].into_iter().flatten().next();
-        if let Some(written) = written {
-            if heartbeat >= base {
-                let reason = format!(
-                    "a heartbeat every {heartbeat} ms with elections after {base} ms: leaders could never stay"
-                );
-                self.refuse(written.span(), reason)
-                    .set_help("the heartbeat should be at most a fifth of election_base_ms");
-            } else if heartbeat * 5 > base {
-                let reason = format!(
-                    "a heartbeat every {heartbeat} ms is more than a fifth of election_base_ms ({base})"
-                );
-                self.warn(written.span(), reason)
-                    .set_help("two or three lost heartbeats may end a leadership");
-            }
-        }
-        if let Some(written) = &timing.election_spread_ms
-            && spread * 4 < base
-        {
-            let reason = format!("elections are spread over {spread} ms only, beside a base of {base} ms");
-            self.warn(written.span(), reason).set_help("with too little spread candidates split their votes");
-        }
-    }
-
-    fn limits(&mut self, limits: &Limits, core: &mut CoreSettings) {
-        let payload = self.bytes(
-            "limits.payload_bytes",
-            limits.payload_bytes.as_ref(),
-            u64::from(core.payload_bytes_max),
-            1024,
-            PAYLOAD_BYTES_MAX,
-        );
-        core.payload_bytes_max = payload as u32;
-        core.wal.payload_bytes_max = core.wal.payload_bytes_max.max(payload as u32);
-        let narrow = u64::from(u32::MAX);
-        core.requests_max = self.within(
-            "limits.core_requests",
-            limits.core_requests.as_ref(),
-            core.requests_max.into(),
-            16,
-            1 << 24,
-        ) as u32;
-        core.request_bytes_max = self.bytes(
-            "limits.core_request_bytes",
-            limits.core_request_bytes.as_ref(),
-            core.request_bytes_max,
-            payload,
-            1 << 40,
-        );
-        core.group_reads_max = self.within(
-            "limits.group_reads",
-            limits.group_reads.as_ref(),
-            core.group_reads_max.into(),
-            1,
-            1 << 24,
-        ) as u32;
-        core.shard.uncommitted_entries_max = self.within(
-            "limits.group_uncommitted_entries",
-            limits.group_uncommitted_entries.as_ref(),
-            core.shard.uncommitted_entries_max.into(),
-            1,
-            1 << 24,
-        ) as u32;
-        core.shard.uncommitted_bytes_max = self.bytes(
-            "limits.group_uncommitted_bytes",
-            limits.group_uncommitted_bytes.as_ref(),
-            core.shard.uncommitted_bytes_max.into(),
-            1024,
-            narrow,
-        ) as u32;
-        core.cache_bytes_max = self.bytes(
-            "limits.cache_bytes",
-            limits.cache_bytes.as_ref(),
-            core.cache_bytes_max,
-            1 << 20,
-            1 << 40,
-        );
-        core.peer_inflight_bytes_max = self.bytes(
-            "limits.peer_inflight_bytes",
-            limits.peer_inflight_bytes.as_ref(),
-            core.peer_inflight_bytes_max,
-            payload,
-            1 << 40,
-        );
-        core.shard.append_bytes_max = self.bytes(
-            "limits.append_bytes",
-            limits.append_bytes.as_ref(),
-            core.shard.append_bytes_max.into(),
-            4096,
-            PAYLOAD_BYTES_MAX,
-        ) as u32;
-    }
-
-    /// Returns the budget as written; the engine's setting is per core.
-    fn log(&mut self, log: &Log, cores: u16, core: &mut CoreSettings) -> u64 {
-        let payload = u64::from(core.wal.payload_bytes_max);
-        let segment = self.bytes(
-            "log.segment_bytes",
-            log.segment_bytes.as_ref(),
-            core.wal.segment_bytes,
-            1 << 20,
-            4 << 30,
-        );
-        core.wal.segment_bytes = segment;
-        core.wal.segments_ahead = self.within(
-            "log.segments_ahead",
-            log.segments_ahead.as_ref(),
-            core.wal.segments_ahead.into(),
-            0,
-            64,
-        ) as u32;
-        core.wal.writes_in_flight = self.within(
-            "log.writes_in_flight",
-            log.writes_in_flight.as_ref(),
-            core.wal.writes_in_flight.into(),
-            1,
-            64,
-        ) as u32;
-        core.wal.batch_bytes_max = self.bytes(
-            "log.batch_bytes",
-            log.batch_bytes.as_ref(),
-            core.wal.batch_bytes_max.into(),
-            4096,
-            16 << 20,
-        ) as u32;
-        if let Some(written) = &log.segment_bytes
-            && !segment.is_multiple_of(4096)
-        {
-            self.refuse(
-                written.span(),
-                format!("`log.segment_bytes` is {segment}, it must be a multiple of 4096"),
-            );
-        }
-        let largest = payload.max(core.wal.batch_bytes_max.into());
-        if let Some(written) = log.segment_bytes.as_ref()
-            && segment < 2 * largest
-        {
-            let reason =
-                format!("a segment of {} does not hold two batches of {}", Bytes(segment), Bytes(largest));
-            self.refuse(written.span(), reason)
-                .set_help("raise log.segment_bytes, or lower limits.payload_bytes and log.batch_bytes");
-        }
-        let Some(written) = &log.budget_bytes else { return 0 };
-        let budget = written.get_ref().0;
-        let need = segment * SEGMENTS_MIN * u64::from(cores);
-        if budget < need {
-            let reason = format!(
-                "a budget of {} is too small: {cores} core(s) need at least {SEGMENTS_MIN} segments of {} each",
-                Bytes(budget),
-                Bytes(segment)
-            );
-            self.refuse(written.span(), reason).set_help("raise log.budget_bytes or lower log.segment_bytes");
-        }
-        core.wal.budget_bytes = budget / u64::from(cores);
-        budget
     }
 }

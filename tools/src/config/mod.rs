@@ -6,6 +6,7 @@
 mod check;
 mod file;
 mod problem;
+mod settings;
 mod units;
 
 use std::path::Path;
