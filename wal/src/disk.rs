@@ -2,7 +2,7 @@
 //!
 //! Two implementations pass the same conformance suite: the io_uring ring and the simulated disk.
 
-use std::fmt;
+use crate::buffer::Buffer;
 
 /// An open file of one disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,15 +160,4 @@ pub trait Disk {
     fn describe(&self) -> String;
     /// The directory, for messages.
     fn root(&self) -> String;
-}
-
-/// An aligned buffer. Skeleton: the implementation belongs to the ring.
-pub struct Buffer {
-    _todo: (),
-}
-
-impl fmt::Debug for Buffer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Buffer")
-    }
 }

@@ -1,310 +1,341 @@
-//! The log of one core, shared by all its streams. Skeleton of the interface.
+//! The log of one core, shared by all its streams.
 
-use crate::disk::{Disk, DiskError};
+mod batch;
+mod reader;
+mod recovery;
+mod scan;
+mod space;
+mod types;
+mod writer;
 
-/// A stream of records (one Raft group); the number on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(pub u64);
+use std::collections::VecDeque;
 
-/// A stream's dense handle in this open log: no hashing after [`Wal::stream`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamSlot(pub u32);
+use self::batch::Batch;
+use self::reader::Reader;
+use self::space::Segments;
+pub use self::types::{
+    AppendError, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovered, Recovery, Space,
+    Stats, StreamId, StreamSlot, Ticket,
+};
+use self::writer::Flight;
+use crate::disk::{Completion, Disk, DiskError, Token};
+use crate::format::{Kind, Lsn, RECORD_OVERHEAD_MAX, RecordHeader};
+use crate::index::Index;
 
-/// Names a write: what was appended under a ticket is durable once [`Wal::durable`] is at or past it. Tickets are per batch,
-/// consecutive, and become durable in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+/// Tokens of the log have this bit; tokens of the owner of the disk have not.
+const TOKEN_WAL: u64 = 1 << 63;
+/// Which part of the log an operation belongs to.
+const TOKEN_CLASS_SHIFT: u32 = 56;
+/// A batch or a segment header.
+const CLASS_WRITE: u64 = 1;
+/// A read of entries.
+const CLASS_READ: u64 = 2;
+/// Preparing and reclaiming segments.
+const CLASS_SPACE: u64 = 3;
+/// Opening.
+const CLASS_OPEN: u64 = 4;
 
-/// What an entry record carries beside its payload. `tag` and `note` are the owner's: logdrive keeps the term in `tag` and
-/// `kind`-and-commit in `note`; the log compares neither.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryHeader {
-    /// Position in the stream. Writing an index at or below the last one replaces the stream's log from there on.
-    pub index: u64,
-    /// The owner's.
-    pub tag: u64,
-    /// The owner's.
-    pub note: u64,
+fn token(class: u64, number: u64) -> Token {
+    Token(TOKEN_WAL | class << TOKEN_CLASS_SHIFT | number)
 }
 
-/// Settings of a log.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Bytes of a segment file.
-    pub segment_bytes: u64,
-    /// Durable writes under way at once.
-    pub writes_in_flight: u32,
-    /// A batch is closed at this size (one record may make it larger).
-    pub batch_bytes_max: u32,
-    /// Largest payload of a record.
-    pub payload_bytes_max: u32,
-    /// All segment files together, the reserve included. 0: a tenth of the file system, at most 64 GiB.
-    pub budget_bytes: u64,
-    /// Segments zeroed before the log opens, and kept ready in the background.
-    pub segments_ahead: u32,
-    /// Bytes of the entry cache are the owner's business; this bounds reads under way.
-    pub reads_in_flight: u32,
+fn token_parts(token: Token) -> (u64, u64) {
+    let number = token.0 & ((1 << TOKEN_CLASS_SHIFT) - 1);
+    (token.0 >> TOKEN_CLASS_SHIFT & 0x7f, number)
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            segment_bytes: 64 << 20,
-            writes_in_flight: 4,
-            batch_bytes_max: 256 << 10,
-            payload_bytes_max: 1 << 20,
-            budget_bytes: 0,
-            segments_ahead: 1,
-            reads_in_flight: 64,
-        }
-    }
-}
-
-/// Receives the recovered records in log order, while the log opens. A record at or below an index seen before replaces the
-/// stream from there on.
-pub trait Recovery {
-    /// An entry.
-    fn entry(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]);
-    /// A state blob; the last one counts.
-    fn state(&mut self, stream: StreamId, state: &[u8]);
-    /// Entries up to `index` are not needed any more.
-    fn compacted(&mut self, stream: StreamId, index: u64);
-    /// So many bytes of so many are read, for progress.
-    fn progress(&mut self, done: u64, total: u64) {
-        let _ = (done, total);
-    }
-}
-
-/// Why a log did not open. Nothing was changed on disk.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The disk failed.
-    #[error("the disk failed: {0}")]
-    Disk(#[from] DiskError),
-    /// Bytes that were acknowledged are damaged. Nothing was truncated.
-    #[error(
-        "segment {segment}: damaged at byte {offset} (expected crc {expected_crc:#010x}, found {found_crc:#010x}), \
-             below {durable_end}, which was durable: acknowledged data is damaged. Nothing was changed. Replace this \
-             node, or restore the file from the same disk"
-    )]
-    Corrupt {
-        /// File name.
-        segment: String,
-        /// Byte offset in it.
-        offset: u64,
-        /// The stored checksum.
-        expected_crc: u32,
-        /// The checksum of the bytes found.
-        found_crc: u32,
-        /// The exclusive end of the prefix known durable.
-        durable_end: u64,
-    },
-    // More: Locked { by }, ForeignFile { name }, Version { found, supported }, OutOfSpace { .. }, Ring { .. } ...
-}
-
-/// Why nothing was appended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AppendError {
-    /// The disk budget or the disk is used up.
-    #[error("the log is out of space: {used} of {budget} bytes are used")]
-    OutOfSpace {
-        /// Bytes in segments.
-        used: u64,
-        /// The budget.
-        budget: u64,
-    },
-    /// The payload is larger than `payload_bytes_max`.
-    #[error("a payload of {bytes} bytes is larger than the limit of {limit}")]
-    PayloadTooLarge {
-        /// Its size.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// A write or sync failed: nothing later will be acknowledged. Restart is recovery.
-    #[error("the log is poisoned: {0}")]
-    Poisoned(DiskError),
-}
-
-/// Space, for limits and for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    /// Bytes of segment files in use (not counting ready ones).
-    pub used_bytes: u64,
-    /// The budget.
-    pub budget_bytes: u64,
-}
-
-/// How the log is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// Runs.
-    Running,
-    /// A write met a full disk; it is repeated at the same place until it succeeds. Reads go on.
-    OutOfSpace,
-    /// A write or sync failed.
-    Poisoned(DiskError),
-}
-
-/// A read that ended: entries in order from the first asked for; fewer than asked if `bytes_max` was reached.
-#[derive(Debug)]
-pub struct ReadDone {
-    /// As given to [`Wal::read`].
-    pub token: u64,
-    /// Headers and payloads, or why not (damage is named).
-    pub result: Result<Vec<(EntryHeader, Vec<u8>)>, ReadError>,
-}
-
-/// Why a read failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// Not in the log (compacted, replaced meanwhile, or never written).
-    #[error("index {index} is not in the log")]
-    NotFound {
-        /// The first missing index.
-        index: u64,
-    },
-    /// The stored bytes are damaged.
-    #[error(
-        "segment {segment}: record at byte {offset} is damaged (expected crc {expected_crc:#010x}, found {found_crc:#010x})"
-    )]
-    Corrupt {
-        /// File name.
-        segment: String,
-        /// Byte offset in it.
-        offset: u64,
-        /// The stored checksum.
-        expected_crc: u32,
-        /// The checksum of the bytes found.
-        found_crc: u32,
-    },
-    /// The disk failed.
-    #[error(transparent)]
-    Disk(DiskError),
-}
-
-/// Counters since open, for metrics and benchmarks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Durable writes completed.
-    pub writes: u64,
-    /// Bytes written by them, padding included.
-    pub write_bytes: u64,
-    /// Records appended.
-    pub records: u64,
-    /// Sum of the latencies of writes, in nanoseconds, and the age of the oldest one in flight is asked separately.
-    pub write_nanos: u64,
-    /// Segments created by writing zeros.
-    pub segments_created: u64,
-    /// Segments recycled.
-    pub segments_recycled: u64,
-}
-
-/// The log. Skeleton.
+/// The log of one disk. See the crate's documentation for the order of calls.
 pub struct Wal<D: Disk> {
-    _disk: D,
+    disk: D,
+    options: Options,
+    log_id: u64,
+    index: Index,
+    /// The batch that takes records.
+    open: Option<Batch>,
+    /// Full batches that found no free write, oldest first.
+    closed: VecDeque<Batch>,
+    /// Payload, header and padding bytes in `open` and `closed`.
+    closed_bytes: u64,
+    /// Bytes that the owner may let in, see [`Wal::admit`].
+    entry_room: u64,
+    /// Bytes that entries may still take: more than `entry_room`, so that what was let in is not refused.
+    append_room: u64,
+    /// Bytes that states and compactions may still take; the reserve included.
+    vital_room: u64,
+    /// Where the next batch goes.
+    next_lsn: Lsn,
+    next_ticket: Ticket,
+    /// Headers and batches under way, in the order of the log.
+    flights: VecDeque<Flight>,
+    /// Number of the first of `flights`.
+    flight_base: u64,
+    /// Batches among `flights` that are not complete.
+    batches_in_flight: u32,
+    /// Set while a flight waits to be repeated.
+    retry_at: Option<u64>,
+    /// Checksum of the last batch or segment header: the link that the next one names.
+    chain: u32,
+    durable: Ticket,
+    durable_end: Lsn,
+    segments: Segments,
+    reader: Reader,
+    health: Health,
+    /// Something happened that the owner has not been told by `poll`.
+    news: bool,
+    stats: Stats,
+    last_write_nanos: Option<u64>,
+    recovered: Recovered,
+    completions: Vec<Completion>,
+    /// Completions of the owner's own operations on the disk.
+    others: VecDeque<Completion>,
 }
 
-#[allow(unused_variables, clippy::todo, missing_docs)]
 impl<D: Disk> Wal<D> {
-    /// Opens (or creates, if the directory is empty) the log of a disk: reads everything back into `recovery`, flushes what
-    /// was read, prepares a fresh segment. Blocks on [`Disk::wait`]; a start-up operation.
+    /// Opens (or creates, if the directory has no log) the log of a disk: reads everything back into `recovery`, flushes what
+    /// was read, prepares a fresh segment. Blocks on [`Disk::wait`]; a start-up operation. On an error nothing was changed,
+    /// except that a failed disk may have been left in the middle of preparing a segment, which the next open clears away.
     pub fn open(
         disk: D,
         options: Options,
         now_nanos: u64,
         recovery: &mut dyn Recovery,
     ) -> Result<Wal<D>, OpenError> {
-        todo!()
+        recovery::open(disk, options, now_nanos, recovery)
     }
+
     /// The handle of a stream, made if it is new. Hashes; once per stream.
     pub fn stream(&mut self, id: StreamId) -> StreamSlot {
-        todo!()
+        self.index.slot(id)
     }
 
     // -- writing: into the open batch ---------------------------------------------------------------------------------
-    /// Copies an entry into the open batch. An entry without payload is vital, as a state is (the no-op of a new leader:
-    /// reads go on when space is used up): the reserve may be used. What [`Wal::admit`] let in is not refused.
+
+    /// Copies an entry into the open batch. The index follows the stream's last one, or replaces the stream from there on;
+    /// the first entry of an empty stream may have any index that was not compacted.
+    ///
+    /// An entry without payload is vital, as a state is (the no-op of a new leader: reads go on when space is used up): the
+    /// reserve may be used. What [`Wal::admit`] let in is not refused.
+    #[inline]
     pub fn append(
         &mut self,
         stream: StreamSlot,
         header: EntryHeader,
         payload: &[u8],
     ) -> Result<Ticket, AppendError> {
-        todo!()
+        let bytes = payload.len() + RECORD_OVERHEAD_MAX;
+        let room = if payload.is_empty() { self.vital_room } else { self.append_room };
+        if bytes as u64 > room || payload.len() > self.options.payload_bytes_max as usize {
+            return Err(self.refuse(payload.len() as u64, true));
+        }
+        let (id, accepts) = {
+            let stream = self.index.stream(stream);
+            (stream.id, stream.accepts(header.index))
+        };
+        if !accepts {
+            return Err(self.out_of_order(stream, header.index));
+        }
+        let record = RecordHeader {
+            kind: Kind::Entry,
+            stream: id.0,
+            index: header.index,
+            tag: header.tag,
+            note: header.note,
+        };
+        let (lsn, ticket) = self.put(&record, payload);
+        self.index.push(stream, header.index, lsn);
+        Ok(ticket)
     }
-    /// Copies the stream's state into the open batch (vital: the reserve may be used).
+
+    /// Copies the stream's state into the open batch (vital: the reserve may be used). The log keeps a copy in memory, so
+    /// states are meant to be small.
     pub fn put_state(&mut self, stream: StreamSlot, state: &[u8]) -> Result<Ticket, AppendError> {
-        todo!()
+        self.admit_vital(state.len())?;
+        let id = self.index.stream(stream).id;
+        let record = RecordHeader { kind: Kind::State, stream: id.0, index: 0, tag: 0, note: 0 };
+        let (lsn, ticket) = self.put(&record, state);
+        let stream = self.index.stream_mut(stream);
+        stream.state.clear();
+        stream.state.extend_from_slice(state);
+        stream.state_at = Some(lsn);
+        Ok(ticket)
     }
-    /// Entries up to `index` are not needed any more.
+
+    /// Entries up to `index` are not needed any more. Their segments are reclaimed when no stream needs a byte of them.
     pub fn compact(&mut self, stream: StreamSlot, index: u64) -> Result<Ticket, AppendError> {
-        todo!()
+        self.admit_vital(0)?;
+        if !self.index.compact(stream, index) {
+            return Ok(self.last_ticket());
+        }
+        let id = self.index.stream(stream).id;
+        let record = RecordHeader { kind: Kind::Compacted, stream: id.0, index, tag: 0, note: 0 };
+        let (lsn, ticket) = self.put(&record, &[]);
+        self.index.stream_mut(stream).compacted_at = Some(lsn);
+        self.segments.reclaim_wanted = true;
+        Ok(ticket)
     }
-    /// Submits closed and open batches while fewer than `writes_in_flight` are under way; otherwise the open batch goes on
-    /// growing. Once per turn.
-    pub fn submit(&mut self, now_nanos: u64) {
-        todo!()
+
+    /// Puts an admitted record into the open batch, opening the next one if it does not fit.
+    #[inline]
+    fn put(&mut self, record: &RecordHeader, payload: &[u8]) -> (Lsn, Ticket) {
+        if !self.open.as_ref().is_some_and(|b| b.fits(payload.len())) {
+            self.next_batch(payload.len());
+        }
+        let batch = self.open.as_mut().expect("next_batch opens one");
+        let before = batch.len;
+        let lsn = batch.put(record, payload);
+        let bytes = (batch.len - before) as u64;
+        self.entry_room = self.entry_room.saturating_sub(bytes);
+        self.append_room = self.append_room.saturating_sub(bytes);
+        self.vital_room = self.vital_room.saturating_sub(bytes);
+        self.stats.records += 1;
+        (lsn, batch.ticket)
     }
-    /// Takes the disk's completions; returns whether [`Wal::durable`] moved, a read ended or the health changed.
-    pub fn poll(&mut self, now_nanos: u64) -> bool {
-        todo!()
+
+    #[cold]
+    fn refuse(&mut self, payload_bytes: u64, entry: bool) -> AppendError {
+        if let Health::Poisoned(error) = &self.health {
+            return AppendError::Poisoned(error.clone());
+        }
+        let limit = u64::from(self.options.payload_bytes_max);
+        if payload_bytes > limit {
+            return AppendError::PayloadTooLarge { bytes: payload_bytes, limit };
+        }
+        self.stats.refused += 1;
+        self.no_space(entry)
     }
+
+    fn no_space(&self, entry: bool) -> AppendError {
+        let Space { used_bytes, budget_bytes: budget } = self.space();
+        // What the reserve keeps back counts as used for entries.
+        let reserve = if entry { self.segments.reserve_bytes() } else { 0 };
+        AppendError::OutOfSpace { used: (used_bytes + reserve).min(budget), budget }
+    }
+
+    #[cold]
+    fn out_of_order(&self, stream: StreamSlot, index: u64) -> AppendError {
+        let stream = self.index.stream(stream);
+        AppendError::OutOfOrder {
+            index,
+            first: stream.first.max(stream.compacted + 1),
+            last: stream.next.saturating_sub(1).max(stream.compacted),
+        }
+    }
+
+    fn admit_vital(&mut self, payload_bytes: usize) -> Result<(), AppendError> {
+        let too_large = payload_bytes > self.options.payload_bytes_max as usize;
+        if too_large || (payload_bytes + RECORD_OVERHEAD_MAX) as u64 > self.vital_room {
+            return Err(self.refuse(payload_bytes as u64, false));
+        }
+        Ok(())
+    }
+
     /// Ticket of the last record appended: what is parked now waits for this. `Ticket(0)` is durable from the start.
     pub fn last_ticket(&self) -> Ticket {
-        todo!()
+        Ticket(self.next_ticket.0 - 1)
     }
+
     /// Everything up to this ticket is durable, in order.
     pub fn durable(&self) -> Ticket {
-        todo!()
+        self.durable
     }
+
     /// Bytes waiting in batches that are not submitted: the owner stops taking input above a bound of its own.
     pub fn backlog_bytes(&self) -> u64 {
-        todo!()
+        self.closed_bytes + self.open.as_ref().map_or(0, |b| b.len as u64)
     }
+
     /// Whether entries of `bytes` together (payloads plus 64 for each entry's header) would be taken now; the owner asks
     /// before it lets a proposal in.
     pub fn admit(&self, bytes: u64) -> Result<(), AppendError> {
-        todo!()
+        match &self.health {
+            Health::Poisoned(error) => Err(AppendError::Poisoned(error.clone())),
+            _ if bytes > self.entry_room => Err(self.no_space(true)),
+            _ => Ok(()),
+        }
     }
 
     // -- reading ------------------------------------------------------------------------------------------------------
-    /// Begins to read entries `first ..= last` of a stream (written ones, durable or not), at most `bytes_max` but at least one.
+
+    /// Begins to read entries `first ..= last` of a stream (written ones, durable or not), at most `bytes_max` but at least
+    /// one. The reads go to the disk with the next [`Wal::submit`].
     pub fn read(&mut self, token: u64, stream: StreamSlot, first: u64, last: u64, bytes_max: u32) {
-        todo!()
+        self.reader.begin(token, stream, first, last, bytes_max);
     }
+
     /// A read that ended.
     pub fn poll_read(&mut self) -> Option<ReadDone> {
-        todo!()
+        self.reader.take_done()
     }
 
     // -- questions ----------------------------------------------------------------------------------------------------
+
+    /// How the log is.
     pub fn health(&self) -> &Health {
-        todo!()
+        &self.health
     }
+
+    /// Space used and allowed.
     pub fn space(&self) -> Space {
-        todo!()
+        Space { used_bytes: self.segments.used_bytes(), budget_bytes: self.segments.budget_bytes }
     }
+
+    /// Counters since open.
     pub fn stats(&self) -> Stats {
-        todo!()
+        Stats { index_bytes: self.index.position_bytes(), ..self.stats }
     }
+
     /// The exclusive end (LSN, bytes) of the prefix known durable: peers remember it.
     pub fn durable_end(&self) -> u64 {
-        todo!()
+        self.durable_end.0
     }
-    /// When the oldest write under way was submitted, and when the last one completed (nanoseconds of the caller's clock):
-    /// the disk's part of liveness.
+
+    /// When the oldest write under way was submitted (nanoseconds of the caller's clock): the disk's part of liveness.
     pub fn oldest_write_nanos(&self) -> Option<u64> {
-        todo!()
+        self.flights.iter().find(|f| !f.is_done()).map(|f| f.first_submitted_nanos)
     }
+
+    /// When the last durable write completed; `None` before the first.
+    pub fn last_write_nanos(&self) -> Option<u64> {
+        self.last_write_nanos
+    }
+
+    /// What opening found.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// The first and last entry of a stream in the log, durable or not; `None` if it has none.
+    pub fn entries(&self, stream: StreamSlot) -> Option<(u64, u64)> {
+        let stream = self.index.stream(stream);
+        (!stream.is_empty()).then(|| (stream.first, stream.next - 1))
+    }
+
+    /// The disk, for the owner's own files and for its eventfd. Tokens of the owner's operations must be below 2^63; their
+    /// completions come through [`Wal::poll_completion`].
     pub fn disk(&mut self) -> &mut D {
-        todo!()
+        &mut self.disk
     }
+
+    /// A completion of an operation that the owner submitted to the disk itself.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        self.others.pop_front()
+    }
+
     /// Writes what is open, waits until all is durable, syncs, and closes. Blocks; for a clean shutdown.
-    pub fn close(self, now_nanos: u64) -> Result<(), DiskError> {
-        todo!()
+    pub fn close(mut self, now_nanos: u64) -> Result<(), DiskError> {
+        while self.durable < self.last_ticket() {
+            self.submit(now_nanos);
+            if let Health::Poisoned(error) = &self.health {
+                return Err(error.clone());
+            }
+            if self.health == Health::OutOfSpace {
+                return Err(self.out_of_space_error());
+            }
+            let mut completions = std::mem::take(&mut self.completions);
+            self.disk.wait(&mut completions);
+            self.completions = completions;
+            self.handle_completions(now_nanos);
+        }
+        self.finish_background(now_nanos)
     }
 }

@@ -1,0 +1,221 @@
+//! Where the entries of every stream are: about four bytes each.
+//!
+//! The worst case is the usual one, one entry per stream and batch, so nothing is saved by describing runs. A stream keeps
+//! chunks of up to 256 consecutive entries: the position of the chunk's first record and, per entry, the distance from it in
+//! units of eight bytes. The chunk that grows is inside the stream's own struct.
+
+use std::collections::VecDeque;
+
+use crate::format::Lsn;
+use crate::wal::{StreamId, StreamSlot};
+
+/// Entries of a chunk at most.
+const CHUNK_ENTRIES: usize = 256;
+/// log2 of the unit of distances: records are aligned to it.
+const UNIT: u32 = crate::format::RECORD_ALIGN.trailing_zeros();
+/// Buffers of dropped chunks that are kept for new ones.
+const SPARE_CHUNKS_MAX: usize = 4096;
+
+#[derive(Debug, Default)]
+struct Chunk {
+    first: u64,
+    base: Lsn,
+    distances: Vec<u32>,
+}
+
+impl Chunk {
+    fn end(&self) -> u64 {
+        self.first + self.distances.len() as u64
+    }
+    fn lsn(&self, index: u64) -> Option<Lsn> {
+        let distance = *self.distances.get(usize::try_from(index.checked_sub(self.first)?).ok()?)?;
+        Some(self.base.plus(u64::from(distance) << UNIT))
+    }
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) id: StreamId,
+    /// First entry in the log; `next` if there is none.
+    pub(crate) first: u64,
+    /// One past the last entry.
+    pub(crate) next: u64,
+    /// Entries up to here are not needed. Invariant: `compacted < first`, or no entry was ever written.
+    pub(crate) compacted: u64,
+    /// Invariant: the entries of `full`, then `tail` are consecutive and end at `next`; they may start before `first`.
+    tail: Chunk,
+    full: VecDeque<Chunk>,
+    /// The newest state and where its record is.
+    pub(crate) state: Vec<u8>,
+    pub(crate) state_at: Option<Lsn>,
+    /// Where the newest compaction record is.
+    pub(crate) compacted_at: Option<Lsn>,
+}
+
+impl Stream {
+    fn new(id: StreamId) -> Stream {
+        Stream {
+            id,
+            first: 0,
+            next: 0,
+            compacted: 0,
+            tail: Chunk::default(),
+            full: VecDeque::new(),
+            state: Vec::new(),
+            state_at: None,
+            compacted_at: None,
+        }
+    }
+
+    /// Whether the stream has entries.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first == self.next
+    }
+
+    /// Whether an entry may be written at `index`: right behind the others, or in place of one of them.
+    pub(crate) fn accepts(&self, index: u64) -> bool {
+        index > self.compacted && (self.is_empty() || index <= self.next)
+    }
+
+    /// Where the record of an entry is.
+    pub(crate) fn lsn(&self, index: u64) -> Option<Lsn> {
+        if index < self.first || index >= self.next {
+            return None;
+        }
+        if index >= self.tail.first {
+            return self.tail.lsn(index);
+        }
+        let chunk = self.full.partition_point(|c| c.first <= index).checked_sub(1)?;
+        self.full.get(chunk)?.lsn(index)
+    }
+
+    /// The oldest entry's record.
+    pub(crate) fn first_at(&self) -> Option<Lsn> {
+        self.lsn(self.first)
+    }
+}
+
+/// All streams of a log.
+pub(crate) struct Index {
+    pub(crate) streams: Vec<Stream>,
+    slots: ahash::AHashMap<u64, u32>,
+    spare: Vec<Vec<u32>>,
+}
+
+impl Index {
+    pub(crate) fn new() -> Index {
+        // Fixed seeds: nothing reads the map in hash order, and runs stay equal all the same.
+        let hasher = ahash::RandomState::with_seeds(0x6c6f_6764, 0x7269_7665, 0x7761_6c00, 1);
+        Index { streams: Vec::new(), slots: ahash::AHashMap::with_hasher(hasher), spare: Vec::new() }
+    }
+
+    /// The slot of a stream, a new one if it was never seen.
+    pub(crate) fn slot(&mut self, id: StreamId) -> StreamSlot {
+        if let Some(&slot) = self.slots.get(&id.0) {
+            return StreamSlot(slot);
+        }
+        let slot = self.streams.len() as u32;
+        self.streams.push(Stream::new(id));
+        self.slots.insert(id.0, slot);
+        StreamSlot(slot)
+    }
+
+    pub(crate) fn stream(&self, slot: StreamSlot) -> &Stream {
+        &self.streams[slot.0 as usize]
+    }
+
+    pub(crate) fn stream_mut(&mut self, slot: StreamSlot) -> &mut Stream {
+        &mut self.streams[slot.0 as usize]
+    }
+
+    /// Notes an entry, replacing the stream from its index on. [`Stream::accepts`] was asked.
+    #[inline]
+    pub(crate) fn push(&mut self, slot: StreamSlot, index: u64, lsn: Lsn) {
+        let stream = &mut self.streams[slot.0 as usize];
+        let distance = lsn.0.wrapping_sub(stream.tail.base.0) >> UNIT;
+        let room = stream.tail.distances.len() < CHUNK_ENTRIES && distance <= u64::from(u32::MAX);
+        if index == stream.next && room && !stream.tail.distances.is_empty() {
+            stream.tail.distances.push(distance as u32);
+            stream.next += 1;
+            return;
+        }
+        self.push_slow(slot, index, lsn);
+    }
+
+    fn push_slow(&mut self, slot: StreamSlot, index: u64, lsn: Lsn) {
+        let spare = &mut self.spare;
+        let stream = &mut self.streams[slot.0 as usize];
+        debug_assert!(stream.accepts(index), "entry {index} of {:?}", stream.id);
+        if stream.is_empty() || index <= stream.first {
+            // The whole log of the stream is replaced.
+            stream.full.drain(..).for_each(|chunk| keep_spare(spare, chunk.distances));
+            stream.tail.distances.clear();
+            (stream.first, stream.next) = (index, index);
+        } else if index < stream.next {
+            while index < stream.tail.first {
+                let Some(chunk) = stream.full.pop_back() else { break };
+                keep_spare(spare, std::mem::replace(&mut stream.tail, chunk).distances);
+            }
+            stream.tail.distances.truncate((index - stream.tail.first) as usize);
+            stream.next = index;
+        }
+        let distance = lsn.0.saturating_sub(stream.tail.base.0) >> UNIT;
+        let full = stream.tail.distances.len() >= CHUNK_ENTRIES || distance > u64::from(u32::MAX);
+        if full && !stream.tail.distances.is_empty() {
+            let distances = spare.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_ENTRIES));
+            let chunk = Chunk { first: index, base: lsn, distances };
+            stream.full.push_back(std::mem::replace(&mut stream.tail, chunk));
+        }
+        if stream.tail.distances.is_empty() {
+            (stream.tail.first, stream.tail.base) = (index, lsn);
+        }
+        stream.tail.distances.push((lsn.since(stream.tail.base) >> UNIT) as u32);
+        stream.next = index + 1;
+    }
+
+    /// Forgets the entries up to `index`. Returns whether that changed anything.
+    pub(crate) fn compact(&mut self, slot: StreamSlot, index: u64) -> bool {
+        let spare = &mut self.spare;
+        let stream = &mut self.streams[slot.0 as usize];
+        if index <= stream.compacted {
+            return false;
+        }
+        stream.compacted = index;
+        if stream.is_empty() || index < stream.first {
+            if stream.is_empty() {
+                (stream.first, stream.next) = (index + 1, index + 1);
+            }
+            return true;
+        }
+        stream.first = index + 1;
+        while stream.full.front().is_some_and(|c| c.end() <= stream.first) {
+            if let Some(chunk) = stream.full.pop_front() {
+                keep_spare(spare, chunk.distances);
+            }
+        }
+        if stream.first >= stream.next {
+            stream.next = stream.first;
+            stream.tail.distances.clear();
+        }
+        true
+    }
+
+    /// Bytes of memory that the positions take, as allocated.
+    pub(crate) fn position_bytes(&self) -> u64 {
+        let chunk = size_of::<Chunk>();
+        let stream_bytes = |s: &Stream| {
+            let chunks: usize = s.full.iter().map(|c| c.distances.capacity() * 4).sum();
+            s.tail.distances.capacity() * 4 + chunks + s.full.capacity() * chunk
+        };
+        let spare: usize = self.spare.iter().map(|s| s.capacity() * 4).sum();
+        (self.streams.iter().map(stream_bytes).sum::<usize>() + spare) as u64
+    }
+}
+
+fn keep_spare(spare: &mut Vec<Vec<u32>>, mut distances: Vec<u32>) {
+    if distances.capacity() >= CHUNK_ENTRIES && spare.len() < SPARE_CHUNKS_MAX {
+        distances.clear();
+        spare.push(distances);
+    }
+}

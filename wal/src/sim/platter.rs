@@ -1,0 +1,299 @@
+//! What outlives a process: files with what is durable and what is only in the device's cache.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::fault::Fault;
+use crate::disk::ALIGNMENT;
+
+/// What the device writes atomically.
+pub(super) const SECTOR: usize = 512;
+
+type Page = Rc<[u8; ALIGNMENT]>;
+
+/// Numbers from a seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+/// One file: its pages as readers see them, its pages as they are on the medium, and the writes between the two. Pages that
+/// are missing are zeros.
+#[derive(Clone, Default)]
+pub(super) struct File {
+    pub(super) len: u64,
+    durable_len: u64,
+    pages: BTreeMap<u64, Page>,
+    durable: BTreeMap<u64, Page>,
+    /// Completed and not durable, in order.
+    cached: Vec<(u64, Page)>,
+}
+
+impl File {
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
+        let len = out.len().min(usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX));
+        for (number, chunk) in out[..len].chunks_mut(ALIGNMENT).enumerate() {
+            match self.pages.get(&(offset / ALIGNMENT as u64 + number as u64)) {
+                Some(page) => chunk.copy_from_slice(&page[..chunk.len()]),
+                None => chunk.fill(0),
+            }
+        }
+        len
+    }
+
+    /// A completed write of whole sectors.
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8], durable: bool) {
+        for (number, chunk) in bytes.chunks(ALIGNMENT).enumerate() {
+            let at = offset / ALIGNMENT as u64 + number as u64;
+            let page = merge(self.pages.get(&at), chunk);
+            self.put(at, &page);
+            if durable {
+                // Only what this write carries: a flush of the whole cache is not promised.
+                let page = merge(self.durable.get(&at), chunk);
+                set(&mut self.durable, at, &page);
+                self.cached.retain(|(cached, _)| *cached != at);
+            } else {
+                self.cached.push((at, page));
+            }
+        }
+        self.len = self.len.max(offset + bytes.len() as u64);
+        if durable {
+            self.durable_len = self.durable_len.max(self.len);
+        }
+    }
+
+    fn put(&mut self, at: u64, page: &Page) {
+        set(&mut self.pages, at, page);
+    }
+
+    pub(super) fn sync(&mut self) {
+        for (at, page) in self.cached.drain(..) {
+            set(&mut self.durable, at, &page);
+        }
+        self.durable_len = self.len;
+    }
+
+    /// The power goes: each cached write is kept, lost or torn by itself.
+    fn power_loss(&mut self, random: &mut Random) {
+        for (at, page) in std::mem::take(&mut self.cached) {
+            let sectors = tear(random);
+            let torn = mix(self.durable.get(&at), &page, sectors);
+            set(&mut self.durable, at, &torn);
+        }
+        if random.below(2) == 0 {
+            self.durable_len = self.len;
+        }
+        self.len = self.durable_len;
+        self.durable.retain(|at, _| at * (ALIGNMENT as u64) < self.durable_len);
+        self.pages = self.durable.clone();
+    }
+
+    pub(super) fn flip(&mut self, offset: u64, mask: u8) {
+        let at = offset / ALIGNMENT as u64;
+        let mut page = self.pages.get(&at).map_or([0; ALIGNMENT], |p| **p);
+        page[(offset % ALIGNMENT as u64) as usize] ^= mask;
+        let page = Rc::new(page);
+        set(&mut self.pages, at, &page);
+        set(&mut self.durable, at, &page);
+    }
+
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.len
+    }
+}
+
+fn set(pages: &mut BTreeMap<u64, Page>, at: u64, page: &Page) {
+    if page.iter().all(|&b| b == 0) {
+        pages.remove(&at);
+    } else {
+        pages.insert(at, page.clone());
+    }
+}
+
+/// A page with its first bytes replaced.
+fn merge(old: Option<&Page>, bytes: &[u8]) -> Page {
+    let mut page = old.filter(|_| bytes.len() < ALIGNMENT).map_or([0; ALIGNMENT], |p| **p);
+    page[..bytes.len()].copy_from_slice(bytes);
+    Rc::new(page)
+}
+
+/// Which sectors of a page reach the medium: often all or none.
+fn tear(random: &mut Random) -> u8 {
+    match random.below(4) {
+        0 => 0,
+        1 => 0xff,
+        _ => random.next() as u8,
+    }
+}
+
+fn mix(old: Option<&Page>, new: &Page, sectors: u8) -> Page {
+    let mut page = old.map_or([0; ALIGNMENT], |p| **p);
+    for sector in 0..ALIGNMENT / SECTOR {
+        if sectors >> sector & 1 == 1 {
+            let range = sector * SECTOR..(sector + 1) * SECTOR;
+            page[range.clone()].copy_from_slice(&new[range]);
+        }
+    }
+    Rc::new(page)
+}
+
+/// A change of the directory that is not durable yet.
+#[derive(Clone, Debug)]
+pub(super) enum DirChange {
+    Link { name: String, inode: u64 },
+    Unlink { name: String },
+    Rename { from: String, to: String },
+}
+
+fn apply(names: &mut BTreeMap<String, u64>, change: &DirChange) {
+    match change {
+        DirChange::Link { name, inode } => {
+            names.insert(name.clone(), *inode);
+        }
+        DirChange::Unlink { name } => {
+            names.remove(name);
+        }
+        DirChange::Rename { from, to } => {
+            if let Some(inode) = names.remove(from) {
+                names.insert(to.clone(), inode);
+            }
+        }
+    }
+}
+
+/// A write that was under way when its process died.
+#[derive(Clone)]
+pub(super) struct Orphan {
+    pub(super) inode: u64,
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The medium, its cache and its directory.
+pub(super) struct Platter {
+    pub(super) random: Random,
+    pub(super) inodes: BTreeMap<u64, File>,
+    next_inode: u64,
+    pub(super) names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    /// In order; a journal keeps a prefix of them.
+    changes: Vec<DirChange>,
+    /// Writes of dead processes that may still land.
+    pub(super) orphans: Vec<Orphan>,
+    pub(super) faults: Vec<Fault>,
+    pub(super) capacity: u64,
+    /// The process that has the directory open; others are refused.
+    pub(super) owner: Option<u64>,
+    pub(super) generation: u64,
+    /// Operations performed, ever.
+    pub(super) performed: u64,
+    /// After so many operations nothing is performed or answered any more.
+    pub(super) halt_after: Option<u64>,
+}
+
+impl Platter {
+    pub(super) fn new(seed: u64, capacity: u64) -> Platter {
+        Platter {
+            random: Random::new(seed),
+            inodes: BTreeMap::new(),
+            next_inode: 1,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            changes: Vec::new(),
+            orphans: Vec::new(),
+            faults: Vec::new(),
+            capacity,
+            owner: None,
+            generation: 0,
+            performed: 0,
+            halt_after: None,
+        }
+    }
+
+    pub(super) fn halted(&self) -> bool {
+        self.halt_after.is_some_and(|n| self.performed >= n)
+    }
+
+    pub(super) fn create(&mut self, name: &str) -> u64 {
+        let inode = self.next_inode;
+        self.next_inode += 1;
+        self.inodes.insert(inode, File::default());
+        self.change(DirChange::Link { name: name.to_owned(), inode });
+        inode
+    }
+
+    pub(super) fn change(&mut self, change: DirChange) {
+        apply(&mut self.names, &change);
+        self.changes.push(change);
+    }
+
+    pub(super) fn sync_dir(&mut self) {
+        self.changes.clear();
+        self.durable_names = self.names.clone();
+    }
+
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.names.values().filter_map(|inode| self.inodes.get(inode)).map(File::used_bytes).sum()
+    }
+
+    /// Some writes of dead processes land now, others stay where they are.
+    pub(super) fn land_some(&mut self) {
+        for orphan in std::mem::take(&mut self.orphans) {
+            match self.random.below(8) {
+                0 => self.land(&orphan),
+                _ => self.orphans.push(orphan),
+            }
+        }
+    }
+
+    /// A flush of a file settles what was under way: it has happened or never will.
+    pub(super) fn settle(&mut self, inode: u64) {
+        let (settled, others) = std::mem::take(&mut self.orphans).into_iter().partition(|o| o.inode == inode);
+        self.orphans = others;
+        for orphan in settled {
+            if self.random.below(2) == 0 {
+                self.land(&orphan);
+            }
+        }
+    }
+
+    fn land(&mut self, orphan: &Orphan) {
+        if let Some(file) = self.inodes.get_mut(&orphan.inode) {
+            file.write(orphan.offset, &orphan.bytes, false);
+        }
+    }
+
+    pub(super) fn power_loss(&mut self, mut under_way: Vec<Orphan>) {
+        // What was under way may have reached the cache, and from there the medium, like anything else.
+        under_way.append(&mut self.orphans);
+        for orphan in under_way {
+            if self.random.below(2) == 0 {
+                self.land(&orphan);
+            }
+        }
+        for file in self.inodes.values_mut() {
+            file.power_loss(&mut self.random);
+        }
+        let kept = self.random.below(self.changes.len() as u64 + 1) as usize;
+        let mut names = std::mem::take(&mut self.durable_names);
+        self.changes.drain(..).take(kept).for_each(|change| apply(&mut names, &change));
+        self.names = names.clone();
+        self.durable_names = names;
+        let live: Vec<u64> = self.names.values().copied().collect();
+        self.inodes.retain(|inode, _| live.contains(inode));
+    }
+}

@@ -1,0 +1,462 @@
+//! Segments: prepared in the background, started, reclaimed. The budget.
+
+use std::collections::VecDeque;
+
+use super::writer::RETRY_NANOS;
+use super::{CLASS_SPACE, Health, Kind, Options, StreamSlot, Ticket, Wal, token};
+use crate::buffer::Buffer;
+use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op, OpenMode};
+use crate::format::{BLOCK, Incarnation, Lsn, RecordHeader, unfinished_name};
+
+/// Zeros are written in pieces of this many bytes: small enough not to hold up the log's own writes.
+const ZERO_PIECE: u64 = 1 << 20;
+/// Segments that only votes, states and compactions may use.
+const RESERVE_SEGMENTS: u64 = 2;
+/// Segments at least: one that is written, one ahead, and the reserve.
+pub(super) const SEGMENTS_MIN: u64 = 2 + RESERVE_SEGMENTS;
+/// Streams whose state is written again in one turn at most.
+const REWRITES_PER_TURN: usize = 256;
+/// Between two looks at all streams for segments that can be reclaimed.
+const RECLAIM_NANOS: u64 = 10_000_000;
+
+/// A segment with batches.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) incarnation: Incarnation,
+    pub(super) file: FileId,
+    pub(super) bytes: u64,
+    pub(super) start: Lsn,
+    /// Where its batches end so far.
+    pub(super) end: Lsn,
+    /// Reads under way: the file is not given away before they end.
+    pub(super) readers: u32,
+}
+
+impl Segment {
+    pub(super) fn offset(&self, lsn: Lsn) -> u64 {
+        BLOCK + lsn.since(self.start)
+    }
+}
+
+/// A file ready to become a segment: zeroed or recycled, its name durable, open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prepared {
+    pub(super) incarnation: Incarnation,
+    pub(super) file: FileId,
+    pub(super) bytes: u64,
+}
+
+/// A file whose content nobody needs.
+#[derive(Clone, Debug)]
+pub(super) struct Spare {
+    pub(super) name: String,
+    pub(super) file: FileId,
+    pub(super) bytes: u64,
+}
+
+/// Preparing a segment, step by step; one at a time.
+#[derive(Debug)]
+enum Step {
+    Idle,
+    Opening {
+        name: String,
+    },
+    Zeroing {
+        name: String,
+        file: FileId,
+        offset: u64,
+    },
+    Syncing {
+        name: String,
+        file: FileId,
+    },
+    Renaming {
+        file: FileId,
+        bytes: u64,
+        incarnation: Incarnation,
+    },
+    SyncingDir {
+        file: FileId,
+        bytes: u64,
+        incarnation: Incarnation,
+    },
+    /// Giving up an unfinished file: closed already, its name goes.
+    Removing,
+}
+
+/// All segment files of a log.
+pub(super) struct Segments {
+    pub(super) list: VecDeque<Segment>,
+    /// Whether the last of `list` takes batches.
+    active: bool,
+    prepared: VecDeque<Prepared>,
+    pub(super) spares: VecDeque<Spare>,
+    /// Names to be removed: spares that nobody will need.
+    removals: u32,
+    step: Step,
+    next_incarnation: Incarnation,
+    serial: u64,
+    ahead: u32,
+    pub(super) segment_bytes: u64,
+    pub(super) budget_bytes: u64,
+    /// Set while the disk has no room for another segment: the time of the next try.
+    pub(super) blocked_until: Option<u64>,
+    /// A compaction happened since the last look.
+    pub(super) reclaim_wanted: bool,
+    reclaim_at: u64,
+    /// Segments before this one go as soon as the ticket is durable.
+    trim: Option<(Ticket, Incarnation)>,
+    zeros: Option<Buffer>,
+}
+
+impl Segments {
+    pub(super) fn new(options: &Options, budget_bytes: u64, next_incarnation: Incarnation) -> Segments {
+        Segments {
+            list: VecDeque::new(),
+            active: false,
+            prepared: VecDeque::new(),
+            spares: VecDeque::new(),
+            removals: 0,
+            step: Step::Idle,
+            next_incarnation,
+            serial: 0,
+            ahead: options.segments_ahead.max(1),
+            segment_bytes: options.segment_bytes,
+            budget_bytes,
+            blocked_until: None,
+            reclaim_wanted: true,
+            reclaim_at: 0,
+            trim: None,
+            zeros: None,
+        }
+    }
+
+    fn last(&self) -> Option<&Segment> {
+        self.list.back()
+    }
+    pub(super) fn last_incarnation(&self) -> Incarnation {
+        self.last().map_or(Incarnation::NONE, |s| s.incarnation)
+    }
+    pub(super) fn first_incarnation(&self) -> Option<Incarnation> {
+        self.list.front().map(|s| s.incarnation)
+    }
+    /// Largest batch that fits into a segment.
+    pub(super) fn batch_bytes_max(&self) -> usize {
+        (self.segment_bytes - BLOCK) as usize
+    }
+    /// Bytes left for batches in the segment that is written.
+    pub(super) fn active_room(&self) -> u64 {
+        match (self.active, self.last()) {
+            (true, Some(last)) => last.bytes - last.offset(last.end),
+            _ => 0,
+        }
+    }
+    pub(super) fn take_prepared(&mut self) -> Option<Prepared> {
+        self.prepared.pop_front()
+    }
+    pub(super) fn prepared_count(&self) -> u32 {
+        self.prepared.len() as u32
+    }
+    pub(super) fn start(&mut self, prepared: Prepared, start: Lsn) {
+        let Prepared { incarnation, file, bytes } = prepared;
+        self.list.push_back(Segment { incarnation, file, bytes, start, end: start, readers: 0 });
+        self.active = true;
+    }
+    /// Takes the next so many bytes of the active segment, which has them.
+    pub(super) fn place(&mut self, bytes: u64) -> (FileId, Incarnation, u64) {
+        let last = self.list.back_mut().expect("a segment is active");
+        let offset = last.offset(last.end);
+        assert!(offset + bytes <= last.bytes, "{bytes} bytes at {offset} of {}", last.bytes);
+        last.end = last.end.plus(bytes);
+        (last.file, last.incarnation, offset)
+    }
+    /// The segment that a position lies in.
+    pub(super) fn at(&self, lsn: Lsn) -> Option<usize> {
+        let number = self.list.partition_point(|s| s.start <= lsn).checked_sub(1)?;
+        (lsn < self.list[number].end).then_some(number)
+    }
+    pub(super) fn by_incarnation(&mut self, incarnation: Incarnation) -> Option<&mut Segment> {
+        let number = self.list.partition_point(|s| s.incarnation < incarnation);
+        self.list.get_mut(number).filter(|s| s.incarnation == incarnation)
+    }
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.list.iter().map(|s| s.bytes).sum()
+    }
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        RESERVE_SEGMENTS * self.segment_bytes
+    }
+    fn files_bytes(&self) -> u64 {
+        let prepared: u64 = self.prepared.iter().map(|p| p.bytes).sum();
+        let spares: u64 = self.spares.iter().map(|s| s.bytes).sum();
+        self.used_bytes() + prepared + spares
+    }
+    /// Bytes for batches within a limit: what is left of the active segment and whole segments beside it.
+    fn room(&self, limit_bytes: u64) -> u64 {
+        let used = self.used_bytes();
+        if used > limit_bytes {
+            return 0;
+        }
+        let allowed = (limit_bytes - used) / self.segment_bytes;
+        let ready = self.prepared.len() as u64 + self.spares.len() as u64;
+        let more = if self.blocked_until.is_some() { allowed.min(ready) } else { allowed };
+        self.active_room() + more * (self.segment_bytes - BLOCK)
+    }
+    /// What nobody but the log itself may use: the record that frees segments, and what is lost where a batch does not fit
+    /// into the rest of a segment.
+    fn own_bytes(&self, batch_bytes_max: u32) -> u64 {
+        (u64::from(batch_bytes_max) + 16 * BLOCK).min((self.segment_bytes - BLOCK) / 2)
+    }
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.step, Step::Idle) && self.removals == 0
+    }
+}
+
+impl<D: Disk> Wal<D> {
+    /// Computes anew what may be appended, and whether the log is out of space.
+    pub(super) fn update_room(&mut self) {
+        if matches!(self.health, Health::Poisoned(_)) {
+            return;
+        }
+        let backlog = self.closed_bytes + self.open.as_ref().map_or(0, |b| b.padded());
+        let budget = self.segments.budget_bytes;
+        let own = self.segments.own_bytes(self.options.batch_bytes_max);
+        let reserve = self.segments.reserve_bytes();
+        self.entry_room = self.segments.room(budget - reserve).saturating_sub(backlog + own);
+        self.append_room = self.segments.room(budget - reserve / 2).saturating_sub(backlog);
+        self.vital_room = self.segments.room(budget).saturating_sub(backlog + own);
+        let full = self.segments.blocked_until.is_some() && self.entry_room < BLOCK;
+        if self.retry_at.is_some() || full {
+            self.set_health(Health::OutOfSpace);
+        } else {
+            self.set_health(Health::Running);
+        }
+    }
+
+    /// Begins to prepare a segment if one is wanted and allowed.
+    pub(super) fn maybe_prepare(&mut self, now_nanos: u64) {
+        if !self.segments.is_idle() || self.segments.blocked_until.is_some_and(|at| now_nanos < at) {
+            return;
+        }
+        let wanted = self.segments.ahead;
+        if self.segments.prepared_count() >= wanted {
+            return self.drop_spare();
+        }
+        if let Some(spare) = self.segments.spares.pop_front() {
+            if spare.bytes != self.segments.segment_bytes {
+                self.segments.spares.push_front(spare);
+                return self.drop_spare();
+            }
+            return self.rename_prepared(spare.name, spare.file, spare.bytes);
+        }
+        if self.segments.files_bytes() + self.segments.segment_bytes > self.segments.budget_bytes {
+            return;
+        }
+        self.segments.serial += 1;
+        let name = unfinished_name(self.segments.serial);
+        self.segments.step = Step::Opening { name: name.clone() };
+        self.disk.submit(token(CLASS_SPACE, 0), Op::Open { name, mode: OpenMode::CreateNew });
+    }
+
+    /// Removes a recycled file that is one too many.
+    fn drop_spare(&mut self) {
+        let keep = self.segments.ahead as usize + 1;
+        let wrong_size = |s: &Spare| s.bytes != self.segments.segment_bytes;
+        if self.segments.spares.len() <= keep && !self.segments.spares.front().is_some_and(wrong_size) {
+            return;
+        }
+        let Some(spare) = self.segments.spares.pop_front() else { return };
+        self.segments.removals = 2;
+        self.disk.submit(token(CLASS_SPACE, 1), Op::Close { file: spare.file });
+        self.disk.submit(token(CLASS_SPACE, 1), Op::Unlink { name: spare.name });
+    }
+
+    fn rename_prepared(&mut self, from: String, file: FileId, bytes: u64) {
+        let incarnation = self.segments.next_incarnation;
+        self.segments.next_incarnation = incarnation.next();
+        self.segments.step = Step::Renaming { file, bytes, incarnation };
+        self.disk.submit(token(CLASS_SPACE, 0), Op::Rename { from, to: incarnation.file_name() });
+    }
+
+    fn write_zeros(&mut self, name: String, file: FileId, offset: u64) {
+        let len = ZERO_PIECE.min(self.segments.segment_bytes - offset);
+        // Kept between pieces, so that its zeros are written once: nothing else uses it.
+        let buffer = self.segments.zeros.take().unwrap_or_else(|| Buffer::heap(len as usize));
+        self.segments.step = Step::Zeroing { name, file, offset };
+        let op = Op::Write { file, offset, buffer, len: len as u32, durable: false };
+        self.disk.submit(token(CLASS_SPACE, 0), op);
+    }
+
+    pub(super) fn on_space(&mut self, number: u64, completion: Completion, now_nanos: u64) {
+        if number == 1 {
+            // A spare was closed or its name removed. That it stays behind costs space until the next open, no more.
+            self.segments.removals -= 1;
+            if let Err(error) = completion.result {
+                tracing::warn!(%error, "a segment that is not needed could not be removed");
+            }
+            return;
+        }
+        if completion.buffer.is_some() {
+            self.segments.zeros = completion.buffer;
+        }
+        let step = std::mem::replace(&mut self.segments.step, Step::Idle);
+        match (completion.result, step) {
+            (Ok(Done::Opened { file, .. }), Step::Opening { name }) => self.write_zeros(name, file, 0),
+            (Ok(Done::Transferred(bytes)), Step::Zeroing { name, file, offset }) => {
+                let end = offset + u64::from(bytes);
+                if bytes == 0 || !end.is_multiple_of(BLOCK) {
+                    return self.give_up(name, Some(file), now_nanos);
+                }
+                if end < self.segments.segment_bytes {
+                    return self.write_zeros(name, file, end);
+                }
+                self.segments.zeros = None;
+                self.segments.step = Step::Syncing { name, file };
+                self.disk.submit(token(CLASS_SPACE, 0), Op::Sync { file });
+            }
+            (Ok(_), Step::Syncing { name, file }) => {
+                self.stats.segments_created += 1;
+                self.rename_prepared(name, file, self.segments.segment_bytes);
+            }
+            (Ok(_), Step::Renaming { file, bytes, incarnation }) => {
+                self.segments.step = Step::SyncingDir { file, bytes, incarnation };
+                self.disk.submit(token(CLASS_SPACE, 0), Op::SyncDir);
+            }
+            (Ok(_), Step::SyncingDir { file, bytes, incarnation }) => {
+                self.segments.prepared.push_back(Prepared { incarnation, file, bytes });
+                self.segments.blocked_until = None;
+            }
+            (_, Step::Removing) => {}
+            (Err(error), Step::Opening { name }) if error.is_out_of_space() => {
+                self.give_up(name, None, now_nanos)
+            }
+            (Err(error), Step::Zeroing { name, file, .. } | Step::Syncing { name, file })
+                if error.is_out_of_space() =>
+            {
+                self.give_up(name, Some(file), now_nanos);
+            }
+            (Err(error), _) => self.poison(error),
+            (Ok(done), step) => unreachable!("{done:?} while a segment was prepared: {step:?}"),
+        }
+    }
+
+    /// The disk has no room for a segment: removes what there is of it and tries again later.
+    fn give_up(&mut self, name: String, file: Option<FileId>, now_nanos: u64) {
+        self.segments.blocked_until = Some(now_nanos.saturating_add(RETRY_NANOS));
+        if let Some(file) = file {
+            self.segments.removals += 1;
+            self.disk.submit(token(CLASS_SPACE, 1), Op::Close { file });
+            self.segments.step = Step::Removing;
+            self.disk.submit(token(CLASS_SPACE, 0), Op::Unlink { name });
+        }
+    }
+
+    // -- reclaim ------------------------------------------------------------------------------------------------------
+
+    /// Looks for segments that no stream needs: the oldest ones, up to the first that is needed. States and compaction
+    /// marks that alone hold one back are written again at the head.
+    pub(super) fn maybe_reclaim(&mut self, now_nanos: u64) {
+        self.maybe_trim();
+        if !self.segments.reclaim_wanted
+            || self.segments.trim.is_some()
+            || now_nanos < self.segments.reclaim_at
+        {
+            return;
+        }
+        self.segments.reclaim_at = now_nanos.saturating_add(RECLAIM_NANOS);
+        self.segments.reclaim_wanted = false;
+        if self.segments.list.len() < 2 {
+            return;
+        }
+        let head = self.open.as_ref().or(self.closed.back()).map_or(self.next_lsn, |b| b.lsn);
+        let mut entries_low = head;
+        let mut low = head;
+        for stream in &self.index.streams {
+            let first = stream.first_at().unwrap_or(head);
+            entries_low = entries_low.min(first);
+            low =
+                low.min(first).min(stream.state_at.unwrap_or(head)).min(stream.compacted_at.unwrap_or(head));
+        }
+        let last = self.segments.last_incarnation();
+        let sealed = |s: &&Segment| s.incarnation < last;
+        let first_live =
+            self.segments.list.iter().filter(sealed).find(|s| s.end > low).map_or(last, |s| s.incarnation);
+        if Some(first_live) > self.segments.first_incarnation() {
+            let record = RecordHeader { kind: Kind::Trim, stream: 0, index: first_live.0, tag: 0, note: 0 };
+            let (_, ticket) = self.put(&record, &[]);
+            self.segments.trim = Some((ticket, first_live));
+            self.segments.reclaim_wanted = true;
+            return;
+        }
+        let oldest = self.segments.list.front().map_or(head, |s| s.end);
+        if entries_low >= oldest {
+            self.rewrite_states(oldest);
+        }
+    }
+
+    /// Writes states and compaction marks from before `limit` again, a bounded number at a time.
+    fn rewrite_states(&mut self, limit: Lsn) {
+        let mut rewritten = 0;
+        for slot in 0..self.index.streams.len() as u32 {
+            let stream = &self.index.streams[slot as usize];
+            let state_old = stream.state_at.is_some_and(|at| at < limit);
+            let mark_old = stream.compacted_at.is_some_and(|at| at < limit);
+            if !state_old && !mark_old {
+                continue;
+            }
+            if rewritten == REWRITES_PER_TURN || self.vital_room < (stream.state.len() + 4096) as u64 {
+                break;
+            }
+            rewritten += 1;
+            let slot = StreamSlot(slot);
+            let (id, index) = (stream.id, stream.compacted);
+            if mark_old {
+                let record = RecordHeader { kind: Kind::Compacted, stream: id.0, index, tag: 0, note: 0 };
+                let (lsn, _) = self.put(&record, &[]);
+                self.index.stream_mut(slot).compacted_at = Some(lsn);
+            }
+            if state_old {
+                let state = std::mem::take(&mut self.index.stream_mut(slot).state);
+                let record = RecordHeader { kind: Kind::State, stream: id.0, index: 0, tag: 0, note: 0 };
+                let (lsn, _) = self.put(&record, &state);
+                let stream = self.index.stream_mut(slot);
+                (stream.state, stream.state_at) = (state, Some(lsn));
+            }
+        }
+        self.segments.reclaim_wanted = true;
+    }
+
+    /// Gives away segments whose trim record is durable.
+    fn maybe_trim(&mut self) {
+        let Some((ticket, first_live)) = self.segments.trim else { return };
+        if self.durable < ticket {
+            return;
+        }
+        while let Some(front) = self.segments.list.front() {
+            if front.incarnation >= first_live {
+                self.segments.trim = None;
+                return;
+            }
+            if front.readers > 0 {
+                return;
+            }
+            let Some(segment) = self.segments.list.pop_front() else { return };
+            self.stats.segments_recycled += 1;
+            let name = segment.incarnation.file_name();
+            self.segments.spares.push_back(Spare { name, file: segment.file, bytes: segment.bytes });
+        }
+    }
+
+    /// Waits for what runs in the background, so that nothing is under way when the log closes.
+    pub(super) fn finish_background(&mut self, now_nanos: u64) -> Result<(), DiskError> {
+        while !self.segments.is_idle() || !self.flights.is_empty() {
+            let mut completions = std::mem::take(&mut self.completions);
+            self.disk.wait(&mut completions);
+            self.completions = completions;
+            self.handle_completions(now_nanos);
+            if let Health::Poisoned(error) = &self.health {
+                return Err(error.clone());
+            }
+        }
+        Ok(())
+    }
+}

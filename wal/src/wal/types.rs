@@ -1,0 +1,292 @@
+//! What the log takes and answers: settings, headers, errors, reports.
+
+use crate::disk::DiskError;
+
+/// A stream of records (one Raft group); the number on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// A stream's dense handle in this open log: no hashing after [`Wal::stream`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamSlot(pub u32);
+
+/// Names a write: what was appended under a ticket is durable once [`Wal::durable`] is at or past it. Tickets are per batch,
+/// consecutive, and become durable in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What an entry record carries beside its payload. `tag` and `note` are the owner's: logdrive keeps the term in `tag` and
+/// `kind`-and-commit in `note`; the log compares neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryHeader {
+    /// Position in the stream. Writing an index at or below the last one replaces the stream's log from there on.
+    pub index: u64,
+    /// The owner's.
+    pub tag: u64,
+    /// The owner's.
+    pub note: u64,
+}
+
+/// Settings of a log.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of a segment file.
+    pub segment_bytes: u64,
+    /// Durable writes under way at once.
+    pub writes_in_flight: u32,
+    /// A batch is closed at this size (one record may make it larger).
+    pub batch_bytes_max: u32,
+    /// Largest payload of a record.
+    pub payload_bytes_max: u32,
+    /// All segment files together, the reserve included. 0: a tenth of the file system, at most 64 GiB.
+    pub budget_bytes: u64,
+    /// Segments zeroed before the log opens, and kept ready in the background.
+    pub segments_ahead: u32,
+    /// Reads of the disk under way at once. Further ones wait their turn.
+    pub reads_in_flight: u32,
+    /// A number that tells this log from others: every segment carries it, and a segment of another log is refused. 0: take
+    /// the directory's own; a new log gets one made from `now_nanos`.
+    pub log_id: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segment_bytes: 64 << 20,
+            writes_in_flight: 4,
+            batch_bytes_max: 256 << 10,
+            payload_bytes_max: 1 << 20,
+            budget_bytes: 0,
+            segments_ahead: 1,
+            reads_in_flight: 64,
+            log_id: 0,
+        }
+    }
+}
+
+/// Receives the recovered records in log order, while the log opens. A record at or below an index seen before replaces the
+/// stream from there on.
+pub trait Recovery {
+    /// An entry.
+    fn entry(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]);
+    /// A state blob; the last one counts.
+    fn state(&mut self, stream: StreamId, state: &[u8]);
+    /// Entries up to `index` are not needed any more.
+    fn compacted(&mut self, stream: StreamId, index: u64);
+    /// So many bytes of so many are read, for progress.
+    fn progress(&mut self, done: u64, total: u64) {
+        let _ = (done, total);
+    }
+}
+
+/// Why a log did not open. Nothing was changed on disk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The disk failed.
+    #[error("the disk failed: {0}")]
+    Disk(#[from] DiskError),
+    /// Bytes that were acknowledged are damaged. Nothing was truncated.
+    #[error(
+        "segment {segment}: damaged at byte {offset} (expected crc {expected_crc:#010x}, found {found_crc:#010x}), \
+             below {durable_end}, which was durable: acknowledged data is damaged. Nothing was changed. Replace this \
+             node, or restore the file from the same disk"
+    )]
+    Corrupt {
+        /// File name.
+        segment: String,
+        /// Byte offset in it.
+        offset: u64,
+        /// The stored checksum.
+        expected_crc: u32,
+        /// The checksum of the bytes found.
+        found_crc: u32,
+        /// The exclusive end of the prefix known durable.
+        durable_end: u64,
+    },
+    /// A segment was written by another version of this software.
+    #[error(
+        "segment {segment} has format version {found}, this software reads version {supported}. Nothing was changed. \
+             Use the version that wrote it"
+    )]
+    Version {
+        /// File name.
+        segment: String,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        supported: u32,
+    },
+    /// A file has the name of a segment and is none of this log.
+    #[error(
+        "{name} does not belong to this log: {why}. Nothing was changed. Move it away, or name another directory"
+    )]
+    ForeignFile {
+        /// File name.
+        name: String,
+        /// What shows it.
+        why: String,
+    },
+    /// A segment that is needed is not there.
+    #[error(
+        "segment {segment} is missing, and nothing says that it was reclaimed. Nothing was changed. Restore the file, or \
+             replace this node"
+    )]
+    MissingSegment {
+        /// File name.
+        segment: String,
+    },
+    /// Bytes with a valid checksum make no sense: they were written by newer or faulty software.
+    #[error(
+        "segment {segment}: batch at byte {offset} is intact and cannot be understood ({why}). Nothing was changed"
+    )]
+    Malformed {
+        /// File name.
+        segment: String,
+        /// Byte offset of the batch.
+        offset: u64,
+        /// What was found.
+        why: String,
+    },
+    /// The options contradict each other.
+    #[error("the log's options are impossible: {why}")]
+    Options {
+        /// Which.
+        why: String,
+    },
+}
+
+/// Why nothing was appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The disk budget or the disk is used up.
+    #[error("the log is out of space: {used} of {budget} bytes are used")]
+    OutOfSpace {
+        /// Bytes in segments.
+        used: u64,
+        /// The budget.
+        budget: u64,
+    },
+    /// The payload is larger than `payload_bytes_max`.
+    #[error("a payload of {bytes} bytes is larger than the limit of {limit}")]
+    PayloadTooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The index leaves a gap behind the stream's last entry, or was compacted already.
+    #[error("entry {index} does not follow: the stream's entries are {first} to {last}")]
+    OutOfOrder {
+        /// The index offered.
+        index: u64,
+        /// The stream's first entry.
+        first: u64,
+        /// The stream's last entry; `first - 1` if there is none.
+        last: u64,
+    },
+    /// A write or sync failed: nothing later will be acknowledged. Restart is recovery.
+    #[error("the log is poisoned: {0}")]
+    Poisoned(DiskError),
+}
+
+/// Space, for limits and for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes of segment files in use (not counting ready ones).
+    pub used_bytes: u64,
+    /// The budget.
+    pub budget_bytes: u64,
+}
+
+/// How the log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Runs.
+    Running,
+    /// A write met a full disk; it is repeated at the same place until it succeeds. Reads go on.
+    OutOfSpace,
+    /// A write or sync failed.
+    Poisoned(DiskError),
+}
+
+/// A read that ended: entries in order from the first asked for; fewer than asked if `bytes_max` was reached.
+#[derive(Debug)]
+pub struct ReadDone {
+    /// As given to [`Wal::read`].
+    pub token: u64,
+    /// Headers and payloads, or why not (damage is named).
+    pub result: Result<Vec<(EntryHeader, Vec<u8>)>, ReadError>,
+}
+
+/// Why a read failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Not in the log (compacted, replaced meanwhile, or never written).
+    #[error("index {index} is not in the log")]
+    NotFound {
+        /// The first missing index.
+        index: u64,
+    },
+    /// The stored bytes are damaged.
+    #[error(
+        "segment {segment}: record at byte {offset} is damaged (expected crc {expected_crc:#010x}, found {found_crc:#010x})"
+    )]
+    Corrupt {
+        /// File name.
+        segment: String,
+        /// Byte offset in it.
+        offset: u64,
+        /// The stored checksum.
+        expected_crc: u32,
+        /// The checksum of the bytes found.
+        found_crc: u32,
+    },
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(DiskError),
+}
+
+/// Counters since open, for metrics and benchmarks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Durable writes completed.
+    pub writes: u64,
+    /// Bytes written by them, padding included.
+    pub write_bytes: u64,
+    /// Records appended.
+    pub records: u64,
+    /// Sum of the latencies of writes, in nanoseconds, and the age of the oldest one in flight is asked separately.
+    pub write_nanos: u64,
+    /// Segments created by writing zeros.
+    pub segments_created: u64,
+    /// Segments recycled.
+    pub segments_recycled: u64,
+    /// Batches that were closed because they were full: the writes in flight were the bottleneck.
+    pub batches_full: u64,
+    /// Appends refused for want of space.
+    pub refused: u64,
+    /// Writes repeated after the disk was full.
+    pub writes_repeated: u64,
+    /// Reads of the disk for entries.
+    pub reads: u64,
+    /// Bytes that the positions of entries take in memory.
+    pub index_bytes: u64,
+}
+
+/// What opening found, for people and tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Segments read.
+    pub segments: u32,
+    /// Batches read.
+    pub batches: u64,
+    /// Records read.
+    pub records: u64,
+    /// Bytes read in batches.
+    pub bytes: u64,
+    /// Where a torn tail was cut: file name and byte offset. Nothing of it was ever acknowledged.
+    pub cut: Option<(String, u64)>,
+}

@@ -1,0 +1,354 @@
+//! Group commit: batches and segment headers on their way to the disk, acknowledged in the order of the log.
+
+use super::batch::Batch;
+use super::{
+    CLASS_OPEN, CLASS_READ, CLASS_SPACE, CLASS_WRITE, Health, TOKEN_WAL, Ticket, Wal, token, token_parts,
+};
+use crate::buffer::Buffer;
+use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op};
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK, BatchHeader, Incarnation, Lsn, RECORD_OVERHEAD_MAX, SegmentHeader,
+};
+
+/// How long the log waits before it repeats a write that found the disk full.
+pub(super) const RETRY_NANOS: u64 = 100_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Header,
+    Batch { ticket: Ticket, end: Lsn },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    UnderWay,
+    Done,
+    /// The disk was full: to be written again, the same bytes at the same place.
+    Repeat,
+}
+
+/// A write under way, or complete and waiting for one before it.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    what: What,
+    state: State,
+    file: FileId,
+    offset: u64,
+    len: u32,
+    lsn: Lsn,
+    /// Here only while the write waits to be repeated.
+    buffer: Option<Buffer>,
+    repeated: bool,
+    submitted_nanos: u64,
+    pub(super) first_submitted_nanos: u64,
+}
+
+impl Flight {
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+}
+
+impl<D: Disk> Wal<D> {
+    /// Closes the open batch and opens one that has room for a record of so much payload.
+    #[cold]
+    pub(super) fn next_batch(&mut self, payload_bytes: usize) {
+        if let Some(batch) = self.open.take() {
+            self.stats.batches_full += 1;
+            self.closed_bytes += batch.len as u64;
+            self.closed.push_back(batch);
+        }
+        let lsn = self.closed.back().map_or(self.next_lsn, Batch::end);
+        let need = BATCH_HEADER_BYTES + payload_bytes + RECORD_OVERHEAD_MAX;
+        let limit = need.max(self.options.batch_bytes_max as usize).min(self.segments.batch_bytes_max());
+        assert!(need <= limit, "a record of {payload_bytes} bytes was admitted and fits into no segment");
+        let buffer = self.disk.buffer(limit);
+        self.open = Some(Batch::new(buffer, limit, lsn, self.next_ticket));
+        self.next_ticket.0 += 1;
+    }
+
+    /// Submits closed and open batches while fewer than `writes_in_flight` are under way; otherwise the open batch goes on
+    /// growing. Once per turn, after the turn's appends. Returns whether [`Wal::poll`] has news already: then do not sleep
+    /// before calling it, for the disk announces nothing twice.
+    pub fn submit(&mut self, now_nanos: u64) -> bool {
+        if matches!(self.health, Health::Poisoned(_)) {
+            return self.news;
+        }
+        self.repeat_writes(now_nanos);
+        self.maybe_reclaim(now_nanos);
+        self.submit_batches(now_nanos);
+        self.maybe_prepare(now_nanos);
+        self.step_reads();
+        self.update_room();
+        let mut completions = std::mem::take(&mut self.completions);
+        self.disk.poll(&mut completions);
+        self.completions = completions;
+        self.handle_completions(now_nanos);
+        self.news
+    }
+
+    /// Takes the disk's completions; returns whether [`Wal::durable`] moved, a read ended, an operation of the owner's ended
+    /// or the health changed. Call [`Wal::submit`] afterwards, and both at least every 100 ms while the log is out of space.
+    pub fn poll(&mut self, now_nanos: u64) -> bool {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.disk.poll(&mut completions);
+        self.completions = completions;
+        self.handle_completions(now_nanos);
+        std::mem::take(&mut self.news)
+    }
+
+    pub(super) fn submit_batches(&mut self, now_nanos: u64) {
+        while self.retry_at.is_none() && self.batches_in_flight < self.options.writes_in_flight {
+            let Some(batch) = self.closed.front().or(self.open.as_ref()) else { return };
+            let padded = batch.padded();
+            if self.segments.active_room() < padded && !self.rotate(now_nanos) {
+                return;
+            }
+            let batch = match self.closed.pop_front() {
+                Some(batch) => {
+                    self.closed_bytes -= batch.len as u64;
+                    batch
+                }
+                None => match self.open.take() {
+                    Some(batch) => batch,
+                    None => return,
+                },
+            };
+            self.submit_batch(batch, now_nanos);
+        }
+    }
+
+    /// Starts the next segment: its header goes out like a batch, and nothing behind it is acknowledged before it.
+    pub(super) fn rotate(&mut self, now_nanos: u64) -> bool {
+        let Some(prepared) = self.segments.take_prepared() else { return false };
+        let predecessor = self.segments.last_incarnation();
+        let header = SegmentHeader {
+            log_id: self.log_id,
+            incarnation: prepared.incarnation,
+            segment_bytes: prepared.bytes,
+            start: self.next_lsn,
+            predecessor,
+            previous_crc: self.chain,
+            durable_end: self.durable_end,
+            first_live: self.segments.first_incarnation().unwrap_or(prepared.incarnation),
+            crc: 0,
+        };
+        let mut buffer = self.disk.buffer(BLOCK as usize);
+        self.chain = header.encode(buffer.as_mut_slice());
+        let (file, lsn) = (prepared.file, self.next_lsn);
+        self.segments.start(prepared, lsn);
+        self.fly(What::Header, file, 0, BLOCK as u32, lsn, buffer, now_nanos);
+        true
+    }
+
+    fn submit_batch(&mut self, mut batch: Batch, now_nanos: u64) {
+        assert_eq!(batch.lsn, self.next_lsn, "batches are submitted in the order of the log");
+        let padded = batch.padded();
+        let (file, incarnation, offset): (FileId, Incarnation, u64) = self.segments.place(padded);
+        let header = BatchHeader {
+            length: batch.len as u32,
+            incarnation,
+            lsn: batch.lsn,
+            durable_end: self.durable_end,
+            previous_crc: self.chain,
+            records: batch.records,
+            crc: 0,
+        };
+        let len = batch.len;
+        let bytes = batch.buffer.as_mut_slice();
+        bytes[len..padded as usize].fill(0);
+        self.chain = header.seal(bytes);
+        self.next_lsn = batch.end();
+        let what = What::Batch { ticket: batch.ticket, end: batch.end() };
+        self.batches_in_flight += 1;
+        self.fly(what, file, offset, padded as u32, batch.lsn, batch.buffer, now_nanos);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn fly(&mut self, what: What, file: FileId, offset: u64, len: u32, lsn: Lsn, buffer: Buffer, now: u64) {
+        let number = self.flight_base + self.flights.len() as u64;
+        self.flights.push_back(Flight {
+            what,
+            state: State::UnderWay,
+            file,
+            offset,
+            len,
+            lsn,
+            buffer: None,
+            repeated: false,
+            submitted_nanos: now,
+            first_submitted_nanos: now,
+        });
+        self.disk.submit(token(CLASS_WRITE, number), Op::Write { file, offset, buffer, len, durable: true });
+    }
+
+    fn repeat_writes(&mut self, now_nanos: u64) {
+        if self.retry_at.is_none_or(|at| now_nanos < at) {
+            return;
+        }
+        // Until all have succeeded no new batch is submitted.
+        self.retry_at = Some(now_nanos.saturating_add(RETRY_NANOS));
+        for (number, flight) in (self.flight_base..).zip(self.flights.iter_mut()) {
+            if flight.state != State::Repeat {
+                continue;
+            }
+            let Some(buffer) = flight.buffer.take() else { continue };
+            flight.state = State::UnderWay;
+            flight.repeated = true;
+            flight.submitted_nanos = now_nanos;
+            self.stats.writes_repeated += 1;
+            let Flight { file, offset, len, .. } = *flight;
+            self.disk
+                .submit(token(CLASS_WRITE, number), Op::Write { file, offset, buffer, len, durable: true });
+        }
+    }
+
+    pub(super) fn handle_completions(&mut self, now_nanos: u64) {
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
+            if completion.token.0 & TOKEN_WAL == 0 {
+                self.others.push_back(completion);
+                self.news = true;
+                continue;
+            }
+            match token_parts(completion.token) {
+                (CLASS_WRITE, number) => self.on_written(number, completion, now_nanos),
+                (CLASS_READ, number) => self.on_read(number, completion),
+                (CLASS_SPACE, number) => self.on_space(number, completion, now_nanos),
+                (CLASS_OPEN, _) | (_, _) => {
+                    if let Some(buffer) = completion.buffer {
+                        self.disk.recycle(buffer);
+                    }
+                }
+            }
+        }
+        self.completions = completions;
+        self.advance();
+        self.step_reads();
+    }
+
+    fn on_written(&mut self, number: u64, completion: Completion, now_nanos: u64) {
+        let place = number.checked_sub(self.flight_base).and_then(|n| usize::try_from(n).ok());
+        let Some(flight) = place.and_then(|p| self.flights.get_mut(p)) else {
+            unreachable!("write {number} completed, the oldest under way is {}", self.flight_base)
+        };
+        let (what, len, offset) = (flight.what, flight.len, flight.offset);
+        let wrong = match completion.result {
+            Ok(Done::Transferred(bytes)) if bytes == len => None,
+            // A short write is how some file systems say that they are full.
+            Ok(_) => Some(DiskError {
+                op: "write",
+                name: String::new(),
+                offset: Some(offset),
+                errno: libc::ENOSPC,
+            }),
+            Err(error) => Some(error),
+        };
+        match wrong {
+            None => {
+                flight.state = State::Done;
+                let nanos = now_nanos.saturating_sub(flight.submitted_nanos);
+                self.stats.writes += 1;
+                self.stats.write_bytes += u64::from(len);
+                self.stats.write_nanos += nanos;
+                self.last_write_nanos = Some(now_nanos);
+                if matches!(what, What::Batch { .. }) {
+                    self.batches_in_flight -= 1;
+                }
+                if let Some(buffer) = completion.buffer {
+                    self.disk.recycle(buffer);
+                }
+                self.stir_reads();
+            }
+            Some(error) if error.is_out_of_space() => {
+                flight.state = State::Repeat;
+                flight.buffer = completion.buffer;
+                self.retry_at = Some(now_nanos.saturating_add(RETRY_NANOS));
+                self.set_health(Health::OutOfSpace);
+            }
+            Some(error) => self.poison(error),
+        }
+    }
+
+    /// Acknowledges the contiguous prefix.
+    fn advance(&mut self) {
+        if matches!(self.health, Health::Poisoned(_)) {
+            return;
+        }
+        while self.flights.front().is_some_and(Flight::is_done) {
+            let Some(flight) = self.flights.pop_front() else { break };
+            self.flight_base += 1;
+            if let What::Batch { ticket, end } = flight.what {
+                self.durable = ticket;
+                self.durable_end = end;
+                self.news = true;
+            }
+        }
+        let unsettled = |f: &Flight| f.state == State::Repeat || (f.repeated && f.state == State::UnderWay);
+        if self.retry_at.is_some() && !self.flights.iter().any(unsettled) {
+            self.retry_at = None;
+        }
+        self.update_room();
+    }
+
+    /// The log position up to which everything is on disk or on its way, and the bytes of what waits to be repeated.
+    pub(super) fn flight_at(&self, lsn: Lsn) -> FlightBytes<'_> {
+        let after = self.flights.partition_point(|f| f.lsn <= lsn);
+        for flight in self.flights.iter().take(after).rev() {
+            let What::Batch { end, .. } = flight.what else { continue };
+            if lsn >= end {
+                break;
+            }
+            return match (flight.state, &flight.buffer) {
+                (State::Done, _) => FlightBytes::OnDisk,
+                (_, Some(buffer)) => FlightBytes::InMemory(
+                    &buffer.as_slice()[lsn.since(flight.lsn) as usize..flight.len as usize],
+                ),
+                (_, None) => FlightBytes::UnderWay,
+            };
+        }
+        FlightBytes::OnDisk
+    }
+
+    pub(super) fn set_health(&mut self, health: Health) {
+        if self.health == health || matches!(self.health, Health::Poisoned(_)) {
+            return;
+        }
+        match &health {
+            Health::Running => tracing::info!("the log runs again"),
+            Health::OutOfSpace => tracing::warn!(
+                used_bytes = self.segments.used_bytes(),
+                budget_bytes = self.segments.budget_bytes,
+                "the log is out of space: writes wait, reads go on"
+            ),
+            Health::Poisoned(error) => {
+                tracing::error!(%error, "the log is poisoned: nothing more is acknowledged")
+            }
+        }
+        self.health = health;
+        self.news = true;
+    }
+
+    /// A write or sync failed: what the disk holds is unknown, and asking again would not tell (a failed fsync marks pages
+    /// clean). Nothing later is acknowledged.
+    pub(super) fn poison(&mut self, error: DiskError) {
+        self.set_health(Health::Poisoned(error));
+        (self.entry_room, self.append_room, self.vital_room) = (0, 0, 0);
+        self.news = true;
+        self.stir_reads();
+    }
+
+    pub(super) fn out_of_space_error(&self) -> DiskError {
+        DiskError { op: "write", name: self.disk.root(), offset: None, errno: libc::ENOSPC }
+    }
+}
+
+/// Where the bytes of a submitted batch are.
+pub(super) enum FlightBytes<'a> {
+    /// Complete: readable.
+    OnDisk,
+    /// Waiting to be written again: the bytes from the position asked for.
+    InMemory(&'a [u8]),
+    /// The disk has them.
+    UnderWay,
+}
