@@ -68,7 +68,9 @@ pub struct Remembered {
     pub incarnation: u64,
     /// Its highest boot counter.
     pub boot: u64,
-    /// The highest end of its core's log that it reported as durable.
+    /// The boot in which that core reported a durable end last.
+    pub durable_end_boot: u64,
+    /// The highest end of that core's log that it reported as durable.
     pub durable_end: u64,
 }
 
@@ -380,6 +382,7 @@ fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
     out.put_u16(0);
     out.put_u64(hello.remembered.incarnation);
     out.put_u64(hello.remembered.boot);
+    out.put_u64(hello.remembered.durable_end_boot);
     out.put_u64(hello.remembered.durable_end);
 }
 
@@ -400,7 +403,12 @@ fn hello(body: &mut Reader<'_>) -> Option<Hello> {
             body.u16()?;
             core
         },
-        remembered: Remembered { incarnation: body.u64()?, boot: body.u64()?, durable_end: body.u64()? },
+        remembered: Remembered {
+            incarnation: body.u64()?,
+            boot: body.u64()?,
+            durable_end_boot: body.u64()?,
+            durable_end: body.u64()?,
+        },
     })
 }
 

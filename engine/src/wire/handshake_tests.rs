@@ -20,7 +20,12 @@ fn hello_strategy() -> impl Strategy<Value = Hello> {
             durable_end,
             to_node: NodeId(to_node),
             to_core: CoreId(to_core),
-            remembered: Remembered { incarnation: known, boot: known_boot, durable_end: known_end },
+            remembered: Remembered {
+                incarnation: known,
+                boot: known_boot,
+                durable_end_boot: known_boot / 2,
+                durable_end: known_end,
+            },
         }
     })
 }
