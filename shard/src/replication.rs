@@ -59,7 +59,9 @@ impl Group {
         }
         self.flags.set(Flags::COMMIT_FLUSHED);
         for peer in 0..self.peers() {
-            if !self.told.contains(peer) {
+            // Who has not acknowledged so far is told when it does.
+            let has_it = self.progress(peer).is_some_and(|progress| progress.matched >= self.commit);
+            if has_it && !self.told.contains(peer) {
                 self.send_heartbeat(env, peer);
             }
         }
@@ -103,6 +105,7 @@ impl Group {
         } else {
             // Not again at once: the repeat deadline probes, and asks for another snapshot if it must.
             progress.set_probe_sent(true);
+            progress.take_answered();
             self.arm_repeat(env);
         }
     }

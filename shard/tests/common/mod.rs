@@ -7,6 +7,7 @@
 
 pub mod checks;
 pub mod node;
+pub mod show;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,7 +143,7 @@ impl Cluster {
         node.snapshots_wanted.extend(effects.snapshots_wanted.iter().copied());
         node.group = Some(group);
         if self.tracing {
-            self.trace.extend(effects.trace.iter().map(|line| format!("{id}: {line}")));
+            self.trace.extend(effects.trace.iter().map(|line| format!("  {id} {line}")));
         }
         self.release(id);
         self.check(id, &effects.reads_confirmed);
@@ -211,10 +212,13 @@ impl Cluster {
 
     /// Hands a message to its receiver, if it is up and knows the way (which stands for: the connection exists).
     pub fn hand_over(&mut self, envelope: Envelope) {
-        let Envelope { from, to, message } = envelope;
-        if !self.is_up(to.0) {
+        if !self.is_up(envelope.to.0) {
             return;
         }
+        if self.tracing {
+            self.trace.push(envelope.to_string());
+        }
+        let Envelope { from, to, message } = envelope;
         self.step(to.0, |group, env, _| {
             let mut written = Vec::new();
             let mut epoch = 0;
@@ -243,6 +247,10 @@ impl Cluster {
     pub fn complete_write(&mut self, id: u32) -> bool {
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         let Some(batch) = node.journal.pop_front() else { return false };
+        if self.tracing {
+            let writes: Vec<String> = batch.writes.iter().map(|write| write.to_string()).collect();
+            self.trace.push(format!("{id} has written: {}", writes.join("; ")));
+        }
         let (durable, votes) = node.disk.apply(&batch.writes);
         if node.group.is_none() {
             return true;
@@ -331,8 +339,18 @@ impl Cluster {
         }
     }
 
-    /// Loses the node's memory, and of its journal all but the first `keep` batches.
+    /// Loses the node's memory, and of its journal all but the first `keep` batches. The others' contact to it ends.
     pub fn crash(&mut self, id: u32, keep: usize) {
+        self.crash_unnoticed(id, keep);
+        for other in self.ids() {
+            if other != id {
+                self.set_contact_one_way(other, id, false);
+            }
+        }
+    }
+
+    /// The same, so quickly restarted (it must be) that nobody's contact to it ended.
+    pub fn crash_unnoticed(&mut self, id: u32, keep: usize) {
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         node.group = None;
         for batch in node.journal.drain(..).take(keep) {
@@ -340,11 +358,6 @@ impl Cluster {
         }
         node.reads_waiting.clear();
         self.network.retain(|e| e.from.0 != id && e.to.0 != id);
-        for other in self.ids() {
-            if other != id {
-                self.set_contact_one_way(other, id, false);
-            }
-        }
     }
 
     /// Starts a node from its disk, without any contact.

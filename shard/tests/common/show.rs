@@ -1,0 +1,120 @@
+//! Text for scripts.
+
+use std::fmt;
+
+use logdrive_shard::{
+    Append, AppendOutcome, HardState, Heartbeat, Moment, Report, Role, VoteReply, VoteRequest,
+};
+
+use super::node::{Node, Write};
+use super::{Envelope, Message};
+
+impl fmt::Display for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}: {}", self.from, self.to, self.message)
+    }
+}
+
+impl Message {
+    /// The name that scripts select by.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Message::Append(..) => "append",
+            Message::AppendReply(_) => "append-reply",
+            Message::Heartbeat(_) => "heartbeat",
+            Message::HeartbeatReply(_) => "heartbeat-reply",
+            Message::VoteRequest(r) if r.pre_vote => "pre-vote",
+            Message::VoteRequest(_) => "vote",
+            Message::VoteReply(r) if r.pre_vote => "pre-vote-reply",
+            Message::VoteReply(_) => "vote-reply",
+            Message::TimeoutNow(_) => "timeout-now",
+        }
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind())?;
+        match self {
+            Message::Append(message, _) => append(f, message),
+            Message::AppendReply(reply) => {
+                write!(f, " term {}, ", reply.term)?;
+                match reply.outcome {
+                    AppendOutcome::Matched(index) => write!(f, "matched {index}"),
+                    AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
+                        write!(f, "rejected {prev_index}, try {hint_index}@{hint_term}")
+                    }
+                }
+            }
+            Message::Heartbeat(Heartbeat { term, commit, round }) => {
+                write!(f, " term {term}, commit {commit}")?;
+                if *round > 0 { write!(f, ", round {round}") } else { Ok(()) }
+            }
+            Message::HeartbeatReply(reply) => write!(f, " term {}, round {}", reply.term, reply.round),
+            Message::VoteRequest(VoteRequest { transfer, term, last_index, last_term, .. }) => {
+                let by_order = if *transfer { ", by order of the leader" } else { "" };
+                write!(f, " term {term}, log ends {last_index}@{last_term}{by_order}")
+            }
+            Message::VoteReply(VoteReply { granted, term, .. }) => {
+                write!(f, " term {term}, {}", if *granted { "granted" } else { "refused" })
+            }
+            Message::TimeoutNow(order) => write!(f, " term {}", order.term),
+        }
+    }
+}
+
+fn append(f: &mut fmt::Formatter<'_>, message: &Append) -> fmt::Result {
+    let Append { term, prev_index, prev_term, entry_term, count, commit } = message;
+    write!(f, " term {term}, after {prev_index}@{prev_term}, ")?;
+    match count {
+        0 => write!(f, "no entries")?,
+        1 => write!(f, "1 entry of term {entry_term}")?,
+        _ => write!(f, "{count} entries of term {entry_term}")?,
+    }
+    write!(f, ", commit {commit}")
+}
+
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Write::Entries { first, entries, .. } if entries.len() == 1 => {
+                write!(f, "entry {first}@{}", entries[0].term)
+            }
+            Write::Entries { first, entries, .. } => {
+                write!(f, "entries {first}..={}@{}", first + entries.len() as u64 - 1, entries[0].term)
+            }
+            Write::HardState(HardState { term, vote, commit }) => {
+                write!(f, "term {term}, vote {vote}, commit {commit}")
+            }
+            Write::OwnVote(term) => write!(f, "own vote of term {term}"),
+        }
+    }
+}
+
+/// One line about a node, and for a leader one per peer.
+pub fn status(node: &Node) -> String {
+    let Some(group) = &node.group else { return format!("{}: down\n", node.id) };
+    let Report { role, term, leader, commit, durable, last, peers } = group.report();
+    let leader = if leader.is_some() { format!("leader {leader}") } else { "no leader".to_owned() };
+    let timer = if group.next_deadline() == Moment::NEVER { "" } else { ", deadline armed" };
+    let mut text = format!(
+        "{}: {role:?} term {term}, {leader}, last {last}, durable {durable}, commit {commit}{timer}\n",
+        node.id
+    );
+    if role == Role::Leader {
+        for peer in peers {
+            let away = if peer.alive { "" } else { ", not in contact" };
+            let (node, state, matched, next, inflight) =
+                (peer.node, peer.state, peer.matched, peer.next, peer.inflight);
+            text +=
+                &format!("   {node}: {state}, matched {matched}, next {next}, {inflight} in flight{away}\n");
+        }
+    }
+    text
+}
+
+/// A log as its terms.
+pub fn log(node: &Node) -> String {
+    let terms: Vec<String> = node.log.iter().map(|entry| entry.term.to_string()).collect();
+    format!("{}: {}\n", node.id, if terms.is_empty() { "empty".to_owned() } else { terms.join(" ") })
+}

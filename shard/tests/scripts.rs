@@ -1,0 +1,242 @@
+//! Stories: `tests/testdata/*.txt`, commands and what they cause. `REWRITE=1` writes down what happens now; read the
+//! difference before you keep it.
+//!
+//! | command | |
+//! |---|---|
+//! | `cluster nodes=3` | a new cluster, connected unless `dark`; lines `1: 1 1 2` give logs by terms; settings as arguments |
+//! | `campaign 1`, `propose 1 count=2 bytes=9`, `read 1`, `transfer 1 to=2`, `flush-commit 1` | inputs |
+//! | `disk 1 writes=1` | completes the node's oldest writes, or all |
+//! | `deliver from=1 to=2 type=append`, `drop ...` | messages in flight that match, in order; not what they cause |
+//! | `stabilize` | writes and delivers until nothing is left; time stands still |
+//! | `deadline 1`, `elapse ms=9`, `run ms=9` | to a node's deadline; time alone; time with everything that happens in it |
+//! | `crash 1 keep=1 unnoticed`, `restart 1` | loses memory, and all writes in flight but so many; contact need not end |
+//! | `cut a=1 b=2`, `connect a=1 b=2`, `reroute a=1 b=2`, `contact 1 peer=2 alive`, `partition side=(1,2)`, `heal` | the network |
+//! | `cold 1 below=5`, `load 1`, `compact 1 index=5`, `snapshot 1 peer=2 index=5` | entries out of memory, back, gone, sent otherwise |
+//! | `status 1`, `logs`, `network` | what is |
+//!
+//! Any of them with `quiet` says only `ok`.
+mod common;
+
+use common::node::Start;
+use common::{Cluster, Envelope, config, ms, show};
+use datadriven::TestCase;
+use logdrive_shard::{Config, LogIndex, NodeId};
+
+#[test]
+fn scripts() {
+    datadriven::walk("tests/testdata", |file| {
+        let mut cluster = None;
+        file.run(|case| run(&mut cluster, case));
+    });
+}
+
+fn run(slot: &mut Option<Cluster>, case: &mut TestCase) -> String {
+    let quiet = case.take_flag("quiet").unwrap();
+    let command = case.directive.clone();
+    if command == "cluster" {
+        *slot = Some(new_cluster(case));
+        case.expect_empty().unwrap();
+        return "ok\n".to_owned();
+    }
+    let cluster = slot.as_mut().expect("a script begins with `cluster`");
+    let answer = input(cluster, case, &command)
+        .or_else(|| world(cluster, case, &command))
+        .or_else(|| question(cluster, case, &command))
+        .unwrap_or_else(|| panic!("no such command: {command}"));
+    case.expect_empty().unwrap();
+    let trace: Vec<String> = cluster.trace.drain(..).collect();
+    if quiet || (trace.is_empty() && answer.is_empty()) {
+        return "ok\n".to_owned();
+    }
+    trace.into_iter().map(|line| line + "\n").chain([answer]).collect()
+}
+
+fn new_cluster(case: &mut TestCase) -> Cluster {
+    let default = config();
+    let on = |case: &mut TestCase, name: &str| {
+        case.try_take_arg::<String>(name).unwrap().is_none_or(|v| v != "off")
+    };
+    let settings = Config {
+        pre_vote: on(case, "pre-vote"),
+        check_quorum: on(case, "check-quorum"),
+        append_bytes_max: number(case, "append-bytes").unwrap_or(default.append_bytes_max),
+        inflight_messages_max: number(case, "window").unwrap_or(default.inflight_messages_max),
+        inflight_bytes_max: number(case, "window-bytes").unwrap_or(default.inflight_bytes_max),
+        uncommitted_entries_max: number(case, "uncommitted").unwrap_or(default.uncommitted_entries_max),
+        uncommitted_bytes_max: number(case, "uncommitted-bytes").unwrap_or(default.uncommitted_bytes_max),
+        ..default
+    };
+    let mut start = Start {
+        commit: number(case, "commit").unwrap_or(0),
+        term: number(case, "term").unwrap_or(0),
+        fresh: !case.take_flag("restarted").unwrap(),
+        preferred: number(case, "preferred").unwrap_or(0),
+        ..Start::default()
+    };
+    for line in case.input.lines() {
+        let (id, terms) = line.split_once(':').expect("a log is given as `1: 1 1 2`");
+        let terms = terms.split_whitespace().map(|term| term.parse().unwrap()).collect();
+        start.logs.insert(id.parse().unwrap(), terms);
+    }
+    let dark = case.take_flag("dark").unwrap();
+    let mut cluster = Cluster::dark(number(case, "nodes").unwrap(), settings, 42, &start);
+    if !dark {
+        cluster.connect_all();
+    }
+    cluster.tracing = true;
+    cluster
+}
+
+fn number<T: std::str::FromStr>(case: &mut TestCase, name: &str) -> Option<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    case.try_take_arg(name).unwrap()
+}
+
+/// The node that a command is about: `1` in `campaign 1`.
+fn node(cluster: &Cluster, case: &mut TestCase) -> u32 {
+    let ids = cluster.ids();
+    ids.into_iter().find(|id| case.take_flag(&id.to_string()).unwrap()).expect("the command names a node")
+}
+
+fn input(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<String> {
+    let said = |refused: Result<String, logdrive_shard::Refused>| match refused {
+        Ok(text) => text,
+        Err(refused) => format!("refused: {refused}\n"),
+    };
+    Some(match command {
+        "campaign" => {
+            let id = node(cluster, case);
+            cluster.plain(id, |group, env| group.campaign(env));
+            String::new()
+        }
+        "propose" => {
+            let id = node(cluster, case);
+            let (count, bytes) = (number(case, "count").unwrap_or(1), number(case, "bytes").unwrap_or(1));
+            let result = cluster.propose(id, count, bytes);
+            said(result.map(|p| format!("first {}@{}\n", p.first, p.term)))
+        }
+        "read" => {
+            let id = node(cluster, case);
+            said(cluster.read(id).map(|round| format!("waits for round {round}\n")))
+        }
+        "transfer" => {
+            let id = node(cluster, case);
+            let to = number(case, "to").unwrap();
+            said(cluster.transfer(id, to).map(|()| String::new()))
+        }
+        "flush-commit" => {
+            let id = node(cluster, case);
+            cluster.plain(id, |group, env| group.flush_commit(env));
+            String::new()
+        }
+        "compact" => {
+            let id = node(cluster, case);
+            let index = LogIndex(number(case, "index").unwrap());
+            cluster.plain(id, |group, _| group.compacted(index));
+            String::new()
+        }
+        "snapshot" => {
+            let id = node(cluster, case);
+            let peer = NodeId(number(case, "peer").unwrap());
+            let index = number(case, "index").map(LogIndex);
+            cluster.plain(id, |group, env| group.on_snapshot_report(env, peer, index));
+            String::new()
+        }
+        _ => return None,
+    })
+}
+
+fn world(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<String> {
+    match command {
+        "disk" => {
+            let id = node(cluster, case);
+            for _ in 0..number(case, "writes").unwrap_or(u32::MAX) {
+                if !cluster.complete_write(id) {
+                    break;
+                }
+            }
+        }
+        "deliver" => {
+            let matches = selection(case);
+            cluster.deliver(matches);
+        }
+        "drop" => {
+            let matches = selection(case);
+            let count = cluster.discard(matches);
+            return Some(format!("{count} lost\n"));
+        }
+        "stabilize" => cluster.stabilize(),
+        "deadline" => {
+            let id = node(cluster, case);
+            cluster.fire_deadline(id);
+        }
+        "elapse" => cluster.now = cluster.now.after(ms(number(case, "ms").unwrap())),
+        "run" => cluster.run_for(ms(number(case, "ms").unwrap())),
+        "crash" => {
+            let id = node(cluster, case);
+            let keep = number(case, "keep").unwrap_or(0);
+            if case.take_flag("unnoticed").unwrap() {
+                cluster.crash_unnoticed(id, keep);
+            } else {
+                cluster.crash(id, keep);
+            }
+        }
+        "restart" => {
+            let id = node(cluster, case);
+            cluster.restart(id);
+        }
+        "cut" => cluster.cut(number(case, "a").unwrap(), number(case, "b").unwrap()),
+        "connect" => cluster.connect(number(case, "a").unwrap(), number(case, "b").unwrap()),
+        "reroute" => cluster.reroute(number(case, "a").unwrap(), number(case, "b").unwrap()),
+        "contact" => {
+            let id = node(cluster, case);
+            let alive = case.take_flag("alive").unwrap() || !case.take_flag("dead").unwrap();
+            cluster.set_contact_one_way(id, number(case, "peer").unwrap(), alive);
+        }
+        "partition" => {
+            let side: Vec<u32> = case.take_args("side").unwrap();
+            let rest: Vec<u32> = cluster.ids().into_iter().filter(|id| !side.contains(id)).collect();
+            cluster.partition(&[&side, &rest]);
+        }
+        "heal" => cluster.connect_all(),
+        "cold" => {
+            let id = node(cluster, case);
+            cluster.nodes.get_mut(&id).unwrap().cold_below = number(case, "below").unwrap();
+        }
+        "load" => {
+            let id = node(cluster, case);
+            cluster.nodes.get_mut(&id).unwrap().wants_load = true;
+            cluster.load_all();
+        }
+        _ => return None,
+    }
+    Some(String::new())
+}
+
+fn selection(case: &mut TestCase) -> impl Fn(&Envelope) -> bool + use<> {
+    let (from, to): (Option<u32>, Option<u32>) = (number(case, "from"), number(case, "to"));
+    let kind: Option<String> = case.try_take_arg("type").unwrap();
+    move |envelope| {
+        from.is_none_or(|from| envelope.from.0 == from)
+            && to.is_none_or(|to| envelope.to.0 == to)
+            && kind.as_ref().is_none_or(|kind| envelope.message.kind() == kind)
+    }
+}
+
+fn question(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<String> {
+    let ids = cluster.ids();
+    match command {
+        "status" => {
+            let named: Vec<u32> =
+                ids.iter().copied().filter(|id| case.take_flag(&id.to_string()).unwrap()).collect();
+            let chosen = if named.is_empty() { ids } else { named };
+            Some(chosen.iter().map(|id| show::status(&cluster.nodes[id])).collect())
+        }
+        "logs" => Some(cluster.nodes.values().map(show::log).collect()),
+        "network" if cluster.network.is_empty() => Some("nothing is in flight\n".to_owned()),
+        "network" => Some(cluster.network.iter().map(|envelope| format!("{envelope}\n")).collect()),
+        _ => None,
+    }
+}
