@@ -2,6 +2,7 @@
 //! properties are checked (`common/checks.rs`); at the end all faults are lifted and the cluster must come together.
 //!
 //! `LOGDRIVE_SEED=n` runs one seed with its trace, `LOGDRIVE_SEEDS=n` so many.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

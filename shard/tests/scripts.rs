@@ -15,6 +15,7 @@
 //! | `status 1`, `logs`, `network` | what is |
 //!
 //! Any of them with `quiet` says only `ok`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod common;
 
 use common::node::Start;
