@@ -96,7 +96,7 @@ impl Check<'_> {
     /// `[log]`. Returns the node's budget as written (0: not written); the engine's setting is per core.
     pub(super) fn log(&mut self, log: &Log, cores: u16, core: &mut CoreSettings) -> u64 {
         let wal = &mut core.wal;
-        wal.payload_bytes_max = wal.payload_bytes_max.max(core.payload_bytes_max);
+        wal.payload_bytes_max = core.payload_bytes_max;
         self.size("log.segment_bytes", &log.segment_bytes, MIB, 4096 * MIB, &mut wal.segment_bytes);
         self.number("log.segments_ahead", &log.segments_ahead, 0, 64, &mut wal.segments_ahead);
         self.number("log.writes_in_flight", &log.writes_in_flight, 1, 64, &mut wal.writes_in_flight);

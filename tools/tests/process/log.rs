@@ -1,0 +1,120 @@
+//! The log as its operators meet it: `logdrive wal` on a stopped node, and the end of the disk budget.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use crate::cluster::{Cluster, Shape, logdrive, text};
+
+const DIRECTORY: i32 = 3;
+const UNWELL: i32 = 5;
+
+/// A log small enough to be filled in a moment.
+const TINY: &str = "[limits]\npayload_bytes = \"64 KiB\"\n\
+     [log]\nsegment_bytes = \"1 MiB\"\nbatch_bytes = \"64 KiB\"\nbudget_bytes = \"8 MiB\"\n";
+
+fn one_node(more: &'static str) -> Shape {
+    Shape { nodes: 1, groups: 4, more, ..Shape::default() }
+}
+
+/// The file below a directory that contains some bytes, and where.
+fn find(dir: &std::path::Path, needle: &[u8]) -> (PathBuf, u64) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let found = if path.is_dir() {
+            Some(find(&path, needle)).filter(|(path, _)| path.is_file())
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            bytes.windows(needle.len()).position(|window| window == needle).map(|at| (path, at as u64))
+        };
+        if let Some(found) = found {
+            return found;
+        }
+    }
+    (PathBuf::new(), 0)
+}
+
+#[test]
+fn wal_verify_accepts_a_stopped_node_and_names_damage() {
+    let mut cluster = Cluster::start(one_node(TINY));
+    let mut client = cluster.addresses().client();
+    for n in 0..200 {
+        redis::cmd("SET")
+            .arg(format!("key:{n}"))
+            .arg(format!("needle-{n}-in-the-log"))
+            .exec(&mut client)
+            .unwrap();
+    }
+    let dir = cluster.nodes[0].dir.clone();
+    let dir_text = dir.to_str().unwrap();
+
+    let running = logdrive(&["wal", "verify", dir_text]);
+    assert_eq!(running.status.code(), Some(DIRECTORY), "{}", text(&running.stderr));
+    assert!(text(&running.stderr).contains("another process"), "{}", text(&running.stderr));
+
+    cluster.nodes[0].stop();
+    let clean = logdrive(&["wal", "verify", dir_text]);
+    assert!(clean.status.success(), "{}{}", text(&clean.stdout), text(&clean.stderr));
+    let dump = logdrive(&["wal", "dump", dir_text]);
+    assert!(dump.status.success(), "{}", text(&dump.stderr));
+    assert!(
+        text(&dump.stdout).lines().filter(|line| line.contains("entry")).count() >= 200,
+        "{}",
+        text(&dump.stdout)
+    );
+
+    let (path, offset) = find(&dir, b"needle-100-in-the-log");
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_at(b"X", offset).unwrap();
+    let damaged = logdrive(&["wal", "verify", dir_text]);
+    let said = text(&damaged.stdout) + &text(&damaged.stderr);
+    assert_eq!(damaged.status.code(), Some(UNWELL), "{said}");
+    assert!(said.contains(path.file_name().unwrap().to_str().unwrap()), "the file is not named: {said}");
+
+    // The node does not start on it either, and says so; nothing is cut.
+    cluster.nodes[0].spawn(false);
+    let status = cluster.nodes[0].wait_end();
+    assert_eq!(status.code(), Some(DIRECTORY), "{}", cluster.nodes[0].stderr());
+    assert!(cluster.nodes[0].stderr().contains("damaged"), "{}", cluster.nodes[0].stderr());
+    assert_eq!(find(&dir, b"Xeedle-100-in-the-log"), (path, offset));
+}
+
+#[test]
+fn at_the_end_of_the_budget_writes_are_refused_and_reads_go_on() {
+    let mut cluster = Cluster::start(Shape { nodes: 3, ..one_node(TINY) });
+    let mut client = cluster.addresses().client();
+    let value = "v".repeat(8 << 10);
+    let mut written = 0;
+    let error = loop {
+        let set: redis::RedisResult<()> =
+            redis::cmd("SET").arg(format!("key:{written}")).arg(&value).query(&mut client);
+        match set {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 2000, "16 MiB were written into a budget of 8 MiB");
+    };
+    assert_eq!(error.code(), Some("OUTOFSPACE"), "{error}");
+    assert!(written > 100, "only {written} writes fitted into the budget");
+
+    let check = |client: &mut redis::cluster::ClusterConnection| {
+        for n in 0..written {
+            let found: Option<String> = redis::cmd("GET").arg(format!("key:{n}")).query(client).unwrap();
+            assert_eq!(found.as_deref(), Some(value.as_str()), "key:{n}");
+        }
+    };
+    check(&mut client);
+    let status = logdrive(&["status", "--addr", &cluster.nodes[0].clients]);
+    assert_eq!(status.status.code(), Some(UNWELL), "{}", text(&status.stdout));
+    assert!(text(&status.stdout).contains("out of space"), "{}", text(&status.stdout));
+
+    // A restart changes nothing about it: there are leaders, reads and refusals.
+    cluster.nodes.iter_mut().for_each(|node| node.stop());
+    cluster.nodes.iter_mut().for_each(|node| node.spawn(false));
+    cluster.nodes.iter_mut().for_each(|node| node.wait_ready());
+    cluster.wait_for_leaders();
+    let mut client = cluster.addresses().client();
+    check(&mut client);
+    let set: redis::RedisResult<()> = redis::cmd("SET").arg("more").arg(&value).query(&mut client);
+    assert_eq!(set.unwrap_err().code(), Some("OUTOFSPACE"));
+}
