@@ -13,6 +13,21 @@ pub(crate) struct NodeReport {
     pub(crate) groups: u64,
     /// One entry per core.
     pub(crate) cores: Vec<CoreReport>,
+    /// One entry per other node.
+    #[serde(default)]
+    pub(crate) peers: Vec<PeerReport>,
+}
+
+/// How a node's connections to another one are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct PeerReport {
+    /// The other node.
+    pub(crate) node: u32,
+    /// Connections that are up.
+    pub(crate) links: u64,
+    /// Why the last handshake was refused, by either side.
+    pub(crate) refused: Option<String>,
 }
 
 /// One core in a [`NodeReport`]: the counts the tools show. Unknown ones are ignored and missing ones are 0, so that
@@ -49,24 +64,21 @@ impl NodeReport {
 pub(crate) enum AskError {
     /// Not reached, or it did not answer in time.
     #[error("{0}")]
-    Redis(#[from] redis_client::RedisError),
+    Redis(#[from] redis::RedisError),
     /// Something answers there, but not a logdrive node of a version we know.
     #[error("not the answer of a logdrive node: {0}")]
     Strange(String),
 }
 
-/// The client crate, under a name of its own: `redis` is the front door in this program.
-use ::redis as redis_client;
-
 /// A connection to one node.
 pub(crate) struct Connection {
-    inner: redis_client::Connection,
+    inner: redis::Connection,
 }
 
 impl Connection {
     /// Connects; `timeout` bounds this and every answer.
     pub(crate) fn open(address: &str, timeout: Duration) -> Result<Connection, AskError> {
-        let client = redis_client::Client::open(format!("redis://{address}"))?;
+        let client = redis::Client::open(format!("redis://{address}"))?;
         let inner = client.get_connection_with_timeout(timeout)?;
         inner.set_read_timeout(Some(timeout))?;
         inner.set_write_timeout(Some(timeout))?;
@@ -75,13 +87,13 @@ impl Connection {
 
     /// Asks for the node's counts.
     pub(crate) fn status(&mut self) -> Result<NodeReport, AskError> {
-        let json: String = redis_client::cmd("LOGDRIVE").arg("STATUS").query(&mut self.inner)?;
+        let json: String = redis::cmd("LOGDRIVE").arg("STATUS").query(&mut self.inner)?;
         serde_json::from_str(&json).map_err(|error| AskError::Strange(format!("{error} in {json:.200}")))
     }
 
     /// The client addresses of all nodes of the cluster, in the order of the answer.
     pub(crate) fn node_addresses(&mut self) -> Result<Vec<String>, AskError> {
-        let text: String = redis_client::cmd("CLUSTER").arg("NODES").query(&mut self.inner)?;
+        let text: String = redis::cmd("CLUSTER").arg("NODES").query(&mut self.inner)?;
         let addresses: Option<Vec<String>> = text.lines().map(address_of).collect();
         addresses.filter(|all| !all.is_empty()).ok_or(AskError::Strange(text))
     }

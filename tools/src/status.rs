@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::client::{AskError, Connection, NodeReport};
+use crate::client::{AskError, Connection, NodeReport, PeerReport};
 use crate::config::Bytes;
 use crate::failure::{Exit, Failure};
 
@@ -98,7 +98,16 @@ impl Cluster {
     }
 
     fn is_well(&self) -> bool {
-        self.groups_without_leader == 0 && self.nodes_unreachable == 0 && !self.out_of_space
+        let is_sound = self.groups_without_leader == 0 && !self.out_of_space;
+        is_sound && self.nodes_unreachable == 0 && self.refusals().next().is_none()
+    }
+
+    /// Nodes that refuse each other: who says it, about whom, and why.
+    fn refusals(&self) -> impl Iterator<Item = (u32, u32, &str)> {
+        let reports = self.nodes.iter().filter_map(|node| node.report.as_ref());
+        reports.flat_map(|report| {
+            report.peers.iter().filter_map(|peer| Some((report.node, peer.node, peer.refused.as_deref()?)))
+        })
     }
 
     fn table(&self) -> String {
@@ -126,6 +135,9 @@ impl Cluster {
             self.nodes.len(),
             if self.out_of_space { "; a log is out of space: writes are refused, reads go on" } else { "" },
         );
+        for (node, peer, reason) in self.refusals() {
+            let _ = writeln!(text, "node {node} has no connection to node {peer}: {reason}");
+        }
         text
     }
 }
@@ -188,7 +200,7 @@ mod tests {
 
     fn node(number: u32, leaders: u64, leaderless: u64) -> Node {
         let core = CoreReport { leaders, leaderless, log_budget_bytes: 1 << 30, ..CoreReport::default() };
-        let report = NodeReport { node: number, groups: 8, cores: vec![core] };
+        let report = NodeReport { node: number, groups: 8, cores: vec![core], peers: Vec::new() };
         Node { address: format!("127.0.0.1:700{number}"), report: Some(report), error: None }
     }
 
@@ -201,6 +213,16 @@ mod tests {
         let cluster = Cluster::new(vec![node(1, 3, 0), node(2, 3, 0), node(3, 1, 0)]);
         assert_eq!((cluster.groups_without_leader, cluster.is_well()), (1, false));
         assert!(Cluster::new(vec![node(1, 3, 0), node(2, 3, 0), node(3, 2, 0)]).is_well());
+    }
+
+    #[test]
+    fn a_refused_node_is_not_well() {
+        let mut refusing = node(1, 8, 0);
+        let peer = PeerReport { node: 2, links: 0, refused: Some("another incarnation".to_owned()) };
+        refusing.report.as_mut().expect("it has one").peers.push(peer);
+        let cluster = Cluster::new(vec![refusing]);
+        assert!(!cluster.is_well());
+        assert!(cluster.table().contains("node 1 has no connection to node 2: another incarnation"));
     }
 
     #[test]
