@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::client::{AskError, Connection, NodeReport, PeerReport};
+use crate::client::{AskError, Connection, NodeReport};
 use crate::config::Bytes;
 use crate::failure::{Exit, Failure};
 
@@ -196,7 +196,7 @@ fn align(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::CoreReport;
+    use crate::client::{CoreReport, PeerReport};
 
     fn node(number: u32, leaders: u64, leaderless: u64) -> Node {
         let core = CoreReport { leaders, leaderless, log_budget_bytes: 1 << 30, ..CoreReport::default() };
