@@ -1,0 +1,193 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+
+/// Benchmarks of logdrive: a whole cluster, the log alone, the disk alone.
+///
+/// Data goes to a temporary directory on a real disk, which is removed at the end, unless --dir names one. A directory
+/// given with --dir is emptied at the start if an earlier benchmark made it, refused if it holds anything else, and kept.
+#[derive(Debug, Parser)]
+#[command(name = "logdrive-bench", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A cluster in this process under load: real TCP on loopback, real logs with durable writes.
+    ///
+    /// Every client has one proposal in flight (a closed loop). It is attached to a core of one node and sends each
+    /// proposal to a random group that this node leads. Latency is measured from handing the proposal to the node until
+    /// the client has the answer, which comes when the entry is durable on a majority and applied. At the end all nodes
+    /// must have applied the same entries, else the exit code is 2.
+    Run(RunArgs),
+    /// The log alone, one thread: single-entry appends, each durable before it counts.
+    Wal(WalArgs),
+    /// The disk alone: durable writes of several sizes, one or more in flight.
+    Disk(DiskArgs),
+}
+
+/// Where data and results go.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Output {
+    /// Directory for the data (default: a temporary one on a real disk).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Also write the results to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Settings of the log.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LogArgs {
+    /// Durable writes of one log under way at once.
+    #[arg(long, default_value_t = 4, value_parser = value_parser!(u32).range(1..=64))]
+    pub(crate) writes_in_flight: u32,
+    /// A batch of the log is closed at this size, bytes.
+    #[arg(long, default_value_t = 256 << 10, value_parser = value_parser!(u32).range(4096..=16 << 20))]
+    pub(crate) batch_bytes: u32,
+    /// Size of a segment file, MiB.
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u64).range(1..=1024))]
+    pub(crate) segment_mib: u64,
+    /// Segments written with zeros before the measurement, per log (default: enough for the run at an assumed rate).
+    #[arg(long, value_parser = value_parser!(u32).range(1..=65_536))]
+    pub(crate) segments: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MachineKind {
+    /// Folds every entry into a checksum of its group: the cheapest that can tell whether nodes agree.
+    Digest,
+    /// The in-memory key-value machine; every proposal sets a key.
+    Kv,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunArgs {
+    /// Nodes, all in this process.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=7))]
+    pub(crate) nodes: u32,
+    /// Executors of each node.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..=256))]
+    pub(crate) cores_per_node: u16,
+    /// Raft groups, each replicated on every node.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) groups: u64,
+    /// Bytes of a proposal.
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1 << 20))]
+    pub(crate) payload: u32,
+    /// Clients, each with one proposal in flight.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) clients: u32,
+    /// Seconds measured.
+    #[arg(long, default_value_t = 10.0, value_parser = positive_seconds)]
+    pub(crate) seconds: f64,
+    /// Seconds under load before that.
+    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    pub(crate) warmup: f64,
+    /// Seed of all random choices of the clients.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// State machine of the groups.
+    #[arg(long, value_enum, default_value_t = MachineKind::Digest)]
+    pub(crate) machine: MachineKind,
+    /// Spin so long before an executor parks, microseconds.
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(0..=1_000_000))]
+    pub(crate) spin_us: u64,
+    /// Do not measure the disk before the run.
+    #[arg(long)]
+    pub(crate) no_probe: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WalArgs {
+    /// Streams that share the log.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) groups: u64,
+    /// Bytes of an entry.
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1 << 20))]
+    pub(crate) payload: u32,
+    /// Appends outstanding at once, each of one entry to a random stream.
+    #[arg(long, default_value_t = 256, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) in_flight: u32,
+    /// Seconds measured.
+    #[arg(long, default_value_t = 5.0, value_parser = positive_seconds)]
+    pub(crate) seconds: f64,
+    /// Seconds under load before that.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) warmup: f64,
+    /// Seed of all random choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Do not measure the disk before the run.
+    #[arg(long)]
+    pub(crate) no_probe: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DiskArgs {
+    /// Seconds for each combination of size and writes in flight.
+    #[arg(long, default_value_t = 0.5, value_parser = positive_seconds)]
+    pub(crate) seconds: f64,
+    /// Size of the file that is written over and over, MiB.
+    #[arg(long, default_value_t = 256, value_parser = value_parser!(u64).range(16..=65_536))]
+    pub(crate) file_mib: u64,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Longest run, seconds: a week.
+const SECONDS_MAX: f64 = 604_800.0;
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    if (0.0..=SECONDS_MAX).contains(&value) { Ok(value) } else { Err(format!("must be within 0..={SECONDS_MAX}")) }
+}
+
+fn positive_seconds(text: &str) -> Result<f64, String> {
+    let value = seconds(text)?;
+    if value >= 0.1 { Ok(value) } else { Err("must be at least 0.1".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let Command::Run(run) = Cli::parse_from(["logdrive-bench", "run"]).command else { panic!("not run") };
+        assert_eq!((run.nodes, run.cores_per_node, run.groups), (3, 1, 1024));
+        assert_eq!((run.payload, run.clients), (128, 1024));
+        assert_eq!((run.seconds, run.warmup), (10.0, 3.0));
+        assert_eq!(run.machine, MachineKind::Digest);
+        let Command::Wal(wal) = Cli::parse_from(["logdrive-bench", "wal"]).command else { panic!("not wal") };
+        assert_eq!((wal.groups, wal.payload, wal.in_flight, wal.seconds), (1024, 128, 256, 5.0));
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        for bad in [["--seconds", "0"], ["--seconds", "nan"], ["--warmup", "-1"], ["--groups", "0"]] {
+            let arguments = ["logdrive-bench", "run", bad[0], bad[1]];
+            assert!(Cli::try_parse_from(arguments).is_err(), "{bad:?} was taken");
+        }
+    }
+}
