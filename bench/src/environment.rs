@@ -155,6 +155,13 @@ fn memory_bytes() -> u64 {
     text.lines().find(|l| l.starts_with("MemTotal:")).and_then(kilobytes).map_or(0, |k| k * 1024)
 }
 
+/// Most memory this process had at once.
+pub(crate) fn memory_peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = |l: &str| l.split_ascii_whitespace().nth(1)?.parse::<u64>().ok();
+    status.lines().find(|l| l.starts_with("VmHWM:")).and_then(kilobytes).map_or(0, |k| k * 1024)
+}
+
 /// RLIMIT_MEMLOCK, or nothing if no limit applies: unlimited, or this process may lock what it likes.
 pub(crate) fn memlock_bytes() -> Option<u64> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current?;

@@ -29,7 +29,9 @@ pub(crate) struct LogReport {
     /// Segments written with zeros before the measurement, per log.
     pub(crate) prepared_segments: u64,
     pub(crate) prepare_seconds: f64,
-    /// The run needed more than was prepared: part of it measured the preparation of segments, or failed for want of space.
+    /// In the fullest log at the end.
+    pub(crate) used_bytes_max: u64,
+    /// The run needed more than was prepared, and was cut short.
     pub(crate) outgrown: bool,
 }
 
@@ -114,7 +116,7 @@ pub(crate) fn latency_row(latency: &LatencySummary) -> String {
 
 pub(crate) fn log_rows(log: &LogReport, logs: u64) -> Vec<(&'static str, String)> {
     let of = if logs > 1 { format!(" ({logs} logs together)") } else { String::new() };
-    let outgrown = if log.outgrown { ", NOT enough: see the warning" } else { ", enough" };
+    let outgrown = if log.outgrown { ", NOT enough: see the warning" } else { ", and needed no more" };
     vec![
         (
             "log",
@@ -130,10 +132,11 @@ pub(crate) fn log_rows(log: &LogReport, logs: u64) -> Vec<(&'static str, String)
         (
             "prepared",
             format!(
-                "{} segments of {} per log in {:.1} s{outgrown}",
+                "{} segments of {} per log in {:.1} s, used {}{outgrown}",
                 log.prepared_segments,
                 bytes(log.segment_bytes as f64),
-                log.prepare_seconds
+                log.prepare_seconds,
+                bytes(log.used_bytes_max as f64)
             ),
         ),
     ]

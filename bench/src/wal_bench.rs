@@ -134,6 +134,7 @@ pub(crate) fn run(arguments: &WalArgs) -> Result<bool> {
     log.segment_bytes = segment_bytes;
     log.prepared_segments = u64::from(segments);
     log.prepare_seconds = prepare_seconds;
+    log.used_bytes_max = measured.used_bytes;
     let appends = measured.latencies.count() as f64;
     let mut warnings = environment.warnings();
     warnings.extend(report::machine_warnings(&measured.cpu));
@@ -214,6 +215,8 @@ struct Measured {
     latencies: Latencies,
     cpu: CpuUse,
     writes: Stats,
+    /// In the log at the end.
+    used_bytes: u64,
 }
 
 struct Stream {
@@ -281,10 +284,11 @@ impl Bench {
         let seconds = (now - begin) as f64 / 1e9;
         let cpu = Usage::now().since(&usage);
         let writes = difference(&self.wal.stats(), &stats);
+        let used_bytes = self.wal.space().used_bytes;
         while !self.outstanding.is_empty() {
             now = self.round(now, false, |_| ())?;
         }
-        Ok(Measured { seconds, latencies, cpu, writes })
+        Ok(Measured { seconds, latencies, cpu, writes, used_bytes })
     }
 
     /// Appends up to the bound, submits, waits for the disk; calls `done` with the latency of each append that became durable.

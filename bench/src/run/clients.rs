@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use logdrive::api::{Completions, Error, Retry};
+use logdrive::kv::{Command, Condition};
 use logdrive::runtime::{CoreClient, Port};
 use logdrive_shard::{GroupId, Random};
 
 use super::control::{Control, CoreResult, Phase, Refusals};
+use crate::cli::MachineKind;
 use crate::clock;
 use crate::latency::Latencies;
 use crate::payload::Payloads;
@@ -26,6 +28,8 @@ const TICK: Duration = Duration::from_millis(5);
 const REFRESH_NANOS: u64 = 5_000_000;
 /// A proposal that was refused because its node does not lead the group is sent again after this pause, nanoseconds.
 const REPICK_NANOS: u64 = 1_000_000;
+/// Keys of a group that the key-value machine's clients set: few, so that the machine's memory does not grow with the run.
+pub(super) const KEYS_PER_GROUP: u64 = 64;
 const SECOND_NANOS: u64 = 1_000_000_000;
 
 /// What the clients of one core are made from.
@@ -38,7 +42,7 @@ pub(super) struct ClientSettings {
     /// Counted over all cores of all nodes.
     pub(super) core: u16,
     /// Payloads set keys of the key-value machine.
-    pub(super) machine: crate::cli::MachineKind,
+    pub(super) machine: MachineKind,
 }
 
 /// Runs the clients of one core until their last proposal is answered after the load ended.
@@ -88,10 +92,19 @@ struct State {
     led_refreshed: u64,
     random: Random,
     payloads: Payloads,
+    /// A command of the key-value machine on its way.
+    command: Vec<u8>,
     latencies: Latencies,
     per_second: Vec<u64>,
     acknowledged: u64,
     refusals: Refusals,
+}
+
+/// Encodes setting a key, which `random` chooses, to `value`.
+pub(super) fn kv_command(value: &[u8], random: u64, out: &mut Vec<u8>) {
+    let key = (random % KEYS_PER_GROUP).to_be_bytes();
+    out.clear();
+    Command::Set { key: &key, value, condition: Condition::Always, get: false }.encode(out);
 }
 
 impl Driver {
@@ -107,6 +120,7 @@ impl Driver {
             led_refreshed: 0,
             random: Random::new(seed),
             payloads: Payloads::new(seed, settings.core, settings.payload as usize),
+            command: Vec::new(),
             latencies: Latencies::new()?,
             per_second: Vec::new(),
             acknowledged: 0,
@@ -252,7 +266,13 @@ impl Driver {
         }
         let group = state.led[state.random.below(state.led.len() as u64) as usize];
         state.outstanding += 1;
-        self.port.propose(client.into(), group, state.payloads.next());
+        match self.settings.machine {
+            MachineKind::Digest => self.port.propose(client.into(), group, state.payloads.next()),
+            MachineKind::Kv => {
+                kv_command(state.payloads.next(), state.random.next_u64(), &mut state.command);
+                self.port.propose(client.into(), group, &state.command);
+            }
+        }
     }
 
     #[cold]

@@ -4,69 +4,58 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use logdrive::api::{ApplyEntry, Replies, StateMachine};
+use logdrive::kv::{DigestMachine, KvMachine};
 use logdrive_shard::GroupId;
 
-/// Folds every entry, with its index, into one number per group: two nodes whose numbers are equal applied the same entries in
-/// the same order.
-#[derive(Debug, Default)]
-pub(super) struct Digest {
-    groups: Vec<u64>,
+use crate::cli::MachineKind;
+
+enum Machine {
+    Digest(DigestMachine),
+    Kv(Box<KvMachine>),
 }
 
-impl Digest {
-    fn fold(digest: u64, entry: &ApplyEntry<'_>) -> u64 {
-        // The checksum is chained, so that it covers the order; the multiplication spreads it over all bits.
-        let crc = crc32c::crc32c_append(digest as u32, entry.payload);
-        let mixed = digest.rotate_left(29) ^ u64::from(crc) ^ entry.index.0.rotate_left(32);
-        mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-    }
-}
-
-impl StateMachine for Digest {
-    fn open(&mut self, groups: &[GroupId]) {
-        self.groups = vec![0; groups.len()];
-    }
-    fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
-        for entry in entries {
-            let digest = &mut self.groups[entry.slot as usize];
-            *digest = Digest::fold(*digest, entry);
-            replies.push(&[]);
-        }
-    }
-    fn query(&self, slot: u32, _: &[u8], reply: &mut Vec<u8>) {
-        reply.extend_from_slice(&self.digest(slot).to_le_bytes());
-    }
-    fn digest(&self, slot: u32) -> u64 {
-        self.groups[slot as usize]
-    }
-}
-
-/// Counts what another machine applies, for the check at the end: the node's own counters are not asked.
-pub(super) struct Counted<M> {
-    machine: M,
+/// One of the machines; it counts what it applies, so that the check at the end need not ask the node's own counters.
+pub(super) struct Counted {
+    machine: Machine,
     applied: Arc<AtomicU64>,
 }
 
-impl<M> Counted<M> {
-    pub(super) fn new(machine: M, applied: Arc<AtomicU64>) -> Counted<M> {
+impl Counted {
+    pub(super) fn new(kind: MachineKind, applied: Arc<AtomicU64>) -> Counted {
+        let machine = match kind {
+            MachineKind::Digest => Machine::Digest(DigestMachine::new()),
+            MachineKind::Kv => Machine::Kv(Box::new(KvMachine::new())),
+        };
         Counted { machine, applied }
     }
 }
 
-impl<M: StateMachine> StateMachine for Counted<M> {
+impl StateMachine for Counted {
     fn open(&mut self, groups: &[GroupId]) {
-        self.machine.open(groups);
+        match &mut self.machine {
+            Machine::Digest(machine) => machine.open(groups),
+            Machine::Kv(machine) => machine.open(groups),
+        }
     }
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
-        self.machine.apply(entries, replies);
+        match &mut self.machine {
+            Machine::Digest(machine) => machine.apply(entries, replies),
+            Machine::Kv(machine) => machine.apply(entries, replies),
+        }
         // One addition per turn of a core, not per entry.
         self.applied.fetch_add(entries.len() as u64, Ordering::Release);
     }
     fn query(&self, slot: u32, request: &[u8], reply: &mut Vec<u8>) {
-        self.machine.query(slot, request, reply);
+        match &self.machine {
+            Machine::Digest(machine) => machine.query(slot, request, reply),
+            Machine::Kv(machine) => machine.query(slot, request, reply),
+        }
     }
     fn digest(&self, slot: u32) -> u64 {
-        self.machine.digest(slot)
+        match &self.machine {
+            Machine::Digest(machine) => machine.digest(slot),
+            Machine::Kv(machine) => machine.digest(slot),
+        }
     }
 }
 
@@ -75,29 +64,21 @@ mod tests {
     use super::*;
     use logdrive_shard::LogIndex;
 
-    fn digest_of(payloads: &[(u64, &[u8])]) -> u64 {
-        let applied = Arc::new(AtomicU64::new(0));
-        let mut machine = Counted::new(Digest::default(), Arc::clone(&applied));
-        machine.open(&[GroupId(1), GroupId(2)]);
-        let entries: Vec<ApplyEntry<'_>> = payloads
-            .iter()
-            .map(|&(index, payload)| ApplyEntry { slot: 1, group: GroupId(2), index: LogIndex(index), payload })
-            .collect();
-        let mut replies = Replies::default();
-        machine.apply(&entries, &mut replies);
-        assert_eq!(replies.len(), payloads.len());
-        assert_eq!(applied.load(Ordering::Acquire), payloads.len() as u64);
-        assert_eq!(machine.digest(0), 0, "another group is not touched");
-        machine.digest(1)
-    }
-
     #[test]
-    fn a_digest_tells_order_content_and_index() {
-        let digest = digest_of(&[(1, b"a"), (2, b"b")]);
-        assert_eq!(digest, digest_of(&[(1, b"a"), (2, b"b")]));
-        assert_ne!(digest, digest_of(&[(1, b"b"), (2, b"a")]));
-        assert_ne!(digest, digest_of(&[(1, b"a"), (3, b"b")]));
-        assert_ne!(digest, digest_of(&[(1, b"a")]));
-        assert_ne!(digest, digest_of(&[(1, b"a"), (2, b"b"), (3, b"b")]));
+    fn both_machines_count_and_digest_what_they_apply() {
+        for kind in [MachineKind::Digest, MachineKind::Kv] {
+            let applied = Arc::new(AtomicU64::new(0));
+            let mut machine = Counted::new(kind, Arc::clone(&applied));
+            machine.open(&[GroupId(1), GroupId(2)]);
+            let empty = machine.digest(1);
+            let mut command = Vec::new();
+            crate::run::clients::kv_command(b"value", 7, &mut command);
+            let entry = ApplyEntry { slot: 1, group: GroupId(2), index: LogIndex(1), payload: &command };
+            let mut replies = Replies::default();
+            machine.apply(&[entry], &mut replies);
+            assert_eq!(replies.len(), 1);
+            assert_eq!(applied.load(Ordering::Acquire), 1);
+            assert_ne!(machine.digest(1), empty, "{kind:?}");
+        }
     }
 }

@@ -1,0 +1,156 @@
+//! After a run: did every node apply the same entries, and everything that was acknowledged?
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_lite::future::block_on;
+use logdrive::runtime::Engine;
+use logdrive_shard::GroupId;
+
+use crate::clock;
+use crate::format::{count, plural};
+use crate::report::CheckReport;
+
+/// Followers learn of the last commits after the load has ended; how long that may take.
+const CATCH_UP_MAX: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(5);
+/// Groups named in the message if they differ.
+const NAMED_MAX: usize = 5;
+
+/// What the clients were told in the whole run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) acknowledged: u64,
+    /// May have been applied or not.
+    pub(super) unknown: u64,
+}
+
+/// The end of a group on one node: how far it applied, and the digest of its state.
+type GroupEnd = (u64, u64);
+
+/// Waits for the followers, then compares nodes with each other and with what the clients were told.
+pub(super) fn check(engines: &[Engine], applied: &[Arc<AtomicU64>], groups: u64, told: Told) -> Result<CheckReport> {
+    let found = wait_for_followers(applied, told.acknowledged);
+    let mut ends = Vec::with_capacity(engines.len());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            engines.iter().map(|engine| scope.spawn(move || group_ends(engine, groups))).collect();
+        for thread in threads {
+            let one = thread.join().map_err(|_| anyhow::anyhow!("the check of a node panicked"))??;
+            ends.push(one);
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(judge(&found, &ends, told))
+}
+
+/// Entries applied by each node once all agree, or when the patience ends.
+fn wait_for_followers(applied: &[Arc<AtomicU64>], acknowledged: u64) -> Vec<u64> {
+    let start = clock::now_nanos();
+    let mut quiet_since: Option<Vec<u64>> = None;
+    loop {
+        let found: Vec<u64> = applied.iter().map(|a| a.load(Ordering::Acquire)).collect();
+        let same = found.iter().all(|&f| f == found[0] && f >= acknowledged);
+        // The same twice: an entry whose outcome is unknown may be on its way still.
+        if same && quiet_since.as_ref() == Some(&found) || clock::since(start) > CATCH_UP_MAX {
+            return found;
+        }
+        quiet_since = Some(found);
+        std::thread::sleep(POLL);
+    }
+}
+
+fn group_ends(engine: &Engine, groups: u64) -> Result<Vec<GroupEnd>> {
+    let mut ends = Vec::with_capacity(groups as usize);
+    for id in 1..=groups {
+        let group = engine.group(GroupId(id)).with_context(|| format!("cannot ask for group {id}"))?;
+        let status = block_on(group.status()).with_context(|| format!("group {id} does not tell its status"))?;
+        ends.push((status.applied.0, status.digest));
+    }
+    Ok(ends)
+}
+
+fn judge(found: &[u64], ends: &[Vec<GroupEnd>], told: Told) -> CheckReport {
+    let mut faults = Vec::new();
+    for (node, &entries) in found.iter().enumerate() {
+        let node = node + 1;
+        if entries < told.acknowledged {
+            let lost = count((told.acknowledged - entries) as f64);
+            faults.push(format!("node {node} lacks {lost} of the acknowledged entries"));
+        }
+        if entries > told.acknowledged + told.unknown {
+            faults.push(format!(
+                "node {node} applied {} entries, more than the {} that clients sent",
+                count(entries as f64),
+                count((told.acknowledged + told.unknown) as f64)
+            ));
+        }
+    }
+    let groups = ends.first().map_or(0, Vec::len);
+    let differ: Vec<usize> = (0..groups).filter(|&g| ends.iter().any(|node| node[g] != ends[0][g])).collect();
+    if !differ.is_empty() {
+        let named: Vec<String> = differ.iter().take(NAMED_MAX).map(|g| (g + 1).to_string()).collect();
+        faults.push(format!(
+            "{} of {} differ between nodes (group {}{})",
+            count(differ.len() as f64),
+            plural(groups as u64, "group"),
+            named.join(", "),
+            if differ.len() > NAMED_MAX { ", ..." } else { "" }
+        ));
+    }
+    let ok = faults.is_empty();
+    let message = if ok {
+        let unknown = match told.unknown {
+            0 => String::new(),
+            unknown => format!(", {} of unknown outcome", count(unknown as f64)),
+        };
+        format!(
+            "every one of {} applied the same {} entries (index and digest of {} are equal); {} were acknowledged{unknown}",
+            plural(found.len() as u64, "node"),
+            count(found.first().copied().unwrap_or(0) as f64),
+            plural(groups as u64, "group"),
+            count(told.acknowledged as f64)
+        )
+    } else {
+        faults.join("; ")
+    };
+    CheckReport { ok, message, acknowledged: told.acknowledged, found: found.to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOLD: Told = Told { acknowledged: 10, unknown: 2 };
+
+    fn same(nodes: usize) -> Vec<Vec<GroupEnd>> {
+        vec![vec![(5, 50), (6, 60)]; nodes]
+    }
+
+    #[test]
+    fn equal_nodes_with_everything_acknowledged_are_well() {
+        for found in [10, 11, 12] {
+            let report = judge(&[found; 3], &same(3), TOLD);
+            assert!(report.ok, "{}", report.message);
+            assert!(report.message.contains("3 nodes") && report.message.contains("unknown"), "{}", report.message);
+        }
+    }
+
+    #[test]
+    fn lost_and_invented_entries_are_faults() {
+        let lost = judge(&[10, 9, 10], &same(3), TOLD);
+        assert!(!lost.ok && lost.message.contains("node 2 lacks 1 "), "{}", lost.message);
+        let invented = judge(&[13, 13, 13], &same(3), TOLD);
+        assert!(!invented.ok && invented.message.contains("more than the 12"), "{}", invented.message);
+    }
+
+    #[test]
+    fn groups_that_differ_are_named() {
+        let mut ends = same(3);
+        ends[2][1] = (6, 61);
+        let report = judge(&[10; 3], &ends, TOLD);
+        assert!(!report.ok && report.message.contains("1 of 2 groups") && report.message.contains("group 2"));
+    }
+}
