@@ -154,7 +154,11 @@ const SECONDS_MAX: f64 = 604_800.0;
 
 fn seconds(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
-    if (0.0..=SECONDS_MAX).contains(&value) { Ok(value) } else { Err(format!("must be within 0..={SECONDS_MAX}")) }
+    if (0.0..=SECONDS_MAX).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("must be within 0..={SECONDS_MAX}"))
+    }
 }
 
 fn positive_seconds(text: &str) -> Result<f64, String> {

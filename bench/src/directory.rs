@@ -44,9 +44,11 @@ impl DataDir {
     }
 
     fn given(path: &Path) -> Result<DataDir> {
-        fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))?;
-        let path =
-            path.canonicalize().with_context(|| format!("cannot resolve the directory {}", path.display()))?;
+        fs::create_dir_all(path)
+            .with_context(|| format!("cannot create the directory {}", path.display()))?;
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("cannot resolve the directory {}", path.display()))?;
         let names = list(&path)?;
         let ours = names.iter().any(|n| n == MARKER);
         if !ours && names.iter().any(|n| n != NOT_COUNTED) {
@@ -97,10 +99,6 @@ impl DataDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    pub(crate) fn is_temporary(&self) -> bool {
-        self.temporary
     }
 }
 
@@ -161,10 +159,16 @@ fn mark(directory: &Path) -> Result<File> {
         .open(&path)
         .with_context(|| format!("cannot create {}", path.display()))?;
     if flock(&marker, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another benchmark is at work in {}: wait for it, or name another directory", directory.display());
+        bail!(
+            "another benchmark is at work in {}: wait for it, or name another directory",
+            directory.display()
+        );
     }
-    writeln!(marker, "The data of logdrive-bench: the next benchmark that is given this directory empties it.")
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(
+        marker,
+        "The data of logdrive-bench: the next benchmark that is given this directory empties it."
+    )
+    .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(marker)
 }
 
@@ -197,7 +201,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("new/deep");
         let directory = DataDir::prepare(Some(&path)).unwrap();
-        assert!(!directory.is_temporary());
+        assert!(!directory.temporary);
         drop(directory);
         assert!(path.join(MARKER).is_file());
     }
@@ -273,7 +277,7 @@ mod tests {
         let memory = PathBuf::from("/dev/shm");
         let directory = DataDir::temporary(&[memory, parent.path().to_owned()]).unwrap();
         let path = directory.path().to_owned();
-        assert!(directory.is_temporary());
+        assert!(directory.temporary);
         assert!(path.starts_with(parent.path()));
         assert!(!left.exists());
         assert!(foreign.exists(), "a directory without a marker is not ours");

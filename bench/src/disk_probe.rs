@@ -125,8 +125,7 @@ fn open(directory: &Path) -> Result<(RingDisk, LogDisk)> {
     let disk = RingDisk::open(directory, RingOptions::default())
         .with_context(|| format!("cannot open the disk under {}", directory.display()))?;
     let facts = disk.facts();
-    let log_disk =
-        LogDisk { o_direct: facts.direct, durable: facts.durable, description: disk.describe() };
+    let log_disk = LogDisk { o_direct: facts.direct, durable: facts.durable, description: disk.describe() };
     Ok((disk, log_disk))
 }
 
@@ -138,7 +137,8 @@ fn probe<D: Disk>(
     seconds: f64,
     bar: &ProgressBar,
 ) -> Result<Vec<ProbeReport>> {
-    let mut probe = Probe { disk, file: FileId(0), file_bytes, completions: Vec::new(), random: Random::new(1) };
+    let mut probe =
+        Probe { disk, file: FileId(0), file_bytes, completions: Vec::new(), random: Random::new(1) };
     let open = Op::Open { name: FILE.to_owned(), mode: OpenMode::CreateNew };
     let Done::Opened { file, .. } = probe.call(open)? else { bail!("the disk opened no file") };
     probe.file = file;

@@ -217,7 +217,9 @@ fn parse_mounts(mountinfo: &str, directory: &Path) -> Option<Mount> {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let left: Vec<&str> = left.split(' ').collect();
         let right: Vec<&str> = right.split(' ').collect();
-        let (Some(point), Some(options), Some(kind)) = (left.get(4), left.get(5), right.first()) else { continue };
+        let (Some(point), Some(options), Some(kind)) = (left.get(4), left.get(5), right.first()) else {
+            continue;
+        };
         let point = unescape(point);
         if directory.starts_with(&point) && found.as_ref().is_none_or(|f| point.len() >= f.point.len()) {
             let super_options = right.get(2).copied().unwrap_or_default();

@@ -315,7 +315,8 @@ impl Bench {
     }
 
     fn append(&mut self) -> Result<Ticket> {
-        let stream = &mut self.streams[self.random.below(self.streams.len() as u64) as usize];
+        let chosen = self.random.below(self.streams.len() as u64) as usize;
+        let stream = &mut self.streams[chosen];
         stream.last += 1;
         let header = EntryHeader { index: stream.last, tag: 1, note: 0 };
         let ticket = self.wal.append(stream.slot, header, self.payloads.next()).context(

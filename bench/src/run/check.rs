@@ -1,7 +1,7 @@
 //! After a run: did every node apply the same entries, and everything that was acknowledged?
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -31,7 +31,12 @@ pub(super) struct Told {
 type GroupEnd = (u64, u64);
 
 /// Waits for the followers, then compares nodes with each other and with what the clients were told.
-pub(super) fn check(engines: &[Engine], applied: &[Arc<AtomicU64>], groups: u64, told: Told) -> Result<CheckReport> {
+pub(super) fn check(
+    engines: &[Engine],
+    applied: &[Arc<AtomicU64>],
+    groups: u64,
+    told: Told,
+) -> Result<CheckReport> {
     let found = wait_for_followers(applied, told.acknowledged);
     let mut ends = Vec::with_capacity(engines.len());
     std::thread::scope(|scope| {
@@ -66,7 +71,8 @@ fn group_ends(engine: &Engine, groups: u64) -> Result<Vec<GroupEnd>> {
     let mut ends = Vec::with_capacity(groups as usize);
     for id in 1..=groups {
         let group = engine.group(GroupId(id)).with_context(|| format!("cannot ask for group {id}"))?;
-        let status = block_on(group.status()).with_context(|| format!("group {id} does not tell its status"))?;
+        let status =
+            block_on(group.status()).with_context(|| format!("group {id} does not tell its status"))?;
         ends.push((status.applied.0, status.digest));
     }
     Ok(ends)
@@ -134,7 +140,11 @@ mod tests {
         for found in [10, 11, 12] {
             let report = judge(&[found; 3], &same(3), TOLD);
             assert!(report.ok, "{}", report.message);
-            assert!(report.message.contains("3 nodes") && report.message.contains("unknown"), "{}", report.message);
+            assert!(
+                report.message.contains("3 nodes") && report.message.contains("unknown"),
+                "{}",
+                report.message
+            );
         }
     }
 

@@ -100,7 +100,11 @@ impl Nodes {
                 return Ok(None);
             }
             let text: Vec<String> = led.iter().map(|&l| count(l as f64)).collect();
-            bar.set_message(format!("groups led by each node: {} of {}", text.join(" + "), count(groups as f64)));
+            bar.set_message(format!(
+                "groups led by each node: {} of {}",
+                text.join(" + "),
+                count(groups as f64)
+            ));
             bar.tick();
             if clock::since(start) > patience {
                 if all < groups {
@@ -125,7 +129,8 @@ impl Nodes {
 
     /// Why connections between nodes were refused, if some were.
     fn refusals(&self) -> String {
-        let reasons: Vec<String> = self.engines.iter().flat_map(Engine::peers).filter_map(|p| p.refused).collect();
+        let reasons: Vec<String> =
+            self.engines.iter().flat_map(Engine::peers).filter_map(|p| p.refused).collect();
         if reasons.is_empty() { String::new() } else { format!("; refused: {}", reasons.join("; ")) }
     }
 
@@ -216,13 +221,8 @@ fn client_service(arguments: &RunArgs, number: usize, control: Arc<Control>) -> 
     let (seed, machine) = (arguments.seed, arguments.machine);
     Box::new(move |client: CoreClient| {
         let core = number as u32 * cores + u32::from(client.core().0);
-        let settings = ClientSettings {
-            clients: share(clients, core, all),
-            payload,
-            seed,
-            core: core as u16,
-            machine,
-        };
+        let settings =
+            ClientSettings { clients: share(clients, core, all), payload, seed, core: core as u16, machine };
         Box::pin(clients::run(client, settings, Arc::clone(&control)))
     })
 }

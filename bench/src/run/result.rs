@@ -206,8 +206,11 @@ impl Report for RunReport {
         let mut committed = format!("{}/s", count(self.committed_per_s));
         let each = &self.committed_each_second;
         if let (Some(&low), Some(&high)) = (each.iter().min(), each.iter().max()) {
-            committed
-                .push_str(&format!("  (in single seconds {} to {})", count(low as f64), count(high as f64)));
+            committed.push_str(&format!(
+                "  (in single seconds {} to {})",
+                count(low as f64),
+                count(high as f64)
+            ));
         }
         let logs = u64::from(self.settings.nodes) * u64::from(self.settings.cores_per_node);
         let mut rows = vec![("committed", committed), ("latency", report::latency_row(&self.latency_us))];
@@ -241,7 +244,9 @@ impl Report for RunReport {
     fn notes(&self) -> Vec<String> {
         let pinned = if self.settings.pinned { "pinned, each to a CPU of its own" } else { "not pinned" };
         let machine = match self.settings.machine {
-            MachineKind::Digest => "the state machine folds every entry into a checksum of its group".to_owned(),
+            MachineKind::Digest => {
+                "the state machine folds every entry into a checksum of its group".to_owned()
+            }
             MachineKind::Kv => format!(
                 "the state machine is the key-value machine; every proposal sets one of {} keys of its group",
                 super::clients::KEYS_PER_GROUP
@@ -278,7 +283,9 @@ mod tests {
     use clap::Parser;
 
     fn report(out_of_space: bool, per_second: Vec<u64>) -> RunReport {
-        let Command::Run(arguments) = Cli::parse_from(["logdrive-bench", "run"]).command else { panic!("not run") };
+        let Command::Run(arguments) = Cli::parse_from(["logdrive-bench", "run"]).command else {
+            panic!("not run")
+        };
         let mut latencies = Latencies::new().unwrap();
         (1..=1_000_000u64).for_each(|n| latencies.record(n * 1_000));
         let outcome = Outcome {
@@ -338,7 +345,9 @@ mod tests {
         for field in ["durable_writes_per_s", "mean_batch_bytes", "bytes_per_s"] {
             assert!(json["log"][field].is_number(), "{field}");
         }
-        for field in ["kernel", "cores", "disk", "file_system", "o_direct", "durable", "commit", "command_line"] {
+        for field in
+            ["kernel", "cores", "disk", "file_system", "o_direct", "durable", "commit", "command_line"]
+        {
             assert!(!json["environment"][field].is_null(), "{field}");
         }
         let mut table = Vec::new();
