@@ -1,5 +1,7 @@
 //! The binary, run as a user runs it: what it prints, writes, refuses and leaves behind. Speeds are not judged.
 
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;

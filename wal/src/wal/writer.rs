@@ -97,6 +97,18 @@ impl<D: Disk> Wal<D> {
         std::mem::take(&mut self.news)
     }
 
+    /// As [`Wal::poll`], but waits for a completion if there is no news and operations are under way. For programs without a
+    /// loop of their own (benchmarks, tools); never from a running core.
+    pub fn wait(&mut self, now_nanos: u64) -> bool {
+        if !self.news {
+            let mut completions = std::mem::take(&mut self.completions);
+            self.disk.wait(&mut completions);
+            self.completions = completions;
+            self.handle_completions(now_nanos);
+        }
+        std::mem::take(&mut self.news)
+    }
+
     pub(super) fn submit_batches(&mut self, now_nanos: u64) {
         while self.retry_at.is_none() && self.batches_in_flight < self.options.writes_in_flight {
             let Some(batch) = self.closed.front().or(self.open.as_ref()) else { return };
