@@ -17,6 +17,7 @@ use crate::format::bytes;
 use crate::latency::Latencies;
 use crate::progress;
 use crate::report::{self, FORMAT, ProbeReport, Report};
+use crate::usage::{CpuUse, Usage};
 
 /// Sizes of writes, bytes.
 const SIZES: [u32; 3] = [4 << 10, 16 << 10, 256 << 10];
@@ -38,6 +39,7 @@ struct DiskReport {
     seconds_each: f64,
     file_bytes: u64,
     disk_probe: Vec<ProbeReport>,
+    cpu: CpuUse,
     environment: Environment,
     warnings: Vec<String>,
 }
@@ -51,7 +53,9 @@ impl Report for DiskReport {
         )
     }
     fn rows(&self) -> Vec<(&'static str, String)> {
-        report::probe_rows(&self.disk_probe)
+        let mut rows = report::probe_rows(&self.disk_probe);
+        rows.extend(report::machine_rows(&self.cpu));
+        rows
     }
     fn environment(&self) -> &Environment {
         &self.environment
@@ -89,15 +93,19 @@ pub(crate) fn run(arguments: &DiskArgs) -> Result<()> {
     let combinations: Vec<(u32, u32)> =
         SIZES.iter().flat_map(|&size| DEPTHS.iter().map(move |&depth| (size, depth))).collect();
     let bar = progress::spinner("disk");
+    let usage = Usage::now();
     let disk_probe = probe(&mut disk, &combinations, file_bytes, arguments.seconds, &bar)?;
+    let cpu = Usage::now().since(&usage);
     bar.finish_and_clear();
-    let warnings = environment.warnings();
+    let mut warnings = environment.warnings();
+    warnings.extend(report::machine_warnings(&cpu));
     let report = DiskReport {
         benchmark: "disk",
         format: FORMAT,
         seconds_each: arguments.seconds,
         file_bytes,
         disk_probe,
+        cpu,
         environment,
         warnings,
     };

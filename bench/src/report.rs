@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::format::{bytes, count, micros};
 use crate::latency::LatencySummary;
-use crate::usage::CpuUse;
+use crate::usage::{CpuUse, MachineUse};
 
 /// Counts up when a field of the JSON changes its meaning or goes away.
 pub(crate) const FORMAT: u32 = 1;
@@ -149,16 +149,19 @@ pub(crate) fn cpu_rows(cpu: &CpuUse, per_million: f64) -> Vec<(&'static str, Str
         text.push_str(&format!(" ({share:.0} % of it in the kernel)"));
     }
     let mut rows = vec![("cpu", text)];
-    if let Some(machine) = &cpu.machine {
-        rows.push((
-            "machine",
-            format!(
-                "{:.0} % this process, {:.0} % others and kernel threads, {:.0} % idle, {:.0} % stolen",
-                machine.ours_percent, machine.others_percent, machine.idle_percent, machine.stolen_percent
-            ),
-        ));
-    }
+    rows.extend(machine_rows(cpu));
     rows
+}
+
+/// What else the machine did meanwhile.
+pub(crate) fn machine_rows(cpu: &CpuUse) -> Vec<(&'static str, String)> {
+    let text = |machine: &MachineUse| {
+        format!(
+            "{:.0} % this process, {:.0} % others and kernel threads, {:.0} % idle, {:.0} % stolen",
+            machine.ours_percent, machine.others_percent, machine.idle_percent, machine.stolen_percent
+        )
+    };
+    cpu.machine.iter().map(|machine| ("machine", text(machine))).collect()
 }
 
 pub(crate) fn probe_rows(probes: &[ProbeReport]) -> Vec<(&'static str, String)> {
@@ -302,7 +305,7 @@ mod tests {
         let use_of = |others_percent, stolen_percent| CpuUse {
             user_seconds: 1.0,
             system_seconds: 1.0,
-            machine: Some(crate::usage::MachineUse {
+            machine: Some(MachineUse {
                 ours_percent: 50.0,
                 others_percent,
                 idle_percent: 0.0,

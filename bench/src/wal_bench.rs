@@ -56,7 +56,7 @@ struct WalReport {
 impl Report for WalReport {
     fn title(&self) -> String {
         format!(
-            "logdrive-bench wal: one log, {}, {} of {} each in flight, {} s after {} s of warm-up",
+            "logdrive-bench wal: one log, {}, {} of {} each in flight, {:.1} s after {:.1} s of warm-up",
             plural(self.groups, "stream"),
             plural(self.in_flight.into(), "append"),
             bytes(self.payload_bytes.into()),
