@@ -1,0 +1,128 @@
+//! Leaders to where they belong, and away from a node that stops.
+//!
+//! A group that is led here and should be led elsewhere is put in a queue when it gets its leader; a few times a second a
+//! bounded number of them is looked at. Groups that are in place cost nothing.
+
+use std::time::Duration;
+
+use logdrive_shard::{Moment, NodeId};
+use logdrive_wal::Disk;
+
+use super::lane::Flags;
+use super::{Core, Slot};
+use crate::api::StateMachine;
+
+/// How often the queue is looked at.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Groups looked at each time.
+const LOOKED_AT_MAX: usize = 256;
+/// Transfers under way.
+const TRANSFERS_MAX: usize = 64;
+/// Transfers under way when the node is about to stop.
+const HAND_OVERS_MAX: usize = 1024;
+
+/// State of the balancing.
+#[derive(Debug)]
+pub(super) struct Balance {
+    next: Moment,
+    transfers: Vec<u32>,
+    handing_over: bool,
+}
+
+impl Balance {
+    pub(super) fn new() -> Balance {
+        Balance { next: Moment(0), transfers: Vec::new(), handing_over: false }
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.handing_over
+    }
+}
+
+impl<D: Disk, M: StateMachine> Core<D, M> {
+    pub(super) fn on_transfer(&mut self, slot: Slot, to: NodeId) {
+        let slot = slot.0;
+        if (slot as usize) < self.groups.len() {
+            // A refusal shows in the group's status: it does not lead, or the target is none of its voters.
+            let _ = self.step(slot, |group, env| group.transfer_leadership(env, to));
+            self.end_step(slot);
+        }
+    }
+
+    pub(super) fn on_hand_over(&mut self) {
+        self.balance.handing_over = true;
+        self.balance.next = self.io.now;
+        for slot in 0..self.groups.len() as u32 {
+            if self.groups[slot as usize].is_leader()
+                && self.io.lanes[slot as usize].flags.raise(Flags::MISPLACED)
+            {
+                self.io.queues.misplaced.push_back(slot);
+            }
+        }
+    }
+
+    /// When the queue is looked at next.
+    pub(super) fn next_balance(&self) -> Moment {
+        if self.io.queues.misplaced.is_empty() && self.balance.transfers.is_empty() {
+            return Moment::NEVER;
+        }
+        self.balance.next
+    }
+
+    pub(super) fn balance_when_due(&mut self) {
+        if self.io.now < self.next_balance() {
+            return;
+        }
+        self.balance.next = self.io.now.after(INTERVAL);
+        let groups = &self.groups;
+        self.balance.transfers.retain(|&slot| {
+            let group = &groups[slot as usize];
+            group.is_leader() && group.transferring().is_some()
+        });
+        let (looked_at_max, transfers_max) = match self.balance.handing_over {
+            true => (usize::MAX, HAND_OVERS_MAX),
+            false => (LOOKED_AT_MAX, TRANSFERS_MAX),
+        };
+        for _ in 0..self.io.queues.misplaced.len().min(looked_at_max) {
+            if self.balance.transfers.len() >= transfers_max {
+                break;
+            }
+            let Some(slot) = self.io.queues.misplaced.pop_front() else { break };
+            if self.is_misplaced(slot) {
+                self.maybe_transfer(slot);
+                // It stays in the queue until it is led elsewhere.
+                self.io.queues.misplaced.push_back(slot);
+            } else {
+                self.io.lanes[slot as usize].flags.lower(Flags::MISPLACED);
+            }
+        }
+    }
+
+    fn is_misplaced(&self, slot: u32) -> bool {
+        let preferred = self.io.preferred[slot as usize];
+        let elsewhere = preferred.is_some() && preferred != self.io.me;
+        self.groups[slot as usize].is_leader() && (elsewhere || self.balance.handing_over)
+    }
+
+    /// Begins a transfer to the preferred node, or when handing over to any node that could take over at once.
+    fn maybe_transfer(&mut self, slot: u32) {
+        let (handing_over, group) = (self.balance.handing_over, &self.groups[slot as usize]);
+        if group.transferring().is_some() || !(handing_over || self.io.settings.balance_leaders) {
+            return;
+        }
+        let preferred = self.io.preferred[slot as usize];
+        let able = |node: &NodeId| {
+            *node != self.io.me && self.is_in_contact(*node) && group.peer_caught_up(*node)
+        };
+        let to = Some(preferred).filter(able).or_else(|| {
+            let anybody = || self.voters[slot as usize].iter().copied().find(able);
+            handing_over.then(anybody).flatten()
+        });
+        let Some(to) = to else { return };
+        let begun = self.step(slot, |group, env| group.transfer_leadership(env, to)).is_ok();
+        self.end_step(slot);
+        if begun {
+            self.balance.transfers.push(slot);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Messages of peers, read in place.
+
+use logdrive_shard::{Append, LogIndex};
+use logdrive_wal::{Disk, Health};
+
+use super::lane::Flags;
+use super::step::RECORD_BYTES;
+use super::{Core, LinkId};
+use crate::api::StateMachine;
+use crate::wire::{Address, Entries, EntryKind, FrameError, FrameView, VERSION_MAX};
+
+/// A leader's append is not taken while this many times the bound on the log's backlog waits: the runtime should have stopped
+/// reading before.
+const BACKLOG_FACTOR: u64 = 4;
+
+impl<D: Disk, M: StateMachine> Core<D, M> {
+    pub(super) fn on_frame(&mut self, link: LinkId, bytes: &[u8]) -> Result<(), FrameError> {
+        let at = link.0 as usize;
+        let frame = FrameView::parse(bytes, VERSION_MAX)?;
+        self.io.counters.frames_in += 1;
+        if !self.io.links.get(at).is_some_and(|link| link.up) || frame.receiver_boot() != self.boot {
+            self.io.counters.ignored += 1;
+            return Ok(());
+        }
+        let inflight_bytes_max = self.io.settings.peer_inflight_bytes_max;
+        let mut pulse_back = self.io.links[at].on_frame(bytes.len(), inflight_bytes_max);
+        if let Some(pulse) = frame.pulse() {
+            pulse_back |= self.io.links[at].on_pulse(self.io.now, pulse);
+        }
+        if pulse_back {
+            self.send_pulse(at);
+        }
+        if frame.pulse().is_some() {
+            self.judge_link(at);
+        }
+        self.on_replies(at, &frame);
+        self.on_requests(at, &frame);
+        Ok(())
+    }
+
+    /// Our slot, if the message is for a group that both ends have in common.
+    fn addressed(&mut self, link: usize, to: Address) -> Option<u32> {
+        let ours = self.io.links[link].shared.has(to.slot)
+            && self.io.lanes[to.slot as usize].history == to.history;
+        if !ours {
+            self.io.counters.ignored += 1;
+        }
+        ours.then_some(to.slot)
+    }
+
+    /// Answers to what this node sent.
+    fn on_replies(&mut self, link: usize, frame: &FrameView<'_>) {
+        let from = self.io.links[link].node;
+        for (to, message) in frame.append_replies() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_append_reply(env, from, &message));
+            self.end_step(slot);
+            self.release_cache(slot);
+        }
+        for (to, message) in frame.heartbeat_replies() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_heartbeat_reply(env, from, &message));
+            self.end_step(slot);
+        }
+        for (to, message) in frame.vote_replies() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_vote_reply(env, from, &message));
+            self.end_step(slot);
+        }
+    }
+
+    /// What others ask of this node.
+    fn on_requests(&mut self, link: usize, frame: &FrameView<'_>) {
+        let from = self.io.links[link].node;
+        for (to, message) in frame.vote_requests() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_vote_request(env, from, &message));
+            self.end_step(slot);
+        }
+        for (to, message) in frame.heartbeats() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_heartbeat(env, from, &message));
+            self.end_step(slot);
+        }
+        for (to, message, entries) in frame.appends() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.on_append(link, slot, &message, entries);
+        }
+        for (to, message) in frame.timeout_nows() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_timeout_now(env, from, &message));
+            self.end_step(slot);
+        }
+    }
+
+    /// Whether the log would take the entries of an append. If not, the append is as good as lost on the way: nothing of it is
+    /// acknowledged, and the leader repeats it. A leader's no-op is let in even without space, so that reads go on.
+    fn has_space(&mut self, slot: u32, entries: &Entries<'_>) -> bool {
+        let wal = &self.io.wal;
+        let bytes = entries.payload_bytes() as u64 + entries.len() as u64 * RECORD_BYTES;
+        let vital = || entries.clone().all(|(kind, _)| kind == EntryKind::Empty);
+        let backlog_bytes_max = self.io.settings.log_backlog_bytes_max.saturating_mul(BACKLOG_FACTOR);
+        let taken = !self.io.lanes[slot as usize].flags.has(Flags::UNWRITTEN)
+            && !matches!(wal.health(), Health::Poisoned(_))
+            && (wal.admit(bytes).is_ok() || vital())
+            && wal.backlog_bytes() <= backlog_bytes_max;
+        if !taken {
+            self.io.counters.appends_refused += 1;
+        }
+        taken
+    }
+
+    fn on_append(&mut self, link: usize, slot: u32, message: &Append, entries: Entries<'_>) {
+        if message.count > 0 && !self.has_space(slot, &entries) {
+            return;
+        }
+        let from = self.io.links[link].node;
+        let accepted = self.step(slot, |group, env| group.on_append(env, from, message));
+        if accepted.take > 0 {
+            let first = LogIndex(message.prev_index.0 + 1 + u64::from(accepted.skip));
+            let commit = self.groups[slot as usize].commit();
+            self.io.truncate(slot, first);
+            let taken = entries.skip(accepted.skip as usize).take(accepted.take as usize);
+            for (n, (kind, payload)) in taken.enumerate() {
+                let (index, term) = (first.plus(n as u64), message.entry_term);
+                self.io.write_entry(slot, index, term, accepted.epoch, commit, (kind, payload));
+            }
+        }
+        self.end_step(slot);
+    }
+}

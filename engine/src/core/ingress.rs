@@ -1,0 +1,241 @@
+//! Taking what happened: requests of clients, orders, events of links.
+
+use logdrive_shard::{Env, Group, LogIndex, Moment, NodeId, Refused};
+use logdrive_wal::{AppendError, Disk};
+
+use super::lane::Flags;
+use super::requests::busy;
+use super::step::{Effects, RECORD_BYTES, StepSink};
+use super::{Core, Event, PortId, Slot};
+use crate::api::{Busy, Error, ReadPolicy, StateMachine};
+use crate::wire::{EntryKind, FrameError};
+
+/// A client's read.
+struct ReadRequest<'a> {
+    port: PortId,
+    token: u64,
+    slot: Slot,
+    policy: ReadPolicy,
+    request: &'a [u8],
+}
+
+impl<D: Disk, M: StateMachine> Core<D, M> {
+    /// Takes one event. An error means: the peer sent garbage; drop it and close that connection.
+    pub fn handle(&mut self, now: Moment, event: Event<'_>) -> Result<(), FrameError> {
+        self.see(now);
+        match event {
+            Event::Frame { link, bytes } => return self.on_frame(link, bytes),
+            Event::LinkUp { hello } => self.on_link_up(hello),
+            Event::LinkDown { link } => self.on_link_down(link),
+            Event::Propose { port, token, slot, payload } => self.on_propose(port, token, slot, payload),
+            Event::Read { port, token, slot, policy, request } => {
+                self.on_read(ReadRequest { port, token, slot, policy, request });
+            }
+            Event::Disk => {}
+            Event::Transfer { slot, to } => self.on_transfer(slot, to),
+            Event::HandOver => self.on_hand_over(),
+        }
+        Ok(())
+    }
+
+    /// Over a bound on bytes: the runtime takes no more input from sockets until it is false. A log that is out of space does
+    /// not count: it takes nothing in anyway, and reads go on.
+    pub fn is_saturated(&self) -> bool {
+        self.io.wal.backlog_bytes() > self.io.settings.log_backlog_bytes_max
+            && *self.io.wal.health() == logdrive_wal::Health::Running
+    }
+
+    /// The core's time never goes back.
+    pub(super) fn see(&mut self, now: Moment) {
+        self.io.now = self.io.now.max(now);
+    }
+
+    /// One step of one group. Every step is followed by [`Core::end_step`], with the writes that belong to it in between.
+    pub(super) fn step<R>(
+        &mut self,
+        slot: u32,
+        input: impl FnOnce(&mut Group, &mut Env<'_, StepSink<'_, D>>) -> R,
+    ) -> R {
+        let group = &mut self.groups[slot as usize];
+        self.io.counters.steps += 1;
+        self.io.effects = Effects { commit: group.commit(), committed: false, lost: None };
+        let now = self.io.now;
+        let mut sink = StepSink { io: &mut self.io, slot };
+        input(group, &mut Env { now, config: &self.config, random: &mut self.random, sink: &mut sink })
+    }
+
+    /// What follows from a step.
+    pub(super) fn end_step(&mut self, slot: u32) {
+        let group = &self.groups[slot as usize];
+        let Effects { committed, lost, .. } = self.io.effects;
+        if let Some(commit) = lost {
+            self.io.fail_waiting(slot, commit, group.leader());
+        }
+        if self.io.lanes[slot as usize].flags.has(Flags::UNWRITTEN) {
+            self.io.counters.dropped += self.io.waiting.drop_open();
+        } else {
+            self.io.waiting.seal(self.io.wal.last_ticket());
+        }
+        if committed {
+            if group.applicable() > self.io.lanes[slot as usize].applied {
+                self.io.queue_apply(slot);
+            }
+            if group.is_leader() && self.io.lanes[slot as usize].flags.raise(Flags::NOTICE) {
+                let at = self.io.now.after(self.io.settings.commit_delay);
+                self.io.queues.notices.push_back((at, slot));
+            }
+        }
+        let deadline = group.next_deadline();
+        if deadline != Moment::NEVER {
+            self.timers.arm(slot, deadline);
+        }
+    }
+
+    // -- proposals ----------------------------------------------------------------------------------------------------
+
+    fn on_propose(&mut self, port: PortId, token: u64, slot: Slot, payload: &[u8]) {
+        if !self.io.ports.is_open(port) {
+            return;
+        }
+        if let Err(error) = self.propose(port, token, slot, payload) {
+            self.refuse(port, token, error);
+        }
+    }
+
+    fn refuse(&mut self, port: PortId, token: u64, error: Error) {
+        self.io.counters.busy += u64::from(matches!(error, Error::Busy { .. }));
+        self.io.ports.refuse(port, token, error);
+    }
+
+    /// Whether one more request of `bytes` is within the bounds of the core.
+    fn admit_request(&self, bytes: usize) -> Result<(), Error> {
+        if self.io.requests >= self.io.settings.requests_max {
+            return Err(busy(Busy::CoreRequests));
+        }
+        if self.io.request_bytes + bytes as u64 > self.io.settings.request_bytes_max {
+            return Err(busy(Busy::CoreBytes));
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, port: PortId, token: u64, slot: Slot, payload: &[u8]) -> Result<(), Error> {
+        let at = slot.0;
+        let group = self.groups.get(at as usize).ok_or(Error::NoSuchGroup)?;
+        let limit = self.io.settings.payload_bytes_max;
+        if payload.len() > limit as usize {
+            return Err(Error::PayloadTooLarge { bytes: payload.len() as u64, limit: u64::from(limit) });
+        }
+        if !group.is_leader() || self.balance.is_handing_over() {
+            return Err(Error::NotLeader { leader: self.other_leader(at) });
+        }
+        self.admit_request(payload.len())?;
+        if self.io.wal.backlog_bytes() > self.io.settings.log_backlog_bytes_max {
+            return Err(busy(Busy::LogBacklog));
+        }
+        self.io.wal.admit(payload.len() as u64 + RECORD_BYTES).map_err(|error| self.log_error(&error))?;
+        if self.io.lanes[at as usize].flags.has(Flags::UNWRITTEN) {
+            return Err(self.out_of_space());
+        }
+        let proposed = self.step(at, |group, env| group.propose(env, 1, payload.len() as u32));
+        let proposed = proposed.map_err(refused)?;
+        let commit = self.io.effects.commit;
+        let entry = (EntryKind::Payload, payload);
+        self.io.write_entry(at, proposed.first, proposed.term, proposed.epoch, commit, entry);
+        self.end_step(at);
+        let lane = &mut self.io.lanes[at as usize];
+        self.io.proposals.push(lane, port, token, proposed.first.0, payload.len() as u32);
+        self.expect(port, payload.len());
+        self.io.counters.proposals += 1;
+        self.io.queue_flush(at);
+        Ok(())
+    }
+
+    fn expect(&mut self, port: PortId, bytes: usize) {
+        self.io.ports.expect(port);
+        self.io.requests += 1;
+        self.io.request_bytes += bytes as u64;
+    }
+
+    /// The leader to send a client to: not this node, which has just refused.
+    fn other_leader(&self, slot: u32) -> NodeId {
+        let group = &self.groups[slot as usize];
+        let leader = group.leader();
+        if leader != self.io.me { leader } else { group.transferring().unwrap_or(NodeId::NONE) }
+    }
+
+    fn log_error(&self, error: &AppendError) -> Error {
+        match *error {
+            AppendError::OutOfSpace { used, budget } => Error::OutOfSpace { used, budget },
+            AppendError::PayloadTooLarge { bytes, limit } => Error::PayloadTooLarge { bytes, limit },
+            // The node is about to end with the reason.
+            _ => Error::Stopped,
+        }
+    }
+
+    fn out_of_space(&self) -> Error {
+        let space = self.io.wal.space();
+        Error::OutOfSpace { used: space.used_bytes, budget: space.budget_bytes }
+    }
+
+    // -- reads --------------------------------------------------------------------------------------------------------
+
+    fn on_read(&mut self, read: ReadRequest<'_>) {
+        if !self.io.ports.is_open(read.port) {
+            return;
+        }
+        let (port, token) = (read.port, read.token);
+        if let Err(error) = self.read(&read) {
+            self.refuse(port, token, error);
+        }
+    }
+
+    fn read(&mut self, read: &ReadRequest<'_>) -> Result<(), Error> {
+        let at = read.slot.0;
+        if at as usize >= self.groups.len() {
+            return Err(Error::NoSuchGroup);
+        }
+        if let ReadPolicy::Local { min_index } = read.policy {
+            return self.read_local(read, min_index);
+        }
+        if !self.groups[at as usize].is_leader() {
+            return Err(Error::NotLeader { leader: self.groups[at as usize].leader() });
+        }
+        self.admit_request(read.request.len())?;
+        if self.io.reads.count(at as usize) >= self.io.settings.group_reads_max {
+            return Err(busy(Busy::GroupReads));
+        }
+        let round = self.step(at, |group, env| group.read_index(env));
+        self.end_step(at);
+        let round = round.map_err(refused)?;
+        self.expect(read.port, read.request.len());
+        self.io.counters.reads += 1;
+        if self.io.reads.push(at as usize, read.port, read.token, round, read.request) {
+            self.io.queue_reads(at);
+        }
+        self.io.queue_flush(at);
+        Ok(())
+    }
+
+    fn read_local(&mut self, read: &ReadRequest<'_>, min_index: LogIndex) -> Result<(), Error> {
+        let have = self.io.lanes[read.slot.0 as usize].applied;
+        if have < min_index {
+            return Err(Error::CommitLagging { have, want: min_index });
+        }
+        self.scratch.reply.clear();
+        self.machine.query(read.slot.0, read.request, &mut self.scratch.reply);
+        self.io.counters.reads += 1;
+        self.io.ports.expect(read.port);
+        self.io.ports.answer(read.port, read.token, Ok(have), &self.scratch.reply);
+        Ok(())
+    }
+}
+
+/// What a group's refusal means to a client.
+fn refused(refused: Refused) -> Error {
+    match refused {
+        Refused::NotLeader { leader } => Error::NotLeader { leader },
+        Refused::Transferring { .. } => busy(Busy::Transferring),
+        Refused::TooMuchUncommitted { .. } => busy(Busy::GroupUncommitted),
+        _ => Error::NotLeader { leader: NodeId::NONE },
+    }
+}

@@ -1,0 +1,233 @@
+//! Links to peer cores: what is to be sent, and whether the peer lives.
+
+use std::time::Duration;
+
+use logdrive_shard::{Moment, NodeId};
+
+use super::types::CoreId;
+use crate::wire::{FRAME_BYTES_MAX, FrameBuilder, Pulse};
+
+/// Pulses remembered until they are echoed.
+const PULSES: usize = 64;
+/// Room in a frame that is left to messages without payload: beyond it they are dropped, as a lossy network would.
+const FRAME_RESERVE_BYTES: usize = 1 << 20;
+
+/// A pulse that was sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    seq: u64,
+    at: Moment,
+    /// Bytes sent on the link up to this pulse.
+    bytes: u64,
+}
+
+/// A set of this core's slots.
+#[derive(Debug, Default)]
+pub(super) struct SlotSet(Vec<u64>);
+
+impl SlotSet {
+    fn new(slots: usize) -> SlotSet {
+        SlotSet(vec![0; slots.div_ceil(64)])
+    }
+
+    pub(super) fn has(&self, slot: u32) -> bool {
+        self.0.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 != 0)
+    }
+
+    fn insert(&mut self, slot: u32) -> bool {
+        let was_absent = !self.has(slot);
+        self.0[slot as usize / 64] |= 1 << (slot % 64);
+        was_absent
+    }
+
+    fn clear(&mut self) {
+        self.0.fill(0);
+    }
+}
+
+/// A connection to a core of another node, and the next one after it ended.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) node: NodeId,
+    pub(super) core: CoreId,
+    /// The peer's boot: frames for an earlier one do not reach it.
+    pub(super) boot: u64,
+    pub(super) up: bool,
+    /// Counts connections: what was parked for an earlier one is dropped.
+    pub(super) generation: u32,
+    pub(super) builder: FrameBuilder,
+    /// Our slots of the groups that both ends host.
+    pub(super) slots: Vec<u32>,
+    pub(super) shared: SlotSet,
+    /// In contact: it hears us, we hear it, and it is well.
+    pub(super) contact: bool,
+    /// Highest end of a durable log that the peer has told.
+    pub(super) peer_durable_end: u64,
+    /// Slots that wait for the way to drain.
+    waiting: Vec<u32>,
+    is_waiting: SlotSet,
+
+    pulse_seq: u64,
+    pulses: [Sent; PULSES],
+    /// Highest pulse of the peer seen.
+    seen: u64,
+    heard_at: Moment,
+    peer_healthy: bool,
+    /// When the latest of our pulses that the peer has echoed was sent.
+    echoed_sent_at: Moment,
+
+    sent_bytes: u64,
+    arrived_bytes: u64,
+    received_since_pulse: u64,
+}
+
+impl Link {
+    pub(super) fn new(node: NodeId, core: CoreId, slots: usize) -> Link {
+        Link {
+            node,
+            core,
+            boot: 0,
+            up: false,
+            generation: 0,
+            builder: FrameBuilder::new(),
+            slots: Vec::new(),
+            shared: SlotSet::new(slots),
+            contact: false,
+            peer_durable_end: 0,
+            waiting: Vec::new(),
+            is_waiting: SlotSet::new(slots),
+            pulse_seq: 0,
+            pulses: [Sent::default(); PULSES],
+            seen: 0,
+            heard_at: Moment(0),
+            peer_healthy: false,
+            echoed_sent_at: Moment(0),
+            sent_bytes: 0,
+            arrived_bytes: 0,
+            received_since_pulse: 0,
+        }
+    }
+
+    /// A new connection: nothing of the last one counts.
+    pub(super) fn begin(&mut self, boot: u64) {
+        self.reset();
+        self.boot = boot;
+        self.up = true;
+    }
+
+    /// The connection ended.
+    pub(super) fn end(&mut self) {
+        self.reset();
+    }
+
+    fn reset(&mut self) {
+        self.up = false;
+        self.contact = false;
+        self.generation = self.generation.wrapping_add(1);
+        self.builder.clear();
+        self.slots.clear();
+        self.shared.clear();
+        self.waiting.clear();
+        self.is_waiting.clear();
+        self.pulse_seq = 0;
+        self.pulses = [Sent::default(); PULSES];
+        self.seen = 0;
+        self.peer_healthy = false;
+        self.heard_at = Moment(0);
+        self.echoed_sent_at = Moment(0);
+        self.sent_bytes = 0;
+        self.arrived_bytes = 0;
+        self.received_since_pulse = 0;
+    }
+
+    /// Both ends host the group in `slot`.
+    pub(super) fn share(&mut self, slot: u32) {
+        if self.shared.insert(slot) {
+            self.slots.push(slot);
+        }
+    }
+
+    /// Whether a message without payload still has room.
+    pub(super) fn has_room(&self) -> bool {
+        self.up && self.builder.bytes() < FRAME_BYTES_MAX - FRAME_RESERVE_BYTES
+    }
+
+    /// Whether appends are held back: too much waits to be sent, or was sent and has not arrived.
+    pub(super) fn is_full(&self, outbox_bytes_max: u64, inflight_bytes_max: u64) -> bool {
+        let queued = self.builder.bytes() as u64;
+        queued >= outbox_bytes_max || self.in_flight_bytes() >= inflight_bytes_max
+    }
+
+    /// Bytes that were sent or wait to be, and are not known to have arrived.
+    pub(super) fn in_flight_bytes(&self) -> u64 {
+        self.sent_bytes + self.builder.bytes() as u64 - self.arrived_bytes
+    }
+
+    /// `slot` has something for this peer and waits until there is room.
+    pub(super) fn wait(&mut self, slot: u32) {
+        if self.is_waiting.insert(slot) {
+            self.waiting.push(slot);
+        }
+    }
+
+    /// Whether slots wait and there is room again.
+    pub(super) fn has_drained(&self, outbox_bytes_max: u64, inflight_bytes_max: u64) -> bool {
+        !self.waiting.is_empty() && !self.is_full(outbox_bytes_max.div_ceil(2), inflight_bytes_max)
+    }
+
+    /// The slots that wait, swapped into `slots` (empty).
+    pub(super) fn take_waiting(&mut self, slots: &mut Vec<u32>) {
+        std::mem::swap(&mut self.waiting, slots);
+        self.is_waiting.clear();
+    }
+
+    // -- liveness -----------------------------------------------------------------------------------------------------
+
+    /// Adds a pulse to the frame under construction.
+    pub(super) fn pulse(&mut self, now: Moment, healthy: bool, durable_end: u64) {
+        self.pulse_seq += 1;
+        self.received_since_pulse = 0;
+        self.builder.pulse(Pulse { seq: self.pulse_seq, echo: self.seen, healthy, durable_end });
+        let bytes = self.sent_bytes + self.builder.bytes() as u64;
+        self.pulses[self.pulse_seq as usize % PULSES] = Sent { seq: self.pulse_seq, at: now, bytes };
+    }
+
+    /// Takes the peer's pulse. Whether it is its first and wants an answer at once.
+    pub(super) fn on_pulse(&mut self, now: Moment, pulse: Pulse) -> bool {
+        let first = self.seen == 0;
+        self.seen = self.seen.max(pulse.seq);
+        self.heard_at = now;
+        self.peer_healthy = pulse.healthy;
+        self.peer_durable_end = self.peer_durable_end.max(pulse.durable_end);
+        let sent = self.pulses[pulse.echo as usize % PULSES];
+        if pulse.echo != 0 && sent.seq == pulse.echo {
+            self.echoed_sent_at = self.echoed_sent_at.max(sent.at);
+            self.arrived_bytes = self.arrived_bytes.max(sent.bytes);
+        }
+        first
+    }
+
+    /// Whether the peer hears us, we hear it, and it is well, each within `timeout`.
+    pub(super) fn judge(&self, now: Moment, timeout: Duration) -> bool {
+        let recent = |at: Moment| at != Moment(0) && now.since(at) < timeout;
+        self.up && self.peer_healthy && recent(self.heard_at) && recent(self.echoed_sent_at)
+    }
+
+    /// A frame of `bytes` arrived. Whether so much has arrived since our last pulse that the peer should be told.
+    pub(super) fn on_frame(&mut self, bytes: usize, inflight_bytes_max: u64) -> bool {
+        self.received_since_pulse += bytes as u64;
+        self.received_since_pulse >= inflight_bytes_max / 8
+    }
+
+    /// Whether so much was sent since the last pulse that the peer should be asked what has arrived.
+    pub(super) fn wants_pulse(&self, inflight_bytes_max: u64) -> bool {
+        let last = self.pulses[self.pulse_seq as usize % PULSES].bytes;
+        self.sent_bytes + self.builder.bytes() as u64 - last.min(self.sent_bytes) >= inflight_bytes_max / 8
+    }
+
+    /// Ends the frame under construction and appends it to `out`.
+    pub(super) fn finish(&mut self, version: u16, out: &mut Vec<u8>) {
+        self.sent_bytes += self.builder.bytes() as u64;
+        self.builder.finish(self.boot, version, out);
+    }
+}

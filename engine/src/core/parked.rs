@@ -1,0 +1,114 @@
+//! What waits for the log: messages that vouch for something written, and writes whose groups want to know.
+//!
+//! Both are queues in the order of their tickets, for tickets become durable in order.
+
+use std::collections::VecDeque;
+
+use logdrive_shard::{AppendReply, HeartbeatReply, Route, Term, VoteReply, VoteRequest};
+use logdrive_wal::Ticket;
+
+use super::lane::Lane;
+
+/// What leaves, or is told, when its ticket is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ParkedBody {
+    AppendReply(AppendReply),
+    HeartbeatReply(HeartbeatReply),
+    VoteRequest(VoteRequest),
+    VoteReply(VoteReply),
+    /// The candidate's vote for itself.
+    OwnVote(Term),
+}
+
+/// Something parked by a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parked {
+    pub(super) ticket: Ticket,
+    pub(super) slot: u32,
+    /// The connection it was meant for.
+    pub(super) generation: u32,
+    pub(super) to: Route,
+    pub(super) body: ParkedBody,
+}
+
+/// A write of a group that is under way: entries up to `last`, of one epoch, in the batch of one ticket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Touch {
+    ticket: Ticket,
+    pub(super) slot: u32,
+    pub(super) epoch: u32,
+    pub(super) last: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    parked: VecDeque<Parked>,
+    /// Parked by the step under way: their ticket is given when it ends.
+    open: usize,
+    touches: VecDeque<Touch>,
+    /// Running number of the first touch, wrapping.
+    base: u32,
+}
+
+impl Waiting {
+    /// Parks something until the writes of the step under way are durable.
+    pub(super) fn park(&mut self, slot: u32, generation: u32, to: Route, body: ParkedBody) {
+        self.parked.push_back(Parked { ticket: Ticket(u64::MAX), slot, generation, to, body });
+        self.open += 1;
+    }
+
+    /// The step ended; its writes are covered by `ticket`.
+    pub(super) fn seal(&mut self, ticket: Ticket) {
+        if self.open > 0 {
+            let end = self.parked.len();
+            for parked in self.parked.range_mut(end - self.open..) {
+                parked.ticket = ticket;
+            }
+            self.open = 0;
+        }
+    }
+
+    /// The step ended, but the log refused something of it: what it parked must not leave. Returns how many were dropped.
+    pub(super) fn drop_open(&mut self) -> u64 {
+        let dropped = self.open;
+        self.parked.truncate(self.parked.len() - dropped);
+        self.open = 0;
+        dropped as u64
+    }
+
+    /// The next thing parked that may go.
+    pub(super) fn pop_parked(&mut self, durable: Ticket) -> Option<Parked> {
+        if self.parked.front()?.ticket > durable {
+            return None;
+        }
+        self.parked.pop_front()
+    }
+
+    /// Notes that entries up to `last` were written under `ticket`.
+    pub(super) fn touch(&mut self, lane: &mut Lane, slot: u32, ticket: Ticket, epoch: u32, last: u64) {
+        let at = lane.touch.wrapping_sub(self.base) as usize;
+        if let Some(touch) = self.touches.get_mut(at)
+            && (touch.slot, touch.ticket, touch.epoch) == (slot, ticket, epoch)
+        {
+            touch.last = last;
+            return;
+        }
+        lane.touch = self.base.wrapping_add(self.touches.len() as u32);
+        self.touches.push_back(Touch { ticket, slot, epoch, last });
+    }
+
+    /// The next write that is durable.
+    pub(super) fn pop_touch(&mut self, durable: Ticket) -> Option<Touch> {
+        if self.touches.front()?.ticket > durable {
+            return None;
+        }
+        self.base = self.base.wrapping_add(1);
+        self.touches.pop_front()
+    }
+
+    /// Things parked and writes under way.
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.parked.len(), self.touches.len())
+    }
+}

@@ -1,0 +1,325 @@
+//! Opening a core: reading its log back, applying what is known to be committed, making the groups.
+
+use std::collections::VecDeque;
+
+use logdrive_shard::{
+    Group, GroupId, HardState, LogIndex, LogState, Moment, Random, Setup, Term,
+};
+use logdrive_wal::{Disk, EntryHeader, OpenError, Recovery, StreamId, Wal};
+
+use super::balance::Balance;
+use super::cache::Cache;
+use super::lane::Lane;
+use super::loads::Loads;
+use super::parked::Waiting;
+use super::record::{decode_state, first_history, note_commit, note_kind};
+use super::requests::{Ports, Proposals, Reads};
+use super::status::Counters;
+use super::step::{Effects, Io, Queues};
+use super::timers::TimerWheel;
+use super::{Core, CoreOptions, Scratch};
+use crate::api::{ApplyEntry, CoreSettings, Replies, StateMachine};
+use crate::wire::{EntryKind, FRAME_BYTES_MAX};
+
+/// Payload bytes applied in one call while the log is read back.
+const REPLAY_BYTES: usize = 256 << 10;
+
+/// An entry that is not known to be committed yet.
+struct TailEntry {
+    term: u64,
+    kind: EntryKind,
+    payload: Box<[u8]>,
+}
+
+/// What is known of a group so far.
+struct Replayed {
+    state: HardState,
+    history: u32,
+    fresh: bool,
+    log: LogState,
+    /// Handed to the state machine up to here.
+    applied: u64,
+    /// Known to be committed up to here.
+    commit: u64,
+    /// Entries `applied + 1 ..= log.last`.
+    tail: VecDeque<TailEntry>,
+}
+
+impl Replayed {
+    fn new(history: u32) -> Replayed {
+        Replayed {
+            state: HardState::default(),
+            history,
+            fresh: true,
+            log: LogState { first: LogIndex(1), last: LogIndex(0), ..LogState::default() },
+            applied: 0,
+            commit: 0,
+            tail: VecDeque::new(),
+        }
+    }
+
+    /// Takes the next entry; one at or below an earlier index replaces the log from there on.
+    fn entry(&mut self, group: GroupId, header: EntryHeader, payload: &[u8]) {
+        let index = header.index;
+        self.fresh = false;
+        assert!(
+            index > self.applied && index <= self.log.last.0 + 1,
+            "group {group}: entry {index} after {} with {} committed",
+            self.log.last,
+            self.applied
+        );
+        self.tail.truncate((index - self.applied - 1) as usize);
+        self.log.last = LogIndex(index);
+        let runs = &mut self.log.term_runs;
+        while runs.last().is_some_and(|run| run.0.0 >= index) {
+            runs.pop();
+        }
+        if runs.last().is_none_or(|run| run.1.0 != header.tag) {
+            runs.push((LogIndex(index), Term(header.tag)));
+        }
+        let kind = note_kind(header.note);
+        self.tail.push_back(TailEntry { term: header.tag, kind, payload: payload.into() });
+        self.commit = self.commit.max(note_commit(header.note).0);
+    }
+
+    /// Entries up to `index` are gone.
+    fn compacted(&mut self, index: u64) {
+        let log = &mut self.log;
+        if index < log.first.0 {
+            return;
+        }
+        let run = log.term_runs.iter().rev().find(|run| run.0.0 <= index);
+        log.prev_term = run.map_or(log.prev_term, |run| run.1);
+        log.first = LogIndex(index + 1);
+        log.last = log.last.max(LogIndex(index));
+        let kept = log.term_runs.partition_point(|run| run.0.0 <= index + 1).saturating_sub(1);
+        log.term_runs.drain(..kept);
+        match log.term_runs.first_mut() {
+            Some(run) if log.last >= log.first => run.0 = run.0.max(log.first),
+            _ => log.term_runs.clear(),
+        }
+    }
+}
+
+/// Applies in large batches.
+struct Applier<M> {
+    machine: M,
+    bytes: Vec<u8>,
+    /// Slot, index, end of the payload in `bytes`.
+    entries: Vec<(u32, u64, usize)>,
+    replies: Replies,
+    applied: u64,
+}
+
+impl<M: StateMachine> Applier<M> {
+    fn push(&mut self, ids: &[GroupId], slot: u32, index: u64, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.entries.push((slot, index, self.bytes.len()));
+        if self.bytes.len() + self.entries.len() * 64 >= REPLAY_BYTES {
+            self.flush(ids);
+        }
+    }
+
+    fn flush(&mut self, ids: &[GroupId]) {
+        let mut start = 0;
+        let entries = self.entries.iter().map(|&(slot, index, end)| {
+            let payload = &self.bytes[start..end];
+            start = end;
+            ApplyEntry { slot, group: ids[slot as usize], index: LogIndex(index), payload }
+        });
+        let entries: Vec<_> = entries.collect();
+        if !entries.is_empty() {
+            self.machine.apply(&entries, &mut self.replies);
+        }
+        self.applied += entries.len() as u64;
+        self.replies.clear();
+        self.entries.clear();
+        self.bytes.clear();
+    }
+}
+
+/// Receives the log's records.
+struct Replay<'a, M> {
+    ids: &'a [GroupId],
+    sorted: &'a [(GroupId, u32)],
+    groups: Vec<Replayed>,
+    applier: Applier<M>,
+    /// Records of groups that do not live here.
+    strangers: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl<M: StateMachine> Replay<'_, M> {
+    fn slot(&mut self, stream: StreamId) -> Option<usize> {
+        let found = super::find(self.sorted, GroupId(stream.0));
+        self.strangers += u64::from(found.is_none());
+        found.map(|slot| slot as usize)
+    }
+
+    /// Applies what is known to be committed of a group.
+    fn advance(&mut self, slot: usize) {
+        let group = &mut self.groups[slot];
+        while group.applied < group.commit.min(group.log.last.0) {
+            let Some(entry) = group.tail.pop_front() else { break };
+            group.applied += 1;
+            if entry.kind == EntryKind::Payload {
+                self.applier.push(self.ids, slot as u32, group.applied, &entry.payload);
+            }
+        }
+    }
+}
+
+impl<M: StateMachine> Recovery for Replay<'_, M> {
+    fn entry(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
+        if let Some(slot) = self.slot(stream) {
+            self.groups[slot].entry(GroupId(stream.0), header, payload);
+            self.advance(slot);
+        }
+    }
+
+    fn state(&mut self, stream: StreamId, state: &[u8]) {
+        let Some(slot) = self.slot(stream) else { return };
+        let (state, history) = decode_state(state).unwrap_or_else(|| {
+            panic!("group {}: a state of {} bytes that no version of this program wrote", stream.0, state.len())
+        });
+        let group = &mut self.groups[slot];
+        group.fresh = false;
+        group.state = state;
+        group.history = history;
+        group.commit = group.commit.max(state.commit.0);
+        self.advance(slot);
+    }
+
+    fn compacted(&mut self, stream: StreamId, index: u64) {
+        if let Some(slot) = self.slot(stream) {
+            self.groups[slot].compacted(index);
+        }
+    }
+
+    fn progress(&mut self, done: u64, total: u64) {
+        (self.progress)(done, total);
+    }
+}
+
+/// Settings that fit each other whatever was asked for.
+fn clamp(mut settings: CoreSettings) -> CoreSettings {
+    // A frame never outgrows its limit: the outbox, one append on top of it, and messages without payload.
+    let largest = u64::from(settings.payload_bytes_max.max(settings.shard.append_bytes_max));
+    let room = (FRAME_BYTES_MAX as u64 - (2 << 20)).saturating_sub(largest);
+    settings.outbox_bytes_max = settings.outbox_bytes_max.clamp(1, room.max(1));
+    settings
+}
+
+impl<D: Disk, M: StateMachine> Core<D, M> {
+    /// Opens the log, replays what is known committed into `machine`, and creates the groups. Blocks on the disk: start-up.
+    pub fn open(
+        now: Moment,
+        options: CoreOptions,
+        disk: D,
+        mut machine: M,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, OpenError> {
+        let settings = clamp(options.settings);
+        let ids: Vec<GroupId> = options.groups.iter().map(|group| group.id).collect();
+        let mut sorted: Vec<(GroupId, u32)> =
+            ids.iter().enumerate().map(|(slot, &id)| (id, slot as u32)).collect();
+        sorted.sort_unstable();
+        assert!(sorted.windows(2).all(|pair| pair[0].0 != pair[1].0), "a group is named twice");
+        machine.open(&ids);
+        let mut replay = Replay {
+            ids: &ids,
+            sorted: &sorted,
+            groups: ids.iter().map(|&id| Replayed::new(first_history(options.cluster, id))).collect(),
+            applier: Applier {
+                machine,
+                bytes: Vec::new(),
+                entries: Vec::new(),
+                replies: Replies::default(),
+                applied: 0,
+            },
+            strangers: 0,
+            progress,
+        };
+        let mut wal = Wal::open(disk, settings.wal.clone(), now.0, &mut replay)?;
+        replay.applier.flush(&ids);
+        if replay.strangers > 0 {
+            tracing::warn!(records = replay.strangers, "the log has records of groups that do not live here");
+        }
+        let Replay { groups: replayed, applier, .. } = replay;
+
+        let lanes = ids.iter().zip(&replayed).map(|(id, group)| {
+            Lane::new(wal.stream(StreamId(id.0)), group.history, LogIndex(group.applied))
+        });
+        let lanes = lanes.collect();
+        let config = settings.shard.clone();
+        let mut core = Core {
+            core: options.core,
+            boot: options.boot,
+            voters: options.groups.iter().map(|group| group.voters.clone()).collect(),
+            groups: Vec::with_capacity(ids.len()),
+            random: Random::new(options.seed),
+            timers: TimerWheel::new(now, ids.len()),
+            io: Io {
+                me: options.node,
+                now,
+                wal,
+                lanes,
+                preferred: options.groups.iter().map(|group| group.preferred_leader).collect(),
+                cache: Cache::new(settings.cache_bytes_max),
+                loads: Loads::default(),
+                links: Vec::new(),
+                waiting: Waiting::default(),
+                proposals: Proposals::default(),
+                reads: Reads::new(ids.len()),
+                ports: Ports::default(),
+                requests: 0,
+                request_bytes: 0,
+                queues: Queues::default(),
+                unwritten: Vec::new(),
+                effects: Effects::default(),
+                counters: Counters { applied: applier.applied, ..Counters::default() },
+                settings,
+            },
+            ids,
+            sorted,
+            config,
+            machine: applier.machine,
+            balance: Balance::new(),
+            next_pulse: Moment::NEVER,
+            next_log_retry: Moment::NEVER,
+            scratch: Scratch::default(),
+        };
+        for (slot, group) in replayed.into_iter().enumerate() {
+            core.create_group(slot as u32, group);
+        }
+        Ok(core)
+    }
+
+    fn create_group(&mut self, slot: u32, replayed: Replayed) {
+        let at = slot as usize;
+        let hard_state = HardState {
+            commit: LogIndex(replayed.commit.min(replayed.log.last.0)).max(replayed.state.commit),
+            ..replayed.state
+        };
+        let setup = Setup {
+            me: self.io.me,
+            voters: &self.voters[at],
+            hard_state,
+            log: &replayed.log,
+            applied: LogIndex(replayed.applied),
+            fresh: replayed.fresh,
+            preferred_leader: self.io.preferred[at],
+        };
+        let group = Group::new(self.io.now, &self.config, &mut self.random, &setup);
+        let deadline = group.next_deadline();
+        if deadline != Moment::NEVER {
+            self.timers.arm(slot, deadline);
+        }
+        self.groups.push(group);
+        // What is not known to be committed is what will be asked for first.
+        for (n, entry) in replayed.tail.into_iter().enumerate() {
+            let index = LogIndex(replayed.applied + 1 + n as u64);
+            self.io.keep_entry(slot, index, entry.kind, &entry.payload);
+        }
+    }
+}

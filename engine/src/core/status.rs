@@ -1,0 +1,118 @@
+//! What a core tells about itself.
+
+use logdrive_shard::{LogIndex, NodeId, Role};
+use logdrive_wal::{Disk, Health};
+
+use super::types::{CoreStatus, GroupStatus, Slot};
+use super::{Core, CoreId};
+use crate::api::StateMachine;
+
+/// Counters of a core since it opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Steps of groups: an idle core makes none.
+    pub steps: u64,
+    /// Entries applied.
+    pub applied: u64,
+    /// Proposals taken.
+    pub proposals: u64,
+    /// Reads taken.
+    pub reads: u64,
+    /// Requests that met a bound.
+    pub busy: u64,
+    /// Frames from peers.
+    pub frames_in: u64,
+    /// Frames to peers.
+    pub frames_out: u64,
+    /// Frames and messages that were not for this boot, this group, or from a peer that has no part in it.
+    pub ignored: u64,
+    /// Messages to peers dropped: the link went down or was full.
+    pub dropped: u64,
+    /// Times that an append waited for a slow peer.
+    pub held_back: u64,
+    /// Appends of leaders that were not taken for want of space or because too much waits for the log.
+    pub appends_refused: u64,
+    /// Entries that had to be read back from the log.
+    pub cold_entries: u64,
+}
+
+impl<D: Disk, M: StateMachine> Core<D, M> {
+    /// Counts over all groups: takes time in their number.
+    pub fn status(&self) -> CoreStatus {
+        let counters = self.io.counters;
+        let (space, stats) = (self.io.wal.space(), self.io.wal.stats());
+        let mut status = CoreStatus {
+            core: self.core.0,
+            groups: self.groups.len() as u32,
+            applied: counters.applied,
+            proposals: counters.proposals,
+            reads: counters.reads,
+            busy: counters.busy,
+            log_used_bytes: space.used_bytes,
+            log_budget_bytes: space.budget_bytes,
+            log_out_of_space: *self.io.wal.health() == Health::OutOfSpace || self.io.wal.admit(0).is_err(),
+            log_writes: stats.writes,
+            log_write_bytes: stats.write_bytes,
+            log_records: stats.records,
+            cache_bytes: self.io.cache.bytes(),
+            frames_in: counters.frames_in,
+            frames_out: counters.frames_out,
+            links_alive: self.io.links.iter().filter(|link| link.contact).count() as u32,
+            ..CoreStatus::default()
+        };
+        for (group, lane) in self.groups.iter().zip(&self.io.lanes) {
+            match group.role() {
+                Role::Leader => {
+                    status.leaders += 1;
+                    status.commit_lag += group.last_index().0 - group.commit().0;
+                }
+                Role::Follower => status.followers += 1,
+                Role::PreCandidate | Role::Candidate => status.candidates += 1,
+            }
+            status.leaderless += u32::from(!group.leader().is_some());
+            status.apply_lag += group.commit().0 - lane.applied.0;
+        }
+        status
+    }
+
+    /// One group's state.
+    pub fn group_status(&self, slot: Slot) -> GroupStatus {
+        let at = slot.0 as usize;
+        GroupStatus {
+            id: self.ids[at],
+            raft: self.groups[at].report(),
+            applied: self.io.lanes[at].applied,
+            digest: self.machine.digest(slot.0),
+        }
+    }
+
+    /// Counters since the core opened.
+    pub fn counters(&self) -> Counters {
+        self.io.counters
+    }
+
+    /// Who leads the group, cheap. `NONE` if unknown.
+    pub fn leader_of(&self, slot: Slot) -> NodeId {
+        self.groups[slot.0 as usize].leader()
+    }
+
+    /// Whether this node leads the group.
+    pub fn is_leader(&self, slot: Slot) -> bool {
+        self.groups[slot.0 as usize].is_leader()
+    }
+
+    /// Applied here up to this index.
+    pub fn applied(&self, slot: Slot) -> LogIndex {
+        self.io.lanes[slot.0 as usize].applied
+    }
+
+    /// This core.
+    pub fn id(&self) -> CoreId {
+        self.core
+    }
+
+    /// Entries that the cache gave up because of its bound, and reads of the log that failed.
+    pub fn cache_evictions_and_read_errors(&self) -> (u64, u64) {
+        (self.io.cache.evictions(), self.io.loads.errors())
+    }
+}

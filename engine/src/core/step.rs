@@ -1,0 +1,456 @@
+//! Stepping one group: what its steps write to, and the sink they write through.
+
+use std::collections::VecDeque;
+
+use logdrive_shard::{
+    Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, Role, Route,
+    Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+};
+use logdrive_wal::{AppendError, Disk, EntryHeader, Ticket, Wal};
+
+use super::cache::Cache;
+use super::lane::{Flags, Lane, unpack};
+use super::links::Link;
+use super::loads::{Loads, Purpose, Want};
+use super::parked::{ParkedBody, Waiting};
+use super::record::{encode_state, entry_note, note_kind};
+use super::requests::{Ports, Proposals, Reads};
+use super::status::Counters;
+use crate::api::{CoreSettings, Error};
+use crate::wire::{Address, EntryKind};
+
+/// Bytes of a log record beside its payload, for admission.
+pub(super) const RECORD_BYTES: u64 = 64;
+
+/// What the step under way did beside writing and sending.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Effects {
+    /// The group's commit index, as far as the step has told.
+    pub(super) commit: LogIndex,
+    /// It moved.
+    pub(super) committed: bool,
+    /// Leadership was lost, with this commit index: whatever the step commits later may have replaced what was proposed here.
+    pub(super) lost: Option<LogIndex>,
+}
+
+/// Something vital that the log refused for want of space.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unwritten {
+    State { slot: u32, state: HardState },
+    Empty { slot: u32, index: LogIndex, term: Term, epoch: u32, commit: LogIndex },
+}
+
+/// Slots that something has to be done for, each queue holding a slot at most once (see [`Flags`]).
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    pub(super) flush: Vec<u32>,
+    pub(super) apply: VecDeque<u32>,
+    pub(super) notices: VecDeque<(Moment, u32)>,
+    pub(super) reads: Vec<u32>,
+    pub(super) leader_changes: Vec<u32>,
+    pub(super) misplaced: VecDeque<u32>,
+}
+
+/// Everything of a core that a step may touch, the groups themselves excepted.
+pub(super) struct Io<D: Disk> {
+    pub(super) me: NodeId,
+    pub(super) now: Moment,
+    pub(super) settings: CoreSettings,
+    pub(super) wal: Wal<D>,
+    pub(super) lanes: Vec<Lane>,
+    /// By slot: who should lead.
+    pub(super) preferred: Vec<NodeId>,
+    pub(super) cache: Cache,
+    pub(super) loads: Loads,
+    pub(super) links: Vec<Link>,
+    pub(super) waiting: Waiting,
+    pub(super) proposals: Proposals,
+    pub(super) reads: Reads,
+    pub(super) ports: Ports,
+    /// Requests that wait, and their bytes.
+    pub(super) requests: u32,
+    pub(super) request_bytes: u64,
+    pub(super) queues: Queues,
+    pub(super) unwritten: Vec<Unwritten>,
+    pub(super) effects: Effects,
+    pub(super) counters: Counters,
+}
+
+impl Unwritten {
+    fn slot(self) -> u32 {
+        match self {
+            Unwritten::State { slot, .. } | Unwritten::Empty { slot, .. } => slot,
+        }
+    }
+}
+
+impl<D: Disk> Io<D> {
+    /// Writes an entry that [`Wal::admit`] let in to the log and to the cache.
+    pub(super) fn write_entry(
+        &mut self,
+        slot: u32,
+        index: LogIndex,
+        term: Term,
+        epoch: u32,
+        commit: LogIndex,
+        entry: (EntryKind, &[u8]),
+    ) {
+        let (kind, payload) = entry;
+        self.keep_entry(slot, index, kind, payload);
+        let header = EntryHeader { index: index.0, tag: term.0, note: entry_note(kind, commit) };
+        let lane = &mut self.lanes[slot as usize];
+        match self.wal.append(lane.stream, header, payload) {
+            Ok(ticket) => self.waiting.touch(lane, slot, ticket, epoch, index.0),
+            // Nothing is acknowledged from here on: the turn ends with the reason.
+            Err(AppendError::Poisoned(_)) => {}
+            Err(error) => {
+                panic!("slot {slot}: the log refused entry {index}, which it had admitted: {error}")
+            }
+        }
+    }
+
+    /// Puts an entry into the cache.
+    pub(super) fn keep_entry(&mut self, slot: u32, index: LogIndex, kind: EntryKind, payload: &[u8]) {
+        let window = &mut self.lanes[slot as usize].window;
+        self.cache.push(window, slot, index.0, kind, payload);
+        if self.cache.is_over() {
+            self.cache.evict(&mut self.lanes);
+        }
+    }
+
+    /// The group's log is replaced from `index` on.
+    pub(super) fn truncate(&mut self, slot: u32, index: LogIndex) {
+        self.cache.truncate(&mut self.lanes[slot as usize].window, index.0);
+        self.loads.void(slot, index.0);
+        let replaced = |unwritten: &Unwritten| match *unwritten {
+            Unwritten::Empty { slot: of, index: at, .. } => of == slot && at >= index,
+            Unwritten::State { .. } => false,
+        };
+        self.unwritten.retain(|unwritten| !replaced(unwritten));
+    }
+
+    /// Writes a hard state; if the log has no space even for that, remembers it and says no.
+    pub(super) fn write_state(&mut self, slot: u32, state: HardState) -> bool {
+        let lane = &self.lanes[slot as usize];
+        match self.wal.put_state(lane.stream, &encode_state(state, lane.history)) {
+            Ok(_) | Err(AppendError::Poisoned(_)) => true,
+            Err(_) => {
+                let same = |unwritten: &&mut Unwritten| matches!(unwritten, Unwritten::State { slot: of, .. } if *of == slot);
+                match self.unwritten.iter_mut().find(same) {
+                    Some(Unwritten::State { state: older, .. }) => *older = state,
+                    _ => self.refused(Unwritten::State { slot, state }),
+                }
+                false
+            }
+        }
+    }
+
+    /// Writes the no-op of a term; if the log has no space even for that, remembers it and says no.
+    pub(super) fn write_empty(
+        &mut self,
+        slot: u32,
+        index: LogIndex,
+        term: Term,
+        epoch: u32,
+        commit: LogIndex,
+    ) -> bool {
+        let note = entry_note(EntryKind::Empty, commit);
+        let lane = &mut self.lanes[slot as usize];
+        match self.wal.append(lane.stream, EntryHeader { index: index.0, tag: term.0, note }, &[]) {
+            Ok(ticket) => {
+                self.waiting.touch(lane, slot, ticket, epoch, index.0);
+                true
+            }
+            Err(AppendError::Poisoned(_)) => true,
+            Err(_) => {
+                self.refused(Unwritten::Empty { slot, index, term, epoch, commit });
+                false
+            }
+        }
+    }
+
+    fn refused(&mut self, unwritten: Unwritten) {
+        self.lanes[unwritten.slot() as usize].flags.raise(Flags::UNWRITTEN);
+        self.unwritten.push(unwritten);
+    }
+
+    /// Tries again what the log refused, in order, until it refuses again.
+    pub(super) fn retry_unwritten(&mut self) {
+        let mut unwritten = std::mem::take(&mut self.unwritten).into_iter();
+        for retried in unwritten.by_ref() {
+            let written = match retried {
+                Unwritten::State { slot, state } => self.write_state(slot, state),
+                Unwritten::Empty { slot, index, term, epoch, commit } => {
+                    self.write_empty(slot, index, term, epoch, commit)
+                }
+            };
+            if !written {
+                break;
+            }
+            self.lanes[retried.slot() as usize].flags.lower(Flags::UNWRITTEN);
+        }
+        // A group may still have more.
+        unwritten.for_each(|rest| self.unwritten.push(rest));
+        for rest in &self.unwritten {
+            self.lanes[rest.slot() as usize].flags.raise(Flags::UNWRITTEN);
+        }
+    }
+
+    /// Leadership of `slot` was lost: proposals behind `commit` and reads that nobody has confirmed end.
+    pub(super) fn fail_waiting(&mut self, slot: u32, commit: LogIndex, leader: NodeId) {
+        let Io { lanes, proposals, reads, ports, requests, request_bytes, .. } = self;
+        let mut end = |port, token, bytes: u64, error| {
+            *requests -= 1;
+            *request_bytes -= bytes;
+            ports.answer(port, token, Err(error), &[]);
+        };
+        proposals.cut_after(&mut lanes[slot as usize], commit.0, |gone| {
+            end(gone.port, gone.token, u64::from(gone.bytes), Error::Indeterminate);
+        });
+        reads.cut_unconfirmed(slot as usize, |port, token, bytes| {
+            end(port, token, bytes as u64, Error::NotLeader { leader });
+        });
+    }
+
+    /// Answers a request that was waiting.
+    pub(super) fn answer(
+        &mut self,
+        port: super::PortId,
+        token: u64,
+        bytes: u64,
+        result: Result<LogIndex, Error>,
+        reply: &[u8],
+    ) {
+        self.requests -= 1;
+        self.request_bytes -= bytes;
+        self.ports.answer(port, token, result, reply);
+    }
+
+    /// Queues a slot for [`logdrive_shard::Group::flush`] at the end of the turn.
+    pub(super) fn queue_flush(&mut self, slot: u32) {
+        if self.lanes[slot as usize].flags.raise(Flags::FLUSH) {
+            self.queues.flush.push(slot);
+        }
+    }
+
+    /// Queues a slot that has something to apply.
+    pub(super) fn queue_apply(&mut self, slot: u32) {
+        if self.lanes[slot as usize].flags.raise(Flags::APPLY) {
+            self.queues.apply.push_back(slot);
+        }
+    }
+
+    /// Queues a slot whose reads may be served.
+    pub(super) fn queue_reads(&mut self, slot: u32) {
+        if self.lanes[slot as usize].flags.raise(Flags::READS) {
+            self.queues.reads.push(slot);
+        }
+    }
+
+    /// Lets everything go whose ticket is durable; votes for itself are left to `own_vote`.
+    pub(super) fn release(&mut self, durable: Ticket) -> Option<(u32, Term)> {
+        while let Some(parked) = self.waiting.pop_parked(durable) {
+            if let ParkedBody::OwnVote(term) = parked.body {
+                return Some((parked.slot, term));
+            }
+            let Some((link, remote)) = unpack(parked.to) else { continue };
+            let link = &mut self.links[link];
+            if link.generation != parked.generation || !link.has_room() {
+                self.counters.dropped += 1;
+                continue;
+            }
+            let to = Address { slot: remote, history: self.lanes[parked.slot as usize].history };
+            match parked.body {
+                ParkedBody::AppendReply(message) => link.builder.append_reply(to, &message),
+                ParkedBody::HeartbeatReply(message) => link.builder.heartbeat_reply(to, &message),
+                ParkedBody::VoteRequest(message) => link.builder.vote_request(to, &message),
+                ParkedBody::VoteReply(message) => link.builder.vote_reply(to, &message),
+                ParkedBody::OwnVote(_) => {}
+            }
+        }
+        None
+    }
+}
+
+/// The sink of one step of one group.
+pub(super) struct StepSink<'a, D: Disk> {
+    pub(super) io: &'a mut Io<D>,
+    pub(super) slot: u32,
+}
+
+impl<D: Disk> StepSink<'_, D> {
+    /// Where an immediate message goes, if there is a way and room.
+    fn out(&mut self, to: Route) -> Option<(&mut Link, Address)> {
+        let (link, remote) = unpack(to)?;
+        let history = self.io.lanes[self.slot as usize].history;
+        let link = &mut self.io.links[link];
+        if !link.has_room() {
+            self.io.counters.dropped += 1;
+            return None;
+        }
+        Some((link, Address { slot: remote, history }))
+    }
+
+    fn park(&mut self, to: Route, body: ParkedBody) {
+        let Some((link, _)) = unpack(to) else { return };
+        self.io.waiting.park(self.slot, self.io.links[link].generation, to, body);
+    }
+
+    /// Cold entries: offered ones are ready, others are put in line.
+    fn fit_cold(&mut self, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit {
+        let io = &mut *self.io;
+        let loaded = |index: u64| {
+            let (_, payload) = io.loads.get(self.slot, Purpose::Send, index)?;
+            Some(payload.len() as u32)
+        };
+        if let Some(fit) = measure(first, last, bytes_max, loaded) {
+            return fit;
+        }
+        let lane = &mut io.lanes[self.slot as usize];
+        let last = lane.window.first().map_or(last.0, |cached| last.0.min(cached - 1));
+        let want = Want { slot: self.slot, purpose: Purpose::Send, first: first.0, last, bytes_max };
+        if lane.flags.raise(Flags::SEND_LOAD) {
+            io.loads.want(want);
+        } else if io.loads.next.is_none() {
+            io.loads.next = Some(want);
+        }
+        Fit::Loading
+    }
+}
+
+/// Adds up entries from `first` on while they fit; `None` if the first is not there.
+fn measure(
+    first: LogIndex,
+    last: LogIndex,
+    bytes_max: u32,
+    len_of: impl Fn(u64) -> Option<u32>,
+) -> Option<Fit> {
+    let mut bytes = len_of(first.0)?;
+    let mut count = 1;
+    for index in first.0 + 1..=last.0 {
+        let Some(len) = len_of(index) else { break };
+        if bytes.saturating_add(len) > bytes_max {
+            break;
+        }
+        bytes += len;
+        count += 1;
+    }
+    Some(Fit::Ready { count, bytes })
+}
+
+impl<D: Disk> Sink for StepSink<'_, D> {
+    fn append(&mut self, to: Route, message: Append) {
+        let slot = self.slot;
+        let Some((link, remote)) = unpack(to) else { return };
+        let Io { links, lanes, cache, loads, counters, .. } = &mut *self.io;
+        let (link, lane) = (&mut links[link], &lanes[slot as usize]);
+        if !link.has_room() {
+            counters.dropped += 1;
+            return;
+        }
+        let address = Address { slot: remote, history: lane.history };
+        let first = message.prev_index.0 + 1;
+        let entries = (first..first + u64::from(message.count)).map(|index| {
+            cache.get(&lane.window, index).or_else(|| {
+                let (header, payload) = loads.get(slot, Purpose::Send, index)?;
+                Some((note_kind(header.note), payload.as_slice()))
+            })
+        });
+        // `fit` has just said that they are at hand.
+        let entries = entries.map(|entry| entry.expect("an append carries entries that were said to fit"));
+        link.builder.append(address, &message, entries);
+    }
+
+    fn heartbeat(&mut self, to: Route, message: Heartbeat) {
+        if let Some((link, address)) = self.out(to) {
+            link.builder.heartbeat(address, &message);
+        }
+    }
+
+    fn heartbeat_reply(&mut self, to: Route, message: HeartbeatReply) {
+        self.park(to, ParkedBody::HeartbeatReply(message));
+    }
+
+    fn append_reply(&mut self, to: Route, message: AppendReply) {
+        self.park(to, ParkedBody::AppendReply(message));
+    }
+
+    fn vote_request(&mut self, to: Route, message: VoteRequest) {
+        if !message.pre_vote {
+            self.park(to, ParkedBody::VoteRequest(message));
+        } else if let Some((link, address)) = self.out(to) {
+            link.builder.vote_request(address, &message);
+        }
+    }
+
+    fn vote_reply(&mut self, to: Route, message: VoteReply) {
+        if !message.pre_vote {
+            self.park(to, ParkedBody::VoteReply(message));
+        } else if let Some((link, address)) = self.out(to) {
+            link.builder.vote_reply(address, &message);
+        }
+    }
+
+    fn timeout_now(&mut self, to: Route, message: TimeoutNow) {
+        if let Some((link, address)) = self.out(to) {
+            link.builder.timeout_now(address, &message);
+        }
+    }
+
+    fn save_hard_state(&mut self, state: HardState) {
+        self.io.write_state(self.slot, state);
+    }
+
+    fn append_empty(&mut self, index: LogIndex, term: Term, epoch: u32) {
+        let commit = self.io.effects.commit;
+        self.io.keep_entry(self.slot, index, EntryKind::Empty, &[]);
+        self.io.write_empty(self.slot, index, term, epoch, commit);
+    }
+
+    fn own_vote_written(&mut self, term: Term) {
+        self.io.waiting.park(self.slot, 0, Route::NONE, ParkedBody::OwnVote(term));
+    }
+
+    fn committed(&mut self, commit: LogIndex) {
+        self.io.effects.commit = commit;
+        self.io.effects.committed = true;
+    }
+
+    fn reads_confirmed(&mut self, round: u64, index: LogIndex) {
+        self.io.reads.confirm(self.slot as usize, round, index);
+        self.io.queue_reads(self.slot);
+    }
+
+    fn leadership_lost(&mut self, _new_term: Term) {
+        self.io.effects.lost = Some(self.io.effects.commit);
+    }
+
+    fn role_changed(&mut self, role: Role, _leader: NodeId, _term: Term) {
+        let io = &mut *self.io;
+        let flags = &mut io.lanes[self.slot as usize].flags;
+        if flags.raise(Flags::LEADER_CHANGED) {
+            io.queues.leader_changes.push(self.slot);
+        }
+        let preferred = io.preferred[self.slot as usize];
+        let misplaced = role == Role::Leader && preferred.is_some() && preferred != io.me;
+        if misplaced && flags.raise(Flags::MISPLACED) {
+            io.queues.misplaced.push_back(self.slot);
+        }
+    }
+
+    fn fit(&mut self, to: Route, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit {
+        let Some((link, _)) = unpack(to) else { return Fit::Loading };
+        let Io { links, lanes, cache, settings, counters, .. } = &mut *self.io;
+        let link = &mut links[link];
+        if link.is_full(settings.outbox_bytes_max, settings.peer_inflight_bytes_max) {
+            link.wait(self.slot);
+            counters.held_back += 1;
+            return Fit::Loading;
+        }
+        let window = &lanes[self.slot as usize].window;
+        match measure(first, last, bytes_max, |index| cache.len_of(window, index)) {
+            Some(fit) => fit,
+            None => self.fit_cold(first, last, bytes_max),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! One turn: what is done, in which order.
+
+use std::time::Duration;
+
+use logdrive_shard::Moment;
+use logdrive_wal::{Disk, Health, ReadError};
+
+use super::lane::Flags;
+use super::loads::Purpose;
+use super::{Core, Fatal};
+use crate::api::StateMachine;
+
+/// How often a log that is out of space is tried again.
+const LOG_RETRY: Duration = Duration::from_millis(100);
+/// How long after a failed read of the log the entries are asked for again.
+const READ_RETRY: Duration = Duration::from_secs(1);
+
+impl<D: Disk, M: StateMachine> Core<D, M> {
+    /// Ends a turn: due deadlines, flush of touched groups, log submission, release of what became durable, apply, answers, one
+    /// frame per link. `now` is read after the inputs of the turn were taken.
+    pub fn turn(&mut self, now: Moment) -> Result<(), Fatal> {
+        self.see(now);
+        self.poll_log()?;
+        self.expire_deadlines();
+        self.resume_drained();
+        self.flush_groups();
+        self.begin_loads();
+        self.io.wal.submit(self.io.now.0);
+        self.apply_committed();
+        self.serve_reads();
+        self.release_parked();
+        Ok(())
+    }
+
+    /// When [`Core::turn`] must be called at the latest if nothing happens.
+    pub fn next_deadline(&self) -> Moment {
+        let queues = &self.io.queues;
+        let at_once = !queues.apply.is_empty()
+            || !queues.flush.is_empty()
+            || !queues.reads.is_empty()
+            || self.any_drained();
+        if at_once {
+            return self.io.now;
+        }
+        let notice = queues.notices.front().map_or(Moment::NEVER, |first| first.0);
+        self.timers
+            .next()
+            .min(self.next_pulse)
+            .min(notice)
+            .min(self.next_log_retry)
+            .min(self.io.loads.next_retry())
+            .min(self.next_balance())
+    }
+
+    // -- the log ------------------------------------------------------------------------------------------------------
+
+    /// Takes what the log has finished. A poisoned log ends it all: nothing more is acknowledged.
+    fn poll_log(&mut self) -> Result<(), Fatal> {
+        self.io.wal.poll(self.io.now.0);
+        match self.io.wal.health() {
+            Health::Poisoned(error) => {
+                return Err(Fatal::LogPoisoned { core: self.core.0, error: error.clone() });
+            }
+            Health::OutOfSpace => self.next_log_retry = self.io.now.after(LOG_RETRY),
+            Health::Running if self.io.unwritten.is_empty() => self.next_log_retry = Moment::NEVER,
+            Health::Running => {}
+        }
+        self.finish_loads();
+        let durable = self.io.wal.durable();
+        while let Some(touch) = self.io.waiting.pop_touch(durable) {
+            let (slot, epoch, last) = (touch.slot, touch.epoch, logdrive_shard::LogIndex(touch.last));
+            self.step(slot, |group, env| group.on_durable(env, epoch, last));
+            self.end_step(slot);
+            if self.groups[slot as usize].applicable() > self.io.lanes[slot as usize].applied {
+                self.io.queue_apply(slot);
+            }
+        }
+        self.release_parked();
+        if !self.io.unwritten.is_empty() && self.io.now >= self.next_log_retry.min(self.io.now) {
+            self.io.retry_unwritten();
+            self.next_log_retry = match self.io.unwritten.is_empty() {
+                true => Moment::NEVER,
+                false => self.io.now.after(LOG_RETRY),
+            };
+        }
+        Ok(())
+    }
+
+    /// Sends what waited for the log and is covered by what is durable.
+    fn release_parked(&mut self) {
+        while let Some((slot, term)) = self.io.release(self.io.wal.durable()) {
+            self.step(slot, |group, env| group.on_vote_durable(env, term));
+            self.end_step(slot);
+        }
+    }
+
+    // -- cold entries -------------------------------------------------------------------------------------------------
+
+    fn begin_loads(&mut self) {
+        while let Some((token, want)) = self.io.loads.begin() {
+            let stream = self.io.lanes[want.slot as usize].stream;
+            self.io.wal.read(token, stream, want.first, want.last, want.bytes_max);
+        }
+    }
+
+    fn finish_loads(&mut self) {
+        while let Some(done) = self.io.wal.poll_read() {
+            let entries = done.result.as_ref().map_or(0, Vec::len) as u64;
+            let (want, result) = self.io.loads.on_read(done);
+            self.io.counters.cold_entries += entries;
+            match (result, want.purpose) {
+                (Ok(()), Purpose::Send) => self.offer_load(want.slot),
+                (Ok(()), Purpose::Apply) => self.continue_apply(want.slot),
+                (Err(error), purpose) => {
+                    let slot = want.slot;
+                    let group = self.ids[slot as usize];
+                    tracing::error!(%group, %error, damaged = matches!(error, ReadError::Corrupt { .. }), "reading the log failed");
+                    self.io.loads.retry_at(self.io.now.after(READ_RETRY), slot, purpose);
+                }
+            }
+        }
+        while let Some((slot, purpose)) = self.io.loads.pop_retry(self.io.now) {
+            match purpose {
+                Purpose::Send => self.offer_load(slot),
+                Purpose::Apply => self.continue_apply(slot),
+            }
+        }
+    }
+
+    /// A group's cold entries are there, or are to be asked for again: its peers take what they can, then it may ask on.
+    fn offer_load(&mut self, slot: u32) {
+        self.io.loads.next = None;
+        self.step(slot, |group, env| group.on_entries_loaded(env));
+        self.end_step(slot);
+        self.io.loads.drop_load(slot, Purpose::Send);
+        match self.io.loads.next.take() {
+            Some(want) => self.io.loads.want(want),
+            None => self.io.lanes[slot as usize].flags.lower(Flags::SEND_LOAD),
+        }
+    }
+
+    fn continue_apply(&mut self, slot: u32) {
+        self.io.lanes[slot as usize].flags.lower(Flags::APPLY_LOAD);
+        self.io.queue_apply(slot);
+    }
+
+    // -- deadlines ----------------------------------------------------------------------------------------------------
+
+    fn expire_deadlines(&mut self) {
+        let mut slots = std::mem::take(&mut self.scratch.slots);
+        self.timers.expired(self.io.now, &mut slots);
+        for slot in slots.drain(..) {
+            let deadline = self.groups[slot as usize].next_deadline();
+            if deadline <= self.io.now {
+                self.step(slot, |group, env| group.on_deadline(env));
+                self.end_step(slot);
+            } else if deadline != Moment::NEVER {
+                self.timers.arm(slot, deadline);
+            }
+        }
+        self.scratch.slots = slots;
+        while let Some(&(at, slot)) = self.io.queues.notices.front() {
+            if at > self.io.now {
+                break;
+            }
+            self.io.queues.notices.pop_front();
+            self.io.lanes[slot as usize].flags.lower(Flags::NOTICE);
+            self.step(slot, |group, env| group.flush_commit(env));
+            self.end_step(slot);
+        }
+        self.pulse_when_due();
+        self.balance_when_due();
+    }
+
+    fn flush_groups(&mut self) {
+        let mut slots = std::mem::take(&mut self.io.queues.flush);
+        for slot in slots.drain(..) {
+            self.io.lanes[slot as usize].flags.lower(Flags::FLUSH);
+            self.step(slot, |group, env| group.flush(env));
+            self.end_step(slot);
+        }
+        // Nothing that a flush does asks for another one.
+        assert!(self.io.queues.flush.is_empty());
+        self.io.queues.flush = slots;
+    }
+}

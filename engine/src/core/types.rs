@@ -1,0 +1,167 @@
+//! What goes into a core and what it tells about itself.
+
+use logdrive_shard::{GroupId, LogIndex, NodeId};
+
+use crate::api::{CoreSettings, ReadPolicy};
+use crate::wire::PeerHello;
+
+/// A core of a node, counted from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoreId(pub u16);
+
+/// A connection to a peer core, dense; reused for the same peer core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u16);
+
+/// A consumer of answers on a core (a client connection, another core, the bench's driver), dense.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub u32);
+
+/// A group's dense slot on this core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+/// A group that lives on this core.
+#[derive(Clone, Debug)]
+pub struct GroupSetup {
+    /// Its id.
+    pub id: GroupId,
+    /// Its voters, this node included.
+    pub voters: Vec<NodeId>,
+    /// The voter that should lead when all are well.
+    pub preferred_leader: NodeId,
+}
+
+/// What a core is opened with.
+pub struct CoreOptions {
+    /// This node.
+    pub node: NodeId,
+    /// This core.
+    pub core: CoreId,
+    /// Random numbers and history ids start from these.
+    pub cluster: u64,
+    /// This boot of the node: higher than every earlier one.
+    pub boot: u64,
+    /// Seed of the core's random numbers (the runtime takes it from the system; the simulator from its seed).
+    pub seed: u64,
+    /// The groups, by slot.
+    pub groups: Vec<GroupSetup>,
+    /// Settings.
+    pub settings: CoreSettings,
+}
+
+/// One thing that happened. `handle` steps the groups it touches; nothing leaves before [`Core::turn`].
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// One whole frame (header included) arrived on a link.
+    Frame {
+        /// From.
+        link: LinkId,
+        /// The bytes, read in place.
+        bytes: &'a [u8],
+    },
+    /// A connection to a peer core finished its handshake.
+    LinkUp {
+        /// The peer, its boot and the groups it hosts.
+        hello: &'a PeerHello,
+    },
+    /// A connection ended.
+    LinkDown {
+        /// Which.
+        link: LinkId,
+    },
+    /// A client proposes.
+    Propose {
+        /// Where the answer goes.
+        port: PortId,
+        /// Returned with the answer.
+        token: u64,
+        /// The group.
+        slot: Slot,
+        /// Payload.
+        payload: &'a [u8],
+    },
+    /// A client reads.
+    Read {
+        /// Where the answer goes.
+        port: PortId,
+        /// Returned with the answer.
+        token: u64,
+        /// The group.
+        slot: Slot,
+        /// How it may be answered.
+        policy: ReadPolicy,
+        /// For [`StateMachine::query`].
+        request: &'a [u8],
+    },
+    /// The log's disk has completions.
+    Disk,
+    /// An operator or embedder wants a group's leadership moved.
+    Transfer {
+        /// The group.
+        slot: Slot,
+        /// To whom.
+        to: NodeId,
+    },
+    /// The node is about to stop: hand leadership of all groups over; refuse new proposals with `NotLeader` once handed over.
+    HandOver,
+}
+
+/// Why a core cannot go on. The process ends with this message; restart is recovery.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fatal {
+    /// A write or sync failed.
+    #[error(
+        "core {core}: the log is poisoned, nothing more is acknowledged: {error}. Look at the disk, then restart this node"
+    )]
+    LogPoisoned {
+        /// Which core.
+        core: u16,
+        /// What failed.
+        error: logdrive_wal::DiskError,
+    },
+}
+
+/// Counts of a core, for status, metrics and benchmarks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[allow(missing_docs)]
+pub struct CoreStatus {
+    pub core: u16,
+    pub groups: u32,
+    pub leaders: u32,
+    pub followers: u32,
+    pub candidates: u32,
+    pub leaderless: u32,
+    /// Sum over groups of `last known commit - applied`.
+    pub apply_lag: u64,
+    /// Sum over groups led here of `last - commit`.
+    pub commit_lag: u64,
+    pub applied: u64,
+    pub proposals: u64,
+    pub reads: u64,
+    pub busy: u64,
+    pub log_used_bytes: u64,
+    pub log_budget_bytes: u64,
+    pub log_out_of_space: bool,
+    pub log_writes: u64,
+    pub log_write_bytes: u64,
+    pub log_records: u64,
+    pub cache_bytes: u64,
+    pub frames_in: u64,
+    pub frames_out: u64,
+    pub links_alive: u32,
+}
+
+/// One group's state on this core, for status and tests.
+#[derive(Clone, Debug)]
+pub struct GroupStatus {
+    /// The group.
+    pub id: GroupId,
+    /// The consensus state.
+    pub raft: logdrive_shard::Report,
+    /// Applied up to.
+    pub applied: LogIndex,
+    /// The state machine's digest.
+    pub digest: u64,
+}
