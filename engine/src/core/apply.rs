@@ -99,9 +99,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let mut next = first;
             let mut is_cold = false;
             while next <= limit && budget > 0 {
-                let len = io.cache.len_of(&lane.window, next).map(u64::from).or_else(|| {
-                    Some(io.loads.get(slot, Purpose::Apply, next)?.1.len() as u64)
-                });
+                let len = io
+                    .cache
+                    .len_of(&lane.window, next)
+                    .map(u64::from)
+                    .or_else(|| Some(io.loads.get(slot, Purpose::Apply, next)?.1.len() as u64));
                 let Some(len) = len else {
                     is_cold = true;
                     break;
@@ -116,7 +118,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 // Read back and applied later; nobody else waits for it.
                 io.loads.drop_load(slot, Purpose::Apply);
                 let last = lane.window.first().map_or(limit, |cached| limit.min(cached.max(next + 1) - 1));
-                let want = Want { slot, purpose: Purpose::Apply, first: next, last, bytes_max: LOAD_BYTES_MAX };
+                let want =
+                    Want { slot, purpose: Purpose::Apply, first: next, last, bytes_max: LOAD_BYTES_MAX };
                 if lane.flags.raise(Flags::APPLY_LOAD) {
                     io.loads.want(want);
                 }

@@ -111,9 +111,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return;
         }
         let preferred = self.io.preferred[slot as usize];
-        let able = |node: &NodeId| {
-            *node != self.io.me && self.is_in_contact(*node) && group.peer_caught_up(*node)
-        };
+        let able =
+            |node: &NodeId| *node != self.io.me && self.is_in_contact(*node) && group.peer_caught_up(*node);
         let to = Some(preferred).filter(able).or_else(|| {
             let anybody = || self.voters[slot as usize].iter().copied().find(able);
             handing_over.then(anybody).flatten()

@@ -40,8 +40,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     /// Our slot, if the message is for a group that both ends have in common.
     fn addressed(&mut self, link: usize, to: Address) -> Option<u32> {
-        let ours = self.io.links[link].shared.has(to.slot)
-            && self.io.lanes[to.slot as usize].history == to.history;
+        let ours =
+            self.io.links[link].shared.has(to.slot) && self.io.lanes[to.slot as usize].history == to.history;
         if !ours {
             self.io.counters.ignored += 1;
         }
@@ -98,10 +98,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     fn has_space(&mut self, slot: u32, entries: &Entries<'_>) -> bool {
         let wal = &self.io.wal;
         let bytes = entries.payload_bytes() as u64 + entries.len() as u64 * RECORD_BYTES;
+        let payload_bytes_max = self.io.settings.wal.payload_bytes_max as usize;
+        let fits = entries.payload_bytes() <= payload_bytes_max
+            || entries.clone().all(|(_, payload)| payload.len() <= payload_bytes_max);
         let vital = || entries.clone().all(|(kind, _)| kind == EntryKind::Empty);
         let backlog_bytes_max = self.io.settings.log_backlog_bytes_max.saturating_mul(BACKLOG_FACTOR);
         let taken = !self.io.lanes[slot as usize].flags.has(Flags::UNWRITTEN)
             && !matches!(wal.health(), Health::Poisoned(_))
+            && fits
             && (wal.admit(bytes).is_ok() || vital())
             && wal.backlog_bytes() <= backlog_bytes_max;
         if !taken {

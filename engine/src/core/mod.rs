@@ -89,6 +89,8 @@ pub struct Core<D: Disk, M: StateMachine> {
     next_pulse: Moment,
     /// When a log that is out of space is tried again.
     next_log_retry: Moment,
+    /// The log has finished something that the next turn takes.
+    log_news: bool,
     scratch: Scratch,
 }
 

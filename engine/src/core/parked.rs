@@ -106,9 +106,4 @@ impl Waiting {
         self.base = self.base.wrapping_add(1);
         self.touches.pop_front()
     }
-
-    /// Things parked and writes under way.
-    pub(super) fn len(&self) -> (usize, usize) {
-        (self.parked.len(), self.touches.len())
-    }
 }

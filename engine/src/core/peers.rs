@@ -87,9 +87,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     /// Whether this core's disk has written lately, or had nothing to write.
     fn is_healthy(&self) -> bool {
-        let stalled = self.io.wal.oldest_write_nanos().is_some_and(|since| {
-            self.io.now.since(Moment(since)) >= self.io.settings.disk_stall
-        });
+        let stalled = self
+            .io
+            .wal
+            .oldest_write_nanos()
+            .is_some_and(|since| self.io.now.since(Moment(since)) >= self.io.settings.disk_stall);
         !stalled || *self.io.wal.health() == Health::OutOfSpace
     }
 

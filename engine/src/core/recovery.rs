@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use logdrive_shard::{
-    Group, GroupId, HardState, LogIndex, LogState, Moment, Random, Setup, Term,
-};
+use logdrive_shard::{Group, GroupId, HardState, LogIndex, LogState, Moment, Random, Setup, Term};
 use logdrive_wal::{Disk, EntryHeader, OpenError, Recovery, StreamId, Wal};
 
 use super::balance::Balance;
@@ -26,7 +24,6 @@ const REPLAY_BYTES: usize = 256 << 10;
 
 /// An entry that is not known to be committed yet.
 struct TailEntry {
-    term: u64,
     kind: EntryKind,
     payload: Box<[u8]>,
 }
@@ -78,7 +75,7 @@ impl Replayed {
             runs.push((LogIndex(index), Term(header.tag)));
         }
         let kind = note_kind(header.note);
-        self.tail.push_back(TailEntry { term: header.tag, kind, payload: payload.into() });
+        self.tail.push_back(TailEntry { kind, payload: payload.into() });
         self.commit = self.commit.max(note_commit(header.note).0);
     }
 
@@ -180,7 +177,11 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
     fn state(&mut self, stream: StreamId, state: &[u8]) {
         let Some(slot) = self.slot(stream) else { return };
         let (state, history) = decode_state(state).unwrap_or_else(|| {
-            panic!("group {}: a state of {} bytes that no version of this program wrote", stream.0, state.len())
+            panic!(
+                "group {}: a state of {} bytes that no version of this program wrote",
+                stream.0,
+                state.len()
+            )
         });
         let group = &mut self.groups[slot];
         group.fresh = false;
@@ -203,6 +204,7 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
 
 /// Settings that fit each other whatever was asked for.
 fn clamp(mut settings: CoreSettings) -> CoreSettings {
+    settings.payload_bytes_max = settings.payload_bytes_max.min(settings.wal.payload_bytes_max);
     // A frame never outgrows its limit: the outbox, one append on top of it, and messages without payload.
     let largest = u64::from(settings.payload_bytes_max.max(settings.shard.append_bytes_max));
     let room = (FRAME_BYTES_MAX as u64 - (2 << 20)).saturating_sub(largest);
@@ -247,9 +249,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         let Replay { groups: replayed, applier, .. } = replay;
 
-        let lanes = ids.iter().zip(&replayed).map(|(id, group)| {
-            Lane::new(wal.stream(StreamId(id.0)), group.history, LogIndex(group.applied))
-        });
+        let lanes = ids
+            .iter()
+            .zip(&replayed)
+            .map(|(id, group)| Lane::new(wal.stream(StreamId(id.0)), group.history, LogIndex(group.applied)));
         let lanes = lanes.collect();
         let config = settings.shard.clone();
         let mut core = Core {
@@ -258,7 +261,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             voters: options.groups.iter().map(|group| group.voters.clone()).collect(),
             groups: Vec::with_capacity(ids.len()),
             random: Random::new(options.seed),
-            timers: TimerWheel::new(now, ids.len()),
+            timers: TimerWheel::new(now, ids.len() as u32),
             io: Io {
                 me: options.node,
                 now,
@@ -287,6 +290,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             balance: Balance::new(),
             next_pulse: Moment::NEVER,
             next_log_retry: Moment::NEVER,
+            log_news: false,
             scratch: Scratch::default(),
         };
         for (slot, group) in replayed.into_iter().enumerate() {

@@ -218,14 +218,7 @@ impl Reads {
     }
 
     /// Adds a read that got `round`; whether it is confirmed already.
-    pub(super) fn push(
-        &mut self,
-        slot: usize,
-        port: PortId,
-        token: u64,
-        round: u64,
-        request: &[u8],
-    ) -> bool {
+    pub(super) fn push(&mut self, slot: usize, port: PortId, token: u64, round: u64, request: &[u8]) -> bool {
         let at = self.free.pop().unwrap_or_else(|| {
             self.slab.push(Read::default());
             (self.slab.len() - 1) as u32

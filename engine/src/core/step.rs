@@ -212,20 +212,6 @@ impl<D: Disk> Io<D> {
         });
     }
 
-    /// Answers a request that was waiting.
-    pub(super) fn answer(
-        &mut self,
-        port: super::PortId,
-        token: u64,
-        bytes: u64,
-        result: Result<LogIndex, Error>,
-        reply: &[u8],
-    ) {
-        self.requests -= 1;
-        self.request_bytes -= bytes;
-        self.ports.answer(port, token, result, reply);
-    }
-
     /// Queues a slot for [`logdrive_shard::Group::flush`] at the end of the turn.
     pub(super) fn queue_flush(&mut self, slot: u32) {
         if self.lanes[slot as usize].flags.raise(Flags::FLUSH) {

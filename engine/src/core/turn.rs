@@ -25,7 +25,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.resume_drained();
         self.flush_groups();
         self.begin_loads();
-        self.io.wal.submit(self.io.now.0);
+        self.log_news = self.io.wal.submit(self.io.now.0);
         self.apply_committed();
         self.serve_reads();
         self.release_parked();
@@ -38,6 +38,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let at_once = !queues.apply.is_empty()
             || !queues.flush.is_empty()
             || !queues.reads.is_empty()
+            || self.log_news
             || self.any_drained();
         if at_once {
             return self.io.now;
@@ -76,7 +77,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             }
         }
         self.release_parked();
-        if !self.io.unwritten.is_empty() && self.io.now >= self.next_log_retry.min(self.io.now) {
+        if !self.io.unwritten.is_empty() {
             self.io.retry_unwritten();
             self.next_log_retry = match self.io.unwritten.is_empty() {
                 true => Moment::NEVER,

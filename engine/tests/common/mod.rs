@@ -1,0 +1,562 @@
+//! A small cluster of [`Core`]s in one thread: simulated disks, a network of delayed frames, a clock that jumps to the next
+//! event. The same calls give the same run.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use logdrive::api::{
+    ApplyEntry, Completions, CoreSettings, Error, ReadPolicy, Replies, StateMachine, TimingPreset,
+};
+use logdrive::core::{Core, CoreId, CoreOptions, Event, Fatal, GroupSetup, LinkId, PortId, Slot};
+use logdrive_shard::{GroupId, LogIndex, Moment, NodeId};
+use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
+
+/// A state machine that keeps all it applied.
+#[derive(Default)]
+pub struct Journal {
+    pub entries: Vec<Vec<(u64, Vec<u8>)>>,
+}
+
+impl StateMachine for Journal {
+    fn open(&mut self, groups: &[GroupId]) {
+        self.entries = groups.iter().map(|_| Vec::new()).collect();
+    }
+
+    fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
+        for entry in entries {
+            let journal = &mut self.entries[entry.slot as usize];
+            assert!(journal.last().is_none_or(|last| last.0 < entry.index.0), "entries come in order");
+            journal.push((entry.index.0, entry.payload.to_vec()));
+            replies.push(entry.payload);
+        }
+    }
+
+    /// The payloads applied, `request` is ignored: their number and the last one.
+    fn query(&self, slot: u32, _request: &[u8], reply: &mut Vec<u8>) {
+        let journal = &self.entries[slot as usize];
+        reply.extend_from_slice(&(journal.len() as u64).to_le_bytes());
+        reply.extend_from_slice(journal.last().map_or(&[][..], |last| &last.1));
+    }
+
+    fn digest(&self, slot: u32) -> u64 {
+        self.entries[slot as usize].iter().fold(0, |digest, (index, payload)| {
+            payload
+                .iter()
+                .fold(digest ^ index, |d, &byte| (d ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+        })
+    }
+}
+
+/// An answer as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub result: Result<LogIndex, Error>,
+    pub reply: Vec<u8>,
+}
+
+pub type TestCore = Core<SimDisk, Journal>;
+
+/// A node: alive, or only its disk.
+pub struct Node {
+    pub core: Option<TestCore>,
+    pub platter: SimPlatter,
+    pub boot: u64,
+    pub port: PortId,
+    /// By token.
+    pub answers: BTreeMap<u64, Answer>,
+    pub fatal: Option<Fatal>,
+    disk_due: Option<u64>,
+    dirty: bool,
+}
+
+struct Packet {
+    from: u32,
+    connection: u64,
+    bytes: Vec<u8>,
+}
+
+/// What a cluster is made of.
+#[derive(Clone)]
+pub struct Setup {
+    pub nodes: u32,
+    pub groups: u64,
+    pub seed: u64,
+    pub settings: CoreSettings,
+    pub disk_latency: std::ops::Range<u64>,
+    pub disk_bytes: u64,
+    /// Group `n` should be led by node `n % nodes + 1`.
+    pub preferred: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        let mut settings = CoreSettings::default();
+        TimingPreset::Lan.apply_to(&mut settings.shard);
+        settings.wal.segment_bytes = 1 << 20;
+        settings.wal.budget_bytes = 64 << 20;
+        settings.wal.payload_bytes_max = 128 << 10;
+        settings.wal.batch_bytes_max = 64 << 10;
+        Setup {
+            nodes: 3,
+            groups: 64,
+            seed: 1,
+            settings,
+            disk_latency: 100_000..300_000,
+            disk_bytes: 256 << 20,
+            preferred: true,
+        }
+    }
+}
+
+/// The cluster.
+pub struct Cluster {
+    pub setup: Setup,
+    pub now: u64,
+    pub nodes: Vec<Node>,
+    /// In flight, by direction; each direction delivers in order.
+    wires: BTreeMap<(u32, u32), VecDeque<(u64, Packet)>>,
+    delay: BTreeMap<(u32, u32), Duration>,
+    held: BTreeSet<(u32, u32)>,
+    connections: BTreeMap<(u32, u32), u64>,
+    next_connection: u64,
+    next_token: u64,
+    /// Directions whose frames stay with the sender: its socket is full.
+    pub stuffed: BTreeSet<(u32, u32)>,
+}
+
+pub const MS: u64 = 1_000_000;
+
+pub fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+impl Cluster {
+    /// All nodes started and connected.
+    pub fn new(setup: Setup) -> Cluster {
+        let platter = |node: u32| {
+            let seed = setup.seed * 1000 + u64::from(node);
+            SimDisk::new(SimOptions { seed, capacity_bytes: setup.disk_bytes }).platter()
+        };
+        let nodes = (1..=setup.nodes).map(|node| Node {
+            core: None,
+            platter: platter(node),
+            boot: 0,
+            port: PortId(0),
+            answers: BTreeMap::new(),
+            fatal: None,
+            disk_due: None,
+            dirty: false,
+        });
+        let nodes = nodes.collect();
+        let mut cluster = Cluster {
+            now: 1_000 * MS,
+            nodes,
+            wires: BTreeMap::new(),
+            delay: BTreeMap::new(),
+            held: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            next_connection: 1,
+            next_token: 1,
+            stuffed: BTreeSet::new(),
+            setup,
+        };
+        for node in 1..=cluster.setup.nodes {
+            cluster.start(node);
+        }
+        cluster
+    }
+
+    pub fn node(&mut self, node: u32) -> &mut Node {
+        &mut self.nodes[node as usize - 1]
+    }
+
+    pub fn core(&mut self, node: u32) -> &mut TestCore {
+        self.node(node).core.as_mut().unwrap_or_else(|| panic!("node {node} is down"))
+    }
+
+    pub fn is_up(&self, node: u32) -> bool {
+        self.nodes[node as usize - 1].core.is_some()
+    }
+
+    pub fn running(&self) -> Vec<u32> {
+        (1..=self.setup.nodes).filter(|&node| self.is_up(node)).collect()
+    }
+
+    // -- nodes --------------------------------------------------------------------------------------------------------
+
+    /// Starts a node on what its disk has, and connects it to all others that run.
+    pub fn start(&mut self, node: u32) {
+        self.start_alone(node);
+        for other in self.running() {
+            if other != node {
+                self.connect(node, other);
+            }
+        }
+    }
+
+    /// Starts a node without connecting it.
+    pub fn start_alone(&mut self, node: u32) {
+        let voters: Vec<NodeId> = (1..=self.setup.nodes).map(NodeId).collect();
+        let preferred = |group: u64| match self.setup.preferred {
+            true => NodeId((group % u64::from(self.setup.nodes)) as u32 + 1),
+            false => NodeId::NONE,
+        };
+        let groups = (1..=self.setup.groups).map(|group| GroupSetup {
+            id: GroupId(group),
+            voters: voters.clone(),
+            preferred_leader: preferred(group),
+        });
+        let options = CoreOptions {
+            node: NodeId(node),
+            core: CoreId(0),
+            cluster: 7,
+            boot: self.nodes[node as usize - 1].boot + 1,
+            seed: self.setup.seed * 77 + u64::from(node) + self.now,
+            groups: groups.collect(),
+            settings: self.setup.settings.clone(),
+        };
+        let latency = self.setup.disk_latency.clone();
+        let now = self.now;
+        let this = self.node(node);
+        assert!(this.core.is_none(), "node {node} runs already");
+        this.boot += 1;
+        let disk = this.platter.open().expect("the disk opens");
+        let mut core = Core::open(Moment(now), options, disk, Journal::default(), &mut |_, _| ())
+            .unwrap_or_else(|error| panic!("node {node} does not open: {error}"));
+        core.wal().disk().advance(now);
+        core.wal().disk().set_latency(latency);
+        this.port = core.add_port();
+        this.core = Some(core);
+        this.dirty = true;
+    }
+
+    /// `kill -9`: the process is gone, its connections break.
+    pub fn kill(&mut self, node: u32) {
+        drop(self.node(node).core.take());
+        for other in 1..=self.setup.nodes {
+            if other != node {
+                self.disconnect(node, other);
+            }
+        }
+    }
+
+    /// The power of a node fails: what its disk had not made durable may be gone.
+    pub fn power_loss(&mut self, node: u32) {
+        self.kill(node);
+        self.node(node).platter.power_loss();
+    }
+
+    // -- connections --------------------------------------------------------------------------------------------------
+
+    fn pair(a: u32, b: u32) -> (u32, u32) {
+        (a.min(b), a.max(b))
+    }
+
+    pub fn connect(&mut self, a: u32, b: u32) {
+        self.disconnect(a, b);
+        if !self.is_up(a) || !self.is_up(b) {
+            return;
+        }
+        self.connections.insert(Cluster::pair(a, b), self.next_connection);
+        self.next_connection += 1;
+        for (from, to) in [(a, b), (b, a)] {
+            let hello = self.core(from).hello_for(NodeId(to));
+            let now = Moment(self.now);
+            self.core(to).handle(now, Event::LinkUp { hello: &hello }).expect("no frame");
+            self.node(to).dirty = true;
+        }
+    }
+
+    pub fn disconnect(&mut self, a: u32, b: u32) {
+        self.wires.remove(&(a, b));
+        self.wires.remove(&(b, a));
+        if self.connections.remove(&Cluster::pair(a, b)).is_none() {
+            return;
+        }
+        for (this, other) in [(a, b), (b, a)] {
+            if self.is_up(this) {
+                let now = Moment(self.now);
+                let link = self.link(this, other);
+                self.core(this).handle(now, Event::LinkDown { link }).expect("no frame");
+                self.node(this).dirty = true;
+            }
+        }
+    }
+
+    pub fn link(&mut self, from: u32, to: u32) -> LinkId {
+        self.core(from).link_of(NodeId(to), CoreId(0)).expect("connected before")
+    }
+
+    /// Frames from `from` to `to` take so long from now on.
+    pub fn set_delay(&mut self, from: u32, to: u32, delay: Duration) {
+        self.delay.insert((from, to), delay);
+    }
+
+    /// Frames from `from` to `to` stay on the way until [`Cluster::unhold`].
+    pub fn hold(&mut self, from: u32, to: u32) {
+        self.held.insert((from, to));
+    }
+
+    pub fn unhold(&mut self, from: u32, to: u32) {
+        self.held.remove(&(from, to));
+    }
+
+    /// Takes away what is on the way from `from` to `to`.
+    pub fn lose(&mut self, from: u32, to: u32) {
+        self.wires.remove(&(from, to));
+    }
+
+    /// Nodes of different sides lose their connections.
+    pub fn partition(&mut self, sides: &[&[u32]]) {
+        for (n, side) in sides.iter().enumerate() {
+            for other in &sides[n + 1..] {
+                for &a in *side {
+                    for &b in *other {
+                        self.disconnect(a, b);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everybody who runs is connected to everybody.
+    pub fn heal(&mut self) {
+        for a in self.running() {
+            for b in self.running() {
+                if a < b && !self.connections.contains_key(&(a, b)) {
+                    self.connect(a, b);
+                }
+            }
+        }
+    }
+
+    // -- clients ------------------------------------------------------------------------------------------------------
+
+    pub fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    pub fn slot(group: u64) -> Slot {
+        Slot(group as u32 - 1)
+    }
+
+    /// Proposes at a node; the answer comes under the token returned.
+    pub fn propose(&mut self, node: u32, group: u64, payload: &[u8]) -> u64 {
+        let token = self.token();
+        let (port, now) = (self.node(node).port, Moment(self.now));
+        let event = Event::Propose { port, token, slot: Cluster::slot(group), payload };
+        self.core(node).handle(now, event).expect("no frame");
+        self.node(node).dirty = true;
+        token
+    }
+
+    pub fn read(&mut self, node: u32, group: u64, policy: ReadPolicy) -> u64 {
+        let token = self.token();
+        let (port, now) = (self.node(node).port, Moment(self.now));
+        let event = Event::Read { port, token, slot: Cluster::slot(group), policy, request: b"all" };
+        self.core(node).handle(now, event).expect("no frame");
+        self.node(node).dirty = true;
+        token
+    }
+
+    /// The answer to `token` at `node`, if it came.
+    pub fn answer(&mut self, node: u32, token: u64) -> Option<Answer> {
+        self.node(node).answers.get(&token).cloned()
+    }
+
+    /// Runs until the answer came.
+    pub fn wait(&mut self, node: u32, token: u64) -> Answer {
+        self.run_until(ms(20_000), |cluster| cluster.node(node).answers.contains_key(&token));
+        self.answer(node, token).expect("it came")
+    }
+
+    /// Proposes at the leader and waits for the answer.
+    pub fn write(&mut self, group: u64, payload: &[u8]) -> Answer {
+        let leader = self.leader(group);
+        let token = self.propose(leader, group, payload);
+        self.wait(leader, token)
+    }
+
+    // -- time ---------------------------------------------------------------------------------------------------------
+
+    /// Runs for a time.
+    pub fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration.as_nanos() as u64;
+        while self.advance(end) {}
+    }
+
+    /// Runs until `done`, or panics after `limit`.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Cluster) -> bool) {
+        let end = self.now + limit.as_nanos() as u64;
+        loop {
+            if done(self) {
+                return;
+            }
+            assert!(self.advance(end), "it did not happen within {limit:?}");
+        }
+    }
+
+    /// Runs until every group has a leader that all running nodes know.
+    pub fn elect(&mut self) {
+        self.run_until(ms(60_000), |cluster| {
+            let running = cluster.running();
+            (1..=cluster.setup.groups).all(|group| {
+                let slot = Cluster::slot(group);
+                let leader = cluster.core(running[0]).leader_of(slot);
+                leader.is_some()
+                    && running.contains(&leader.0)
+                    && cluster.core(leader.0).is_leader(slot)
+                    && running.iter().all(|&node| cluster.core(node).leader_of(slot) == leader)
+            })
+        });
+    }
+
+    /// The running node that leads the group in the highest term.
+    pub fn leader(&mut self, group: u64) -> u32 {
+        let slot = Cluster::slot(group);
+        let leaders = self.running().into_iter().filter(|&node| self.core(node).is_leader(slot));
+        let leaders: Vec<u32> = leaders.collect();
+        let term = |cluster: &mut Cluster, node| cluster.core(node).group_status(slot).raft.term;
+        let newest = leaders.into_iter().max_by_key(|&node| term(self, node));
+        newest.unwrap_or_else(|| panic!("group {group} has no leader"))
+    }
+
+    /// Runs until all running nodes have applied the same in every group, and checks that they did.
+    pub fn settle(&mut self) {
+        self.run_until(ms(60_000), |cluster| {
+            let running = cluster.running();
+            (1..=cluster.setup.groups).all(|group| {
+                let slot = Cluster::slot(group);
+                let leader = cluster.leader(group);
+                let last = cluster.core(leader).group_status(slot).raft.last;
+                running.iter().all(|&node| cluster.core(node).applied(slot) == last)
+            })
+        });
+        let running = self.running();
+        for group in 1..=self.setup.groups {
+            let slot = group as usize - 1;
+            let first = self.core(running[0]).machine().entries[slot].clone();
+            for &node in &running[1..] {
+                assert_eq!(self.core(node).machine().entries[slot], first, "group {group} on node {node}");
+            }
+        }
+    }
+
+    /// Everything at the next moment at which anything happens; false if that is after `end` (the clock then stands at it).
+    pub fn advance(&mut self, end: u64) -> bool {
+        let at = self.next_event().max(self.now);
+        if at > end {
+            self.now = end;
+            return false;
+        }
+        self.now = at;
+        self.deliver();
+        for node in self.running() {
+            self.turn(node);
+        }
+        true
+    }
+
+    fn next_event(&self) -> u64 {
+        let mut next = u64::MAX;
+        for node in &self.nodes {
+            let Some(core) = &node.core else { continue };
+            if node.dirty {
+                return self.now;
+            }
+            next = next.min(core.next_deadline().0).min(node.disk_due.unwrap_or(u64::MAX));
+        }
+        for (direction, wire) in &self.wires {
+            if let Some((at, _)) = wire.front()
+                && !self.held.contains(direction)
+            {
+                next = next.min(*at);
+            }
+        }
+        next
+    }
+
+    fn deliver(&mut self) {
+        let directions: Vec<(u32, u32)> = self.wires.keys().copied().collect();
+        for (from, to) in directions {
+            if self.held.contains(&(from, to)) {
+                continue;
+            }
+            while let Some(wire) = self.wires.get_mut(&(from, to))
+                && wire.front().is_some_and(|packet| packet.0 <= self.now)
+            {
+                let Some((_, packet)) = wire.pop_front() else { break };
+                assert_eq!(packet.from, from);
+                if self.connections.get(&Cluster::pair(from, to)) == Some(&packet.connection) {
+                    self.receive(to, from, &packet.bytes, self.now);
+                }
+            }
+        }
+    }
+
+    /// Hands a frame to a node as if it read its clock at `now`.
+    pub fn receive(&mut self, node: u32, from: u32, bytes: &[u8], now: u64) {
+        let link = self.link(node, from);
+        self.core(node).handle(Moment(now), Event::Frame { link, bytes }).expect("a sound frame");
+        self.node(node).dirty = true;
+    }
+
+    /// One turn of a node, if it has anything to do.
+    pub fn turn(&mut self, node: u32) {
+        let now = self.now;
+        let this = self.node(node);
+        let Some(core) = this.core.as_mut() else { return };
+        let disk_is_due = this.disk_due.is_some_and(|due| due <= now);
+        if !this.dirty && !disk_is_due && core.next_deadline().0 > now {
+            return;
+        }
+        this.dirty = false;
+        core.wal().disk().advance(now);
+        if let Err(fatal) = core.turn(Moment(now)) {
+            this.fatal = Some(fatal);
+            self.kill(node);
+            return;
+        }
+        this.disk_due = core.wal().disk().next_due();
+        self.collect(node);
+    }
+
+    /// Takes a node's frames and answers.
+    fn collect(&mut self, node: u32) {
+        let this = self.node(node);
+        let Some(core) = this.core.as_mut() else { return };
+        let (mut ports, mut links, mut answers) = (Vec::new(), Vec::new(), Completions::default());
+        core.ports_with_answers(&mut ports);
+        for port in ports {
+            core.take_answers(port, &mut answers);
+            for (completion, reply) in answers.iter() {
+                let answer = Answer { result: completion.result, reply: reply.to_vec() };
+                let twice = this.answers.insert(completion.token, answer);
+                assert!(twice.is_none(), "token {} was answered twice", completion.token);
+            }
+            answers.clear();
+        }
+        core.links_with_frames(&mut links);
+        for other in 1..=self.setup.nodes {
+            let Some(&connection) = self.connections.get(&Cluster::pair(node, other)) else { continue };
+            if other == node || self.stuffed.contains(&(node, other)) {
+                continue;
+            }
+            let link = self.link(node, other);
+            let mut bytes = Vec::new();
+            if links.contains(&link) && self.core(node).take_frames(link, &mut bytes) {
+                let delay = self.delay.get(&(node, other)).copied().unwrap_or(Duration::from_micros(200));
+                let wire = self.wires.entry((node, other)).or_default();
+                let at = self.now + delay.as_nanos() as u64;
+                let at = wire.back().map_or(at, |last| last.0.max(at));
+                wire.push_back((at, Packet { from: node, connection, bytes }));
+            }
+        }
+    }
+}
+
+pub fn payload(n: u64) -> Vec<u8> {
+    format!("payload {n}").into_bytes()
+}
