@@ -77,7 +77,7 @@ impl<D: Disk> Files<D> {
                 (Done::Transferred(count), Some(buffer)) => {
                     bytes.extend_from_slice(&buffer.as_slice()[..count as usize]);
                     self.disk.recycle(buffer);
-                    if count as usize % ALIGNMENT != 0 || count == 0 {
+                    if count == 0 || !(count as usize).is_multiple_of(ALIGNMENT) {
                         break;
                     }
                 }
