@@ -6,6 +6,8 @@
 mod lock;
 mod setup;
 
+pub(crate) use self::lock::LOCK_FILE;
+
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::File;
@@ -91,7 +93,7 @@ pub struct RingDisk {
     directory: File,
     event: File,
     /// Held as long as the ring lives: it is also in the ring's table of files.
-    _lock: File,
+    lock: File,
     facts: DiskFacts,
     /// Set when io_uring_enter failed for good: every later operation ends with this error.
     broken: Option<i32>,
@@ -152,7 +154,7 @@ impl RingDisk {
             root: root.to_owned(),
             directory,
             event,
-            _lock: lock,
+            lock,
             facts,
             broken: None,
         })
@@ -448,7 +450,7 @@ impl RingDisk {
                 names.push((name, metadata.len()));
             }
         }
-        names.retain(|(name, _)| name != lock::LOCK_FILE);
+        names.retain(|(name, _)| name != LOCK_FILE);
         names.sort();
         Ok(Done::Listed(names))
     }
@@ -589,6 +591,10 @@ impl Drop for RingDisk {
         }
         if self.in_flight > 0 {
             std::mem::forget(std::mem::take(&mut self.slots));
+            return;
         }
+        // Nothing is under way, so the next process need not wait for the kernel to tear the ring down. If this fails the
+        // lock goes with the ring.
+        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
     }
 }

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use self::batch::Batch;
 use self::reader::Reader;
+pub(crate) use self::recovery::verify_log;
 use self::space::Segments;
 pub use self::types::{
     AppendError, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovered, Recovery, Space,
@@ -319,6 +320,11 @@ impl<D: Disk> Wal<D> {
     /// A completion of an operation that the owner submitted to the disk itself.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         self.others.pop_front()
+    }
+
+    /// Gives the disk back as it is, with operations under way: for simulations of a crash.
+    pub fn into_disk(self) -> D {
+        self.disk
     }
 
     /// Writes what is open, waits until all is durable, syncs, and closes. Blocks; for a clean shutdown.

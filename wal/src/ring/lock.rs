@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::setup::RingError;
 
 /// Name of the lock file.
-pub(super) const LOCK_FILE: &str = "LOCK";
+pub(crate) const LOCK_FILE: &str = "LOCK";
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(50);
 

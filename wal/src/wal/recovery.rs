@@ -34,6 +34,18 @@ struct Replay {
     recovered: Recovered,
 }
 
+impl Replay {
+    fn new() -> Replay {
+        Replay {
+            kept: Vec::new(),
+            chain: Chain { lsn: Lsn(0), crc: 0 },
+            durable_end: Lsn(0),
+            first_live: Incarnation::NONE,
+            recovered: Recovered::default(),
+        }
+    }
+}
+
 pub(super) fn open<D: Disk>(
     mut disk: D,
     options: Options,
@@ -44,7 +56,8 @@ pub(super) fn open<D: Disk>(
     let listing = list(&mut disk)?;
     let log_id = check_identity(&listing, options.log_id, now_nanos)?;
     let mut index = Index::new();
-    let mut replay = replay(&mut disk, &listing.segments, &mut index, recovery)?;
+    let mut replay = Replay::new();
+    follow(&mut disk, &listing.segments, &mut index, recovery, &mut replay)?;
     let incarnation = listing.segments.last().map_or(Incarnation::NONE, |f| f.incarnation).next();
     let mut segments = Segments::new(&options, budget_bytes, incarnation);
     // From here on the directory is changed. What was read may have come from caches: it has to be on stable storage before
@@ -215,21 +228,30 @@ fn chain_of(segments: &[Found]) -> (Vec<&Found>, Incarnation) {
     }
 }
 
-fn replay<D: Disk>(
+/// Follows the whole log and judges its end, without changing anything: what opening does first.
+pub(crate) fn verify_log<D: Disk>(
+    disk: &mut D,
+    recovery: &mut dyn Recovery,
+) -> (Recovered, Option<OpenError>) {
+    let mut replay = Replay::new();
+    let mut run = || {
+        let listing = list(disk)?;
+        check_identity(&listing, 0, 0)?;
+        follow(disk, &listing.segments, &mut Index::new(), recovery, &mut replay)
+    };
+    let outcome = run();
+    (replay.recovered, outcome.err())
+}
+
+fn follow<D: Disk>(
     disk: &mut D,
     segments: &[Found],
     index: &mut Index,
     recovery: &mut dyn Recovery,
-) -> Result<Replay, OpenError> {
+    replay: &mut Replay,
+) -> Result<(), OpenError> {
     let (chain_segments, missing) = chain_of(segments);
     let total: u64 = chain_segments.iter().map(|f| f.bytes).sum();
-    let mut replay = Replay {
-        kept: Vec::new(),
-        chain: Chain { lsn: Lsn(0), crc: 0 },
-        durable_end: Lsn(0),
-        first_live: Incarnation::NONE,
-        recovered: Recovered::default(),
-    };
     let mut done = 0;
     for (number, found) in chain_segments.iter().enumerate() {
         let header = match found.header() {
@@ -240,7 +262,7 @@ fn replay<D: Disk>(
                     _ => (0, 0),
                 };
                 let damage = Damage { offset: 0, expected_crc, found_crc };
-                judge(disk, segments, found, damage, &mut replay)?;
+                judge(disk, segments, found, damage, replay)?;
                 break;
             }
         };
@@ -250,7 +272,7 @@ fn replay<D: Disk>(
         // A segment begins where its predecessor ends, with the link of the chain there.
         if header.start != replay.chain.lsn || header.previous_crc != replay.chain.crc {
             let damage = Damage { offset: 0, expected_crc: replay.chain.crc, found_crc: header.previous_crc };
-            judge(disk, segments, found, damage, &mut replay)?;
+            judge(disk, segments, found, damage, replay)?;
             break;
         }
         replay.chain.crc = header.crc;
@@ -258,7 +280,7 @@ fn replay<D: Disk>(
         replay.first_live = replay.first_live.max(header.first_live);
         let successor = chain_segments.get(number + 1).and_then(|f| f.header());
         let limit = successor.filter(|h| h.predecessor == found.incarnation).map(|h| h.start);
-        let damage = scan(disk, found, &header, limit, index, recovery, &mut replay)?;
+        let damage = scan(disk, found, &header, limit, index, recovery, replay)?;
         replay.kept.push(Segment {
             incarnation: found.incarnation,
             file: found.file,
@@ -271,7 +293,7 @@ fn replay<D: Disk>(
         done += found.bytes;
         recovery.progress(done, total);
         if let Some(damage) = damage {
-            judge(disk, segments, found, damage, &mut replay)?;
+            judge(disk, segments, found, damage, replay)?;
             break;
         }
     }
@@ -279,14 +301,14 @@ fn replay<D: Disk>(
     {
         // The last segment was full to its end, or no header is intact: what lies behind still has to be looked at.
         let offset = if chain_segments.is_empty() { 0 } else { found.bytes };
-        judge(disk, segments, found, Damage { offset, ..Damage::default() }, &mut replay)?;
+        judge(disk, segments, found, Damage { offset, ..Damage::default() }, replay)?;
         replay.recovered.cut = None;
     }
     let oldest = chain_segments.first().map_or(Incarnation::NONE, |f| f.incarnation);
     if missing != Incarnation::NONE && replay.first_live < oldest {
         return Err(OpenError::MissingSegment { segment: missing.file_name() });
     }
-    Ok(replay)
+    Ok(())
 }
 
 fn scan<D: Disk>(

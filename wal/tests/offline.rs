@@ -1,0 +1,102 @@
+//! Looking at a log at rest.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use common::{Streams, header, payload, settle, small};
+use logdrive_wal::offline::{Log, OfflineError, RecordKind, SegmentUse};
+use logdrive_wal::{OpenError, RingDisk, RingOptions, StreamId, Wal};
+
+fn write(directory: &Path) -> Streams {
+    let disk = RingDisk::open(directory, RingOptions::default()).unwrap();
+    let mut wal = Wal::open(disk, small(), 0, &mut Streams::default()).unwrap();
+    let mut model = Streams::default();
+    let mut now = 0;
+    for index in 1..=60 {
+        for stream in 1..=7 {
+            let slot = wal.stream(StreamId(stream));
+            let payload = payload(stream, index, 300);
+            wal.append(slot, header(index), &payload).unwrap();
+            model.append(stream, header(index), &payload);
+        }
+        let slot = wal.stream(StreamId(index % 7 + 1));
+        wal.put_state(slot, b"state").unwrap();
+        model.states.insert(index % 7 + 1, b"state".to_vec());
+        settle(&mut wal, &mut now);
+    }
+    wal.close(now).unwrap();
+    model
+}
+
+#[test]
+fn every_record_of_a_log_at_rest_is_listed_and_the_log_is_sound() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let model = write(directory.path());
+    let log = Log::open(directory.path()).unwrap();
+    assert!(!log.in_use());
+    let mut found = Streams::default();
+    for segment in log.segments() {
+        for batch in segment.batches() {
+            for record in batch.records() {
+                let record = record.unwrap();
+                match record.kind {
+                    RecordKind::Entry => {
+                        let header = logdrive_wal::EntryHeader {
+                            index: record.index,
+                            tag: record.tag,
+                            note: record.note,
+                        };
+                        found.append(record.stream, header, record.payload);
+                    }
+                    RecordKind::State => {
+                        found.states.insert(record.stream, record.payload.to_vec());
+                    }
+                    RecordKind::Compacted | RecordKind::Trim => panic!("{record:?}"),
+                }
+            }
+        }
+    }
+    assert_eq!(found, model);
+    let summary = log.verify();
+    assert!(summary.is_sound(), "{summary:?}");
+    assert_eq!((summary.records, summary.streams), (60 * 8, 7));
+    assert!(log.segments().iter().any(|s| s.state() == SegmentUse::Prepared));
+}
+
+#[test]
+fn damage_of_acknowledged_bytes_is_found_and_nothing_is_written() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    write(directory.path());
+    let (name, offset) = {
+        let log = Log::open(directory.path()).unwrap();
+        let segment = &log.segments()[0];
+        let batch = segment.batches().nth(3).unwrap();
+        (segment.name().to_owned(), batch.offset())
+    };
+    let path = directory.path().join(&name);
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut byte = [0];
+    file.read_at(&mut byte, offset + 200).unwrap();
+    file.write_at(&[byte[0] ^ 4], offset + 200).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let summary = Log::open(directory.path()).unwrap().verify();
+    match summary.damage {
+        Some(OpenError::Corrupt { segment, offset: at, .. }) => assert_eq!((segment, at), (name, offset)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_log_in_use_and_an_empty_directory_are_told_apart() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    assert!(matches!(Log::open(directory.path()), Err(OfflineError::NoLog { .. })));
+    let disk = RingDisk::open(directory.path(), RingOptions::default()).unwrap();
+    let wal = Wal::open(disk, small(), 0, &mut Streams::default()).unwrap();
+    assert!(Log::open(directory.path()).unwrap().in_use());
+    wal.close(0).unwrap();
+    assert!(!Log::open(directory.path()).unwrap().in_use());
+}
