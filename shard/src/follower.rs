@@ -49,7 +49,8 @@ impl Group {
         }
         let present = self.present_until(message.prev_index.max(base.min(end)), end, message.entry_term);
         if present < end {
-            if present < self.commit {
+            // Below the commit index nothing is replaced, and terms never fall along a log.
+            if present < self.commit || self.term_at(present) > Some(message.entry_term) {
                 return Err(Conflict);
             }
             self.replace_from(present, end, message.entry_term);

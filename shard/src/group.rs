@@ -192,6 +192,11 @@ impl Group {
         self.durable
     }
 
+    /// The epoch that writes of entries belong to at present: see [`Group::on_durable`].
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// First index of the log: entries before it are gone.
     pub fn first_index(&self) -> LogIndex {
         self.cold.older_runs.base.next()

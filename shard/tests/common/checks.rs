@@ -49,7 +49,7 @@ impl Checks {
     /// A log that the cluster starts with.
     pub fn adopt_log(&mut self, disk: &Disk) {
         self.match_log(&disk.log, 0);
-        let commit = disk.hard_state.commit.0 as usize;
+        let commit = disk.log.len().min(disk.hard_state.commit.0 as usize);
         if commit > self.committed.len() {
             self.committed = disk.log[..commit].to_vec();
         }

@@ -115,7 +115,7 @@ impl Cluster {
     ) -> R {
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         let mut group = node.group.take().expect("the node is up");
-        let was_commit = group.commit();
+        let (was_commit, was_state) = (group.commit(), group.hard_state());
         let mut recorder = Recorder::new(&mut node.log, &node.routes, node.cold_below);
         let mut env =
             Env { now: self.now, config: &self.config, random: &mut self.random, sink: &mut recorder };
@@ -129,6 +129,11 @@ impl Cluster {
         }
         assert_eq!(group.last_index().0, node.log.len() as u64, "group and caller agree on the log");
         assert!(group.commit() >= was_commit, "the commit index went back");
+        let state = group.hard_state();
+        if (state.term, state.vote) != (was_state.term, was_state.vote) {
+            let saves = |write: &node::Write| matches!(write, node::Write::HardState(s) if (s.term, s.vote) == (state.term, state.vote));
+            assert!(writes.iter().any(saves), "node {id} changed term or vote and did not save it");
+        }
         node.wants_load |= effects.wants_load;
         for envelope in effects.immediate {
             self.network.push(envelope.from(NodeId(id)));
