@@ -107,3 +107,30 @@ pub enum FrontDoorError {
         min: u64,
     },
 }
+
+impl FrontDoorConfig {
+    /// Refuses what cannot work.
+    pub(super) fn check(&self) -> Result<(), FrontDoorError> {
+        if super::slots::SlotMap::new(self.groups).is_none() {
+            return Err(FrontDoorError::Groups { groups: self.groups });
+        }
+        if self.cores == 0 {
+            return Err(FrontDoorError::Cores);
+        }
+        let limits = &self.limits;
+        let bounds = [
+            ("connections_max", u64::from(limits.connections_max), 1),
+            ("pipeline_requests_max", u64::from(limits.pipeline_requests_max), 1),
+            ("pipeline_bytes_max", u64::from(limits.pipeline_bytes_max), 1),
+            ("output_bytes_max", u64::from(limits.output_bytes_max), 1),
+            // The longest command every client sends: HELLO 3 AUTH user password SETNAME name.
+            ("arguments_max", u64::from(limits.arguments_max), 16),
+            ("request_bytes_max", u64::from(limits.request_bytes_max), 64 * 1024),
+            ("payload_bytes_max", u64::from(self.payload_bytes_max), 64),
+        ];
+        match bounds.into_iter().find(|(_, value, min)| value < min) {
+            Some((name, value, min)) => Err(FrontDoorError::Limit { name, value, min }),
+            None => Ok(()),
+        }
+    }
+}
