@@ -104,7 +104,8 @@ fn split_address(address: &str) -> (String, u16) {
 /// The name clients know a node by, the same on all nodes: cluster, a check, node.
 fn client_id(cluster: u64, node: NodeId) -> String {
     // Clients compare these by a few leading digits in their output: spread the node over all of them.
-    let mixed = (cluster ^ u64::from(node.0).wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let mixed =
+        (cluster ^ u64::from(node.0).wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
     format!("{mixed:016x}{cluster:016x}{:08x}", node.0)
 }
 

@@ -101,7 +101,12 @@ impl Session {
             _ => info::status_json(hub, status),
         };
         let is_info = matches!(barrier.kind, BarrierKind::Info(_));
-        self.answer(hub, seq, true, |writer| if is_info { writer.verbatim(&text) } else { writer.bulk(&text) });
+        self.answer(
+            hub,
+            seq,
+            true,
+            |writer| if is_info { writer.verbatim(&text) } else { writer.bulk(&text) },
+        );
         self.advance(hub);
     }
 

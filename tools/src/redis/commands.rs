@@ -157,7 +157,7 @@ impl Session {
 
     fn set_many<B: Backend>(&mut self, hub: &mut Hub<B>, now: Moment, arguments: Arguments<'_>) {
         let Some(slot) = common_slot(arguments.from(1).step_by(2)) else { return self.cross_slot(hub) };
-        if arguments.len() % 2 == 0 {
+        if arguments.len().is_multiple_of(2) {
             return self.wrong_arity(hub, "mset");
         }
         let keys = arguments.from(1).step_by(2);
@@ -253,8 +253,7 @@ impl Session {
                     return self.error(hub, text);
                 }
                 if !arguments.get(3).iter().all(u8::is_ascii_graphic) {
-                    let text =
-                        [option, b" cannot contain spaces, newlines or special characters."].concat();
+                    let text = [option, b" cannot contain spaces, newlines or special characters."].concat();
                     return self.error(hub, [b"ERR ", text.as_slice()].concat());
                 }
                 self.ok(hub);

@@ -95,7 +95,13 @@ impl<B: Backend> Desk<B> {
     }
 
     /// The engine answered one request.
-    pub(crate) fn on_answer(&mut self, now: Moment, token: u64, result: Result<LogIndex, Error>, reply: &[u8]) {
+    pub(crate) fn on_answer(
+        &mut self,
+        now: Moment,
+        token: u64,
+        result: Result<LogIndex, Error>,
+        reply: &[u8],
+    ) {
         let (key, seq) = ((token >> 32) as u32, token as Seq);
         let connection = self.connections[key as usize].as_deref_mut();
         let connection = connection.expect("a connection stays until the engine answered it");
@@ -264,3 +270,7 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "desk_tests.rs"]
+mod tests;

@@ -194,7 +194,10 @@ impl<B: Backend> Hub<B> {
 
     /// Takes a buffer back.
     pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() > 0 && buffer.capacity() <= BUFFER_BYTES_KEPT && self.buffers.len() < BUFFERS_KEPT {
+        if buffer.capacity() > 0
+            && buffer.capacity() <= BUFFER_BYTES_KEPT
+            && self.buffers.len() < BUFFERS_KEPT
+        {
             buffer.clear();
             self.buffers.push(buffer);
         }

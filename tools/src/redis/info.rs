@@ -140,7 +140,11 @@ fn fields<B: Backend>(
             ("maxmemory_policy", "noeviction".to_owned()),
         ],
         "persistence" => {
-            vec![("loading", "0".to_owned()), ("async_loading", "0".to_owned()), ("aof_enabled", "1".to_owned())]
+            vec![
+                ("loading", "0".to_owned()),
+                ("async_loading", "0".to_owned()),
+                ("aof_enabled", "1".to_owned()),
+            ]
         }
         "stats" => vec![
             ("total_connections_received", shared.sum(|c| &c.connections_accepted).to_string()),

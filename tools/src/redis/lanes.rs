@@ -106,14 +106,8 @@ impl Session {
             }
             _ => {}
         }
-        let pending = Pending {
-            state: State::Held,
-            lane: lane as u8,
-            slot,
-            group,
-            deadline: now.after(hub.limits.park()),
-            ..Pending::plain(kind, self.protocol)
-        };
+        let deadline = now.after(hub.limits.park());
+        let pending = Pending::asked(kind, self.protocol, lane as u8, slot, group, deadline);
         let seq = self.ring.push_encoded(pending, |out| match ask {
             Ask::Write(command) => command.encode(out),
             Ask::Read(query) => query.encode(out),
@@ -315,7 +309,8 @@ impl Session {
             Ok(_) => self.answer(hub, seq, true, |writer| write_reply(writer, reply)),
             Err(error) => {
                 let text = error_text(hub, &error);
-                self.answer(hub, seq, true, |writer| writer.error(text));
+                let executed = matches!(error, Error::Indeterminate | Error::Timeout);
+                self.answer(hub, seq, executed, |writer| writer.error(text));
             }
         }
     }

@@ -29,6 +29,8 @@ mod cluster;
 mod commands;
 mod config;
 mod desk;
+#[cfg(test)]
+mod fake;
 mod hub;
 mod info;
 mod lanes;
@@ -78,7 +80,9 @@ pub fn service_on(listener: TcpListener, config: FrontDoorConfig) -> Result<Box<
         Box::pin(async move {
             match listener {
                 Some(listener) => run(client, listener, shared, config).await,
-                None => tracing::error!(core, "the front door was opened for fewer cores than the engine has"),
+                None => {
+                    tracing::error!(core, "the front door was opened for fewer cores than the engine has")
+                }
             }
         })
     }))

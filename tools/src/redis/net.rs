@@ -92,7 +92,12 @@ pub(crate) struct Front {
 
 impl Front {
     /// Serves clients until the engine stops.
-    pub(crate) async fn serve(client: CoreClient, port: Rc<Port>, desk: Desk<PortBackend>, listener: TcpListener) {
+    pub(crate) async fn serve(
+        client: CoreClient,
+        port: Rc<Port>,
+        desk: Desk<PortBackend>,
+        listener: TcpListener,
+    ) {
         let front = Rc::new(Front {
             started: Moment(client.now_nanos()),
             client,

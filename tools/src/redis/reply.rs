@@ -29,7 +29,9 @@ impl<'a> Writer<'a> {
     /// `-text`. Line breaks become spaces, as in Redis, since they would end the reply.
     pub(crate) fn error(&mut self, text: impl AsRef<[u8]>) {
         self.out.push(b'-');
-        self.out.extend(text.as_ref().iter().map(|&byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte }));
+        self.out.extend(
+            text.as_ref().iter().map(|&byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte }),
+        );
         self.out.extend_from_slice(b"\r\n");
     }
 

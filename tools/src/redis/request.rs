@@ -79,7 +79,9 @@ impl<'a> Arguments<'a> {
     /// The arguments from `n` on.
     pub(crate) fn from(self, n: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
         let data = self.data;
-        self.spans[n.min(self.spans.len())..].iter().map(move |&(start, end)| &data[start as usize..end as usize])
+        self.spans[n.min(self.spans.len())..]
+            .iter()
+            .map(move |&(start, end)| &data[start as usize..end as usize])
     }
 }
 
@@ -268,7 +270,8 @@ impl Parser {
 
 /// The byte an escape in double quotes stands for, and its length.
 fn unescape(escape: &[u8]) -> (u8, usize) {
-    let hex = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16)).map(|digit| digit as u8);
+    let hex =
+        |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16)).map(|digit| digit as u8);
     if let (b'x', Some(high), Some(low)) = (escape[1], hex(escape.get(2)), hex(escape.get(3))) {
         return (high << 4 | low, 4);
     }

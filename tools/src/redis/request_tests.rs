@@ -52,9 +52,15 @@ fn words(input: &str) -> Result<Vec<Vec<String>>, ProtocolError> {
 
 #[test]
 fn arrays_and_inline_lines_are_requests() {
-    assert_eq!(words("*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$0\r\n\r\n").unwrap(), [vec!["PING"], vec!["GET", ""]]);
+    assert_eq!(
+        words("*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$0\r\n\r\n").unwrap(),
+        [vec!["PING"], vec!["GET", ""]]
+    );
     assert_eq!(words("PING\r\n  GET  a\n\r\n").unwrap(), [vec!["PING"], vec!["GET", "a"]]);
-    assert_eq!(words("SET k \"a b\\x41\\n\\\"\" 'it\\'s'\r\n").unwrap(), [vec!["SET", "k", "a bA\n\"", "it's"]]);
+    assert_eq!(
+        words("SET k \"a b\\x41\\n\\\"\" 'it\\'s'\r\n").unwrap(),
+        [vec!["SET", "k", "a bA\n\"", "it's"]]
+    );
     assert_eq!(words("*0\r\n*-1\r\n\r\nPING\r\n").unwrap(), [vec!["PING"]]);
 }
 

@@ -89,6 +89,18 @@ impl Pending {
         }
     }
 
+    /// A request for the engine.
+    pub(crate) fn asked(
+        kind: Kind,
+        protocol: Protocol,
+        lane: u8,
+        slot: u16,
+        group: GroupId,
+        deadline: Moment,
+    ) -> Pending {
+        Pending { state: State::Held, lane, slot, group, deadline, ..Pending::plain(kind, protocol) }
+    }
+
     /// Bytes of its encoded form.
     pub(crate) fn bytes(&self) -> u64 {
         u64::from(self.body.1)
@@ -198,7 +210,8 @@ mod tests {
         let mut waiting = VecDeque::new();
         for n in 0..5_000u32 {
             let body = vec![n as u8; (n % 97) as usize];
-            let seq = ring.push_encoded(Pending::plain(Kind::Write, Protocol::Resp2), |out| out.extend(&body));
+            let seq =
+                ring.push_encoded(Pending::plain(Kind::Write, Protocol::Resp2), |out| out.extend(&body));
             waiting.push_back((seq, body));
             if n % 3 != 0 || n > 4_000 {
                 let (seq, body) = waiting.pop_front().unwrap();

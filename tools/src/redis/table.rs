@@ -57,8 +57,12 @@ pub(crate) struct Command {
 
 impl Command {
     const fn new(
- id: Id,
- name: &'static str, arity: i64, group: &'static str, summary: &'static str) -> Command {
+        id: Id,
+        name: &'static str,
+        arity: i64,
+        group: &'static str,
+        summary: &'static str,
+    ) -> Command {
         Command {
             id,
             name,
@@ -123,24 +127,38 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(Id::Incr, "incr", 2, "string", "Increment the integer value of a key by one")
         .flags(&["write", "denyoom", "fast"], &["@write", "@string", "@fast"])
         .keys(1, 1, 1, &["RW", "access", "update"]),
-    Command::new(Id::IncrBy, "incrby", 3, "string", "Increment the integer value of a key by the given amount")
-        .flags(&["write", "denyoom", "fast"], &["@write", "@string", "@fast"])
-        .keys(1, 1, 1, &["RW", "access", "update"]),
+    Command::new(
+        Id::IncrBy,
+        "incrby",
+        3,
+        "string",
+        "Increment the integer value of a key by the given amount",
+    )
+    .flags(&["write", "denyoom", "fast"], &["@write", "@string", "@fast"])
+    .keys(1, 1, 1, &["RW", "access", "update"]),
     Command::new(Id::DbSize, "dbsize", 1, "server", "Return the number of keys in the selected database")
         .flags(&["readonly", "fast"], &["@keyspace", "@read", "@fast"])
         .tips(&["request_policy:all_shards", "response_policy:agg_sum"]),
-    Command::new(Id::Wait, "wait", 3, "generic", "Wait for the synchronous replication of all earlier writes")
-        .flags(&["noscript"], &["@slow", "@connection"])
-        .tips(&["request_policy:all_shards", "response_policy:agg_min"])
-        .since("3.0.0"),
+    Command::new(
+        Id::Wait,
+        "wait",
+        3,
+        "generic",
+        "Wait for the synchronous replication of all earlier writes",
+    )
+    .flags(&["noscript"], &["@slow", "@connection"])
+    .tips(&["request_policy:all_shards", "response_policy:agg_min"])
+    .since("3.0.0"),
     Command::new(Id::Ping, "ping", -1, "connection", "Ping the server")
         .flags(&["fast"], FAST_CONNECTION)
         .tips(&["request_policy:all_shards", "response_policy:all_succeeded"]),
-    Command::new(Id::Echo, "echo", 2, "connection", "Echo the given string").flags(ANY_STATE, FAST_CONNECTION),
+    Command::new(Id::Echo, "echo", 2, "connection", "Echo the given string")
+        .flags(ANY_STATE, FAST_CONNECTION),
     Command::new(Id::Hello, "hello", -1, "connection", "Choose the protocol and get to know the server")
         .flags(FIRST_CONTACT, FAST_CONNECTION)
         .since("6.0.0"),
-    Command::new(Id::Quit, "quit", -1, "connection", "Close the connection").flags(FIRST_CONTACT, FAST_CONNECTION),
+    Command::new(Id::Quit, "quit", -1, "connection", "Close the connection")
+        .flags(FIRST_CONTACT, FAST_CONNECTION),
     Command::new(Id::Select, "select", 2, "connection", "Change the selected database; only 0 exists")
         .flags(ANY_STATE, FAST_CONNECTION),
     Command::new(Id::Client, "client", -2, "connection", "What is known of this connection").since("2.4.0"),
@@ -152,10 +170,17 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(Id::Info, "info", -1, "server", "Get information and statistics about the server")
         .flags(&["loading", "stale"], &["@slow", "@dangerous"])
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]),
-    Command::new(Id::Cluster, "cluster", -2, "cluster", "Nodes, slots and state of the cluster").since("3.0.0"),
-    Command::new(Id::ReadOnly, "readonly", 1, "cluster", "Let this node answer reads of groups it does not lead, stale")
-        .flags(ANY_STATE, FAST_CONNECTION)
+    Command::new(Id::Cluster, "cluster", -2, "cluster", "Nodes, slots and state of the cluster")
         .since("3.0.0"),
+    Command::new(
+        Id::ReadOnly,
+        "readonly",
+        1,
+        "cluster",
+        "Let this node answer reads of groups it does not lead, stale",
+    )
+    .flags(ANY_STATE, FAST_CONNECTION)
+    .since("3.0.0"),
     Command::new(Id::ReadWrite, "readwrite", 1, "cluster", "End READONLY")
         .flags(ANY_STATE, FAST_CONNECTION)
         .since("3.0.0"),
@@ -174,7 +199,10 @@ pub(crate) fn fits(arity: i64, len: usize) -> bool {
 }
 
 /// `COMMAND` and `COMMAND INFO`: one element per command; null for an unknown one.
-pub(crate) fn write_infos<'n>(writer: &mut Writer<'_>, names: Option<impl ExactSizeIterator<Item = &'n [u8]>>) {
+pub(crate) fn write_infos<'n>(
+    writer: &mut Writer<'_>,
+    names: Option<impl ExactSizeIterator<Item = &'n [u8]>>,
+) {
     let Some(names) = names else {
         writer.array(COMMANDS.len());
         COMMANDS.iter().for_each(|command| write_info(writer, command));
@@ -197,7 +225,9 @@ pub(crate) fn write_docs<'n>(writer: &mut Writer<'_>, names: impl ExactSizeItera
     for command in commands {
         writer.bulk(command.name);
         writer.map(3);
-        for (field, value) in [("summary", command.summary), ("since", command.since), ("group", command.group)] {
+        for (field, value) in
+            [("summary", command.summary), ("since", command.since), ("group", command.group)]
+        {
             writer.bulk(field);
             writer.bulk(value);
         }
