@@ -90,9 +90,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     fn choose_ranges(&mut self, ranges: &mut Vec<Range>) {
         let io = &mut self.io;
         let mut budget = io.settings.apply_bytes_per_turn.max(1);
-        while budget > 0
-            && let Some(slot) = io.queues.apply.pop_front()
-        {
+        // What is put back comes next turn.
+        for _ in 0..io.queues.apply.len() {
+            if budget == 0 {
+                break;
+            }
+            let Some(slot) = io.queues.apply.pop_front() else { break };
             let lane = &mut io.lanes[slot as usize];
             let limit = self.groups[slot as usize].applicable().0;
             let first = lane.applied.0 + 1;

@@ -26,16 +26,11 @@ const HAND_OVERS_MAX: usize = 1024;
 pub(super) struct Balance {
     next: Moment,
     transfers: Vec<u32>,
-    handing_over: bool,
 }
 
 impl Balance {
     pub(super) fn new() -> Balance {
-        Balance { next: Moment(0), transfers: Vec::new(), handing_over: false }
-    }
-
-    pub(super) fn is_handing_over(&self) -> bool {
-        self.handing_over
+        Balance { next: Moment(0), transfers: Vec::new() }
     }
 }
 
@@ -50,7 +45,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     pub(super) fn on_hand_over(&mut self) {
-        self.balance.handing_over = true;
+        self.io.handing_over = true;
         self.balance.next = self.io.now;
         for slot in 0..self.groups.len() as u32 {
             if self.groups[slot as usize].is_leader()
@@ -59,6 +54,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 self.io.queues.misplaced.push_back(slot);
             }
         }
+    }
+
+    /// Whether this node is about to stop and leads nothing any more. Its peers are told that it is not well, so that none of
+    /// them gives leadership back to it.
+    pub(super) fn has_handed_over(&self) -> bool {
+        self.io.handing_over && self.io.queues.misplaced.is_empty() && self.balance.transfers.is_empty()
     }
 
     /// When the queue is looked at next.
@@ -79,7 +80,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let group = &groups[slot as usize];
             group.is_leader() && group.transferring().is_some()
         });
-        let (looked_at_max, transfers_max) = match self.balance.handing_over {
+        let (looked_at_max, transfers_max) = match self.io.handing_over {
             true => (usize::MAX, HAND_OVERS_MAX),
             false => (LOOKED_AT_MAX, TRANSFERS_MAX),
         };
@@ -101,12 +102,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     fn is_misplaced(&self, slot: u32) -> bool {
         let preferred = self.io.preferred[slot as usize];
         let elsewhere = preferred.is_some() && preferred != self.io.me;
-        self.groups[slot as usize].is_leader() && (elsewhere || self.balance.handing_over)
+        self.groups[slot as usize].is_leader() && (elsewhere || self.io.handing_over)
     }
 
     /// Begins a transfer to the preferred node, or when handing over to any node that could take over at once.
     fn maybe_transfer(&mut self, slot: u32) {
-        let (handing_over, group) = (self.balance.handing_over, &self.groups[slot as usize]);
+        let (handing_over, group) = (self.io.handing_over, &self.groups[slot as usize]);
         if group.transferring().is_some() || !(handing_over || self.io.settings.balance_leaders) {
             return;
         }

@@ -22,8 +22,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.io.counters.ignored += 1;
             return Ok(());
         }
-        let inflight_bytes_max = self.io.settings.peer_inflight_bytes_max;
-        let mut pulse_back = self.io.links[at].on_frame(bytes.len(), inflight_bytes_max);
+        let mut pulse_back = self.io.links[at].on_frame(bytes.len());
         if let Some(pulse) = frame.pulse() {
             pulse_back |= self.io.links[at].on_pulse(self.io.now, pulse);
         }

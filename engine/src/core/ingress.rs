@@ -125,7 +125,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if payload.len() > limit as usize {
             return Err(Error::PayloadTooLarge { bytes: payload.len() as u64, limit: u64::from(limit) });
         }
-        if !group.is_leader() || self.balance.is_handing_over() {
+        if !group.is_leader() || self.io.handing_over {
             return Err(Error::NotLeader { leader: self.other_leader(at) });
         }
         self.admit_request(payload.len())?;

@@ -7,8 +7,10 @@ use logdrive_shard::{Moment, NodeId};
 use super::types::CoreId;
 use crate::wire::{FRAME_BYTES_MAX, FrameBuilder, Pulse};
 
-/// Pulses remembered until they are echoed.
+/// Pulses remembered until they are echoed. Of pulses in quick succession only the first is: [`FINENESS`].
 const PULSES: usize = 64;
+/// Into so many parts the time is divided after which a peer that does not echo is taken for dead.
+const FINENESS: u32 = 16;
 /// Room in a frame that is left to messages without payload: beyond it they are dropped, as a lossy network would.
 const FRAME_RESERVE_BYTES: usize = 1 << 20;
 
@@ -45,11 +47,23 @@ impl SlotSet {
     }
 }
 
+/// Bounds of a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// A peer that was not heard for so long, or did not echo, is out of contact.
+    pub(super) timeout: Duration,
+    /// Bytes that wait to be sent before appends are held back.
+    pub(super) outbox_bytes_max: u64,
+    /// Bytes sent and not known to have arrived before appends are held back.
+    pub(super) inflight_bytes_max: u64,
+}
+
 /// A connection to a core of another node, and the next one after it ended.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) node: NodeId,
     pub(super) core: CoreId,
+    limits: Limits,
     /// The peer's boot: frames for an earlier one do not reach it.
     pub(super) boot: u64,
     pub(super) up: bool,
@@ -69,6 +83,8 @@ pub(super) struct Link {
 
     pulse_seq: u64,
     pulses: [Sent; PULSES],
+    /// Place of the latest in `pulses`.
+    latest: usize,
     /// Highest pulse of the peer seen.
     seen: u64,
     heard_at: Moment,
@@ -79,13 +95,16 @@ pub(super) struct Link {
     sent_bytes: u64,
     arrived_bytes: u64,
     received_since_pulse: u64,
+    /// Sent up to the last pulse.
+    bytes_at_pulse: u64,
 }
 
 impl Link {
-    pub(super) fn new(node: NodeId, core: CoreId, slots: usize) -> Link {
+    pub(super) fn new(node: NodeId, core: CoreId, slots: usize, limits: Limits) -> Link {
         Link {
             node,
             core,
+            limits,
             boot: 0,
             up: false,
             generation: 0,
@@ -98,6 +117,7 @@ impl Link {
             is_waiting: SlotSet::new(slots),
             pulse_seq: 0,
             pulses: [Sent::default(); PULSES],
+            latest: 0,
             seen: 0,
             heard_at: Moment(0),
             peer_healthy: false,
@@ -105,6 +125,7 @@ impl Link {
             sent_bytes: 0,
             arrived_bytes: 0,
             received_since_pulse: 0,
+            bytes_at_pulse: 0,
         }
     }
 
@@ -138,6 +159,7 @@ impl Link {
         self.sent_bytes = 0;
         self.arrived_bytes = 0;
         self.received_since_pulse = 0;
+        self.bytes_at_pulse = 0;
     }
 
     /// Both ends host the group in `slot`.
@@ -153,14 +175,17 @@ impl Link {
     }
 
     /// Whether appends are held back: too much waits to be sent, or was sent and has not arrived.
-    pub(super) fn is_full(&self, outbox_bytes_max: u64, inflight_bytes_max: u64) -> bool {
-        let queued = self.builder.bytes() as u64;
-        queued >= outbox_bytes_max || self.in_flight_bytes() >= inflight_bytes_max
+    pub(super) fn is_full(&self) -> bool {
+        self.builder.bytes() as u64 >= self.limits.outbox_bytes_max || self.is_window_full()
     }
 
-    /// Bytes that were sent or wait to be, and are not known to have arrived.
-    pub(super) fn in_flight_bytes(&self) -> u64 {
-        self.sent_bytes + self.builder.bytes() as u64 - self.arrived_bytes
+    /// Bytes sent, and those that wait to be.
+    fn bytes(&self) -> u64 {
+        self.sent_bytes + self.builder.bytes() as u64
+    }
+
+    fn is_window_full(&self) -> bool {
+        self.bytes() - self.arrived_bytes >= self.limits.inflight_bytes_max
     }
 
     /// `slot` has something for this peer and waits until there is room.
@@ -171,8 +196,10 @@ impl Link {
     }
 
     /// Whether slots wait and there is room again.
-    pub(super) fn has_drained(&self, outbox_bytes_max: u64, inflight_bytes_max: u64) -> bool {
-        !self.waiting.is_empty() && !self.is_full(outbox_bytes_max.div_ceil(2), inflight_bytes_max)
+    pub(super) fn has_drained(&self) -> bool {
+        !self.waiting.is_empty()
+            && self.builder.bytes() as u64 <= self.limits.outbox_bytes_max / 2
+            && !self.is_window_full()
     }
 
     /// The slots that wait, swapped into `slots` (empty).
@@ -187,9 +214,15 @@ impl Link {
     pub(super) fn pulse(&mut self, now: Moment, healthy: bool, durable_end: u64) {
         self.pulse_seq += 1;
         self.received_since_pulse = 0;
+        self.bytes_at_pulse = self.bytes();
         self.builder.pulse(Pulse { seq: self.pulse_seq, echo: self.seen, healthy, durable_end });
-        let bytes = self.sent_bytes + self.builder.bytes() as u64;
-        self.pulses[self.pulse_seq as usize % PULSES] = Sent { seq: self.pulse_seq, at: now, bytes };
+        let latest = self.pulses[self.latest];
+        let is_later = now.since(latest.at) >= self.limits.timeout / FINENESS;
+        let has_more = self.bytes_at_pulse >= latest.bytes + self.pulse_bytes();
+        if latest.seq == 0 || is_later || has_more {
+            self.latest = (self.latest + 1) % PULSES;
+            self.pulses[self.latest] = Sent { seq: self.pulse_seq, at: now, bytes: self.bytes_at_pulse };
+        }
     }
 
     /// Takes the peer's pulse. Whether it is its first and wants an answer at once.
@@ -199,30 +232,35 @@ impl Link {
         self.heard_at = now;
         self.peer_healthy = pulse.healthy;
         self.peer_durable_end = self.peer_durable_end.max(pulse.durable_end);
-        let sent = self.pulses[pulse.echo as usize % PULSES];
-        if pulse.echo != 0 && sent.seq == pulse.echo {
+        // The latest remembered that the peer has seen: not later than the one it echoes.
+        let seen = self.pulses.iter().filter(|sent| sent.seq != 0 && sent.seq <= pulse.echo);
+        if let Some(sent) = seen.max_by_key(|sent| sent.seq) {
             self.echoed_sent_at = self.echoed_sent_at.max(sent.at);
             self.arrived_bytes = self.arrived_bytes.max(sent.bytes);
         }
         first
     }
 
-    /// Whether the peer hears us, we hear it, and it is well, each within `timeout`.
-    pub(super) fn judge(&self, now: Moment, timeout: Duration) -> bool {
-        let recent = |at: Moment| at != Moment(0) && now.since(at) < timeout;
+    /// Whether the peer hears us, we hear it, and it is well, each lately.
+    pub(super) fn judge(&self, now: Moment) -> bool {
+        let recent = |at: Moment| at != Moment(0) && now.since(at) < self.limits.timeout;
         self.up && self.peer_healthy && recent(self.heard_at) && recent(self.echoed_sent_at)
     }
 
     /// A frame of `bytes` arrived. Whether so much has arrived since our last pulse that the peer should be told.
-    pub(super) fn on_frame(&mut self, bytes: usize, inflight_bytes_max: u64) -> bool {
+    pub(super) fn on_frame(&mut self, bytes: usize) -> bool {
         self.received_since_pulse += bytes as u64;
-        self.received_since_pulse >= inflight_bytes_max / 8
+        self.received_since_pulse >= self.pulse_bytes()
     }
 
     /// Whether so much was sent since the last pulse that the peer should be asked what has arrived.
-    pub(super) fn wants_pulse(&self, inflight_bytes_max: u64) -> bool {
-        let last = self.pulses[self.pulse_seq as usize % PULSES].bytes;
-        self.sent_bytes + self.builder.bytes() as u64 - last.min(self.sent_bytes) >= inflight_bytes_max / 8
+    pub(super) fn wants_pulse(&self) -> bool {
+        self.bytes().saturating_sub(self.bytes_at_pulse) >= self.pulse_bytes()
+    }
+
+    /// One pulse per so many bytes, either way.
+    fn pulse_bytes(&self) -> u64 {
+        self.limits.inflight_bytes_max.div_ceil(8)
     }
 
     /// Ends the frame under construction and appends it to `out`.

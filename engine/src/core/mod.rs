@@ -155,9 +155,16 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         &mut self.io.wal
     }
 
-    /// Everything appended is written and durable, the log is closed clean. Blocks.
-    pub fn close(self, now: Moment) -> Result<(), Fatal> {
+    /// Everything appended is written and durable, the log is closed clean. The commit indexes go with it, so that the next
+    /// start applies all that is known to be committed without asking anybody. Blocks.
+    pub fn close(mut self, now: Moment) -> Result<(), Fatal> {
         let core = self.core.0;
+        for (slot, group) in self.groups.iter().enumerate() {
+            if self.io.lanes[slot].applied.0 > 0 {
+                // Without space the commit index is found out again from the others.
+                let _ = self.io.write_state(slot as u32, group.hard_state());
+            }
+        }
         self.io.wal.close(now.0).map_err(|error| Fatal::LogPoisoned { core, error })
     }
 }

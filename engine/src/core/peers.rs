@@ -4,7 +4,7 @@ use logdrive_shard::{Moment, NodeId, Route};
 use logdrive_wal::{Disk, Health};
 
 use super::lane::route;
-use super::links::Link;
+use super::links::{Limits, Link};
 use super::{Core, CoreId, LinkId};
 use crate::api::StateMachine;
 use crate::wire::{HelloGroup, PeerHello, VERSION_MAX};
@@ -35,7 +35,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     pub(super) fn on_link_up(&mut self, hello: &PeerHello) {
         let link = self.link_of(hello.node, hello.core).unwrap_or_else(|| {
-            let link = Link::new(hello.node, hello.core, self.groups.len());
+            let settings = &self.io.settings;
+            let limits = Limits {
+                timeout: self.config.election_base,
+                outbox_bytes_max: settings.outbox_bytes_max,
+                inflight_bytes_max: settings.peer_inflight_bytes_max,
+            };
+            let link = Link::new(hello.node, hello.core, self.groups.len(), limits);
             self.io.links.push(link);
             LinkId((self.io.links.len() - 1) as u16)
         });
@@ -96,14 +102,15 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     pub(super) fn send_pulse(&mut self, link: usize) {
-        let (healthy, durable_end) = (self.is_healthy(), self.io.wal.durable_end());
+        let healthy = self.is_healthy() && !self.has_handed_over();
+        let durable_end = self.io.wal.durable_end();
         self.io.links[link].pulse(self.io.now, healthy, durable_end);
     }
 
     /// Finds out whether the peer core is in contact, and tells the groups when that changes.
     pub(super) fn judge_link(&mut self, at: usize) {
         let link = &self.io.links[at];
-        let alive = self.is_healthy() && link.judge(self.io.now, self.config.election_base);
+        let alive = self.is_healthy() && link.judge(self.io.now);
         if alive == link.contact {
             return;
         }
@@ -141,7 +148,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Groups that waited for a full way go on when it has drained.
     pub(super) fn resume_drained(&mut self) {
         for at in 0..self.io.links.len() {
-            if !self.has_drained(at) {
+            if !self.io.links[at].has_drained() {
                 continue;
             }
             let mut slots = std::mem::take(&mut self.scratch.slots);
@@ -154,24 +161,18 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
-    fn has_drained(&self, link: usize) -> bool {
-        let settings = &self.io.settings;
-        self.io.links[link].has_drained(settings.outbox_bytes_max, settings.peer_inflight_bytes_max)
-    }
-
     /// Whether [`Core::resume_drained`] has something to do.
     pub(super) fn any_drained(&self) -> bool {
-        (0..self.io.links.len()).any(|link| self.has_drained(link))
+        self.io.links.iter().any(Link::has_drained)
     }
 
     /// Takes the bytes to send on a link: whole frames, appended to `out`. False if there are none.
     pub fn take_frames(&mut self, link: LinkId, out: &mut Vec<u8>) -> bool {
         let at = link.0 as usize;
-        let inflight_bytes_max = self.io.settings.peer_inflight_bytes_max;
         if !self.io.links.get(at).is_some_and(|link| link.up && !link.builder.is_empty()) {
             return false;
         }
-        if self.io.links[at].wants_pulse(inflight_bytes_max) {
+        if self.io.links[at].wants_pulse() {
             self.send_pulse(at);
         }
         self.io.links[at].finish(VERSION_MAX, out);

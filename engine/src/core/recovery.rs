@@ -279,6 +279,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 request_bytes: 0,
                 queues: Queues::default(),
                 unwritten: Vec::new(),
+                handing_over: false,
                 effects: Effects::default(),
                 counters: Counters { applied: applier.applied, ..Counters::default() },
                 settings,

@@ -7,6 +7,9 @@ use super::types::{CoreStatus, GroupStatus, Slot};
 use super::{Core, CoreId};
 use crate::api::StateMachine;
 
+/// A log that refuses a proposal of this size counts as out of space.
+const LARGE_BYTES: u32 = 64 << 10;
+
 /// Counters of a core since it opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -50,7 +53,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             busy: counters.busy,
             log_used_bytes: space.used_bytes,
             log_budget_bytes: space.budget_bytes,
-            log_out_of_space: *self.io.wal.health() == Health::OutOfSpace || self.io.wal.admit(0).is_err(),
+            log_out_of_space: *self.io.wal.health() == Health::OutOfSpace
+                || self.io.wal.admit(self.io.settings.payload_bytes_max.min(LARGE_BYTES).into()).is_err(),
             log_writes: stats.writes,
             log_write_bytes: stats.write_bytes,
             log_records: stats.records,

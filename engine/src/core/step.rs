@@ -72,6 +72,8 @@ pub(super) struct Io<D: Disk> {
     pub(super) request_bytes: u64,
     pub(super) queues: Queues,
     pub(super) unwritten: Vec<Unwritten>,
+    /// The node is about to stop: whatever is led here should be led elsewhere.
+    pub(super) handing_over: bool,
     pub(super) effects: Effects,
     pub(super) counters: Counters,
 }
@@ -418,7 +420,8 @@ impl<D: Disk> Sink for StepSink<'_, D> {
             io.queues.leader_changes.push(self.slot);
         }
         let preferred = io.preferred[self.slot as usize];
-        let misplaced = role == Role::Leader && preferred.is_some() && preferred != io.me;
+        let elsewhere = preferred.is_some() && preferred != io.me;
+        let misplaced = role == Role::Leader && (elsewhere || io.handing_over);
         if misplaced && flags.raise(Flags::MISPLACED) {
             io.queues.misplaced.push_back(self.slot);
         }
@@ -426,9 +429,9 @@ impl<D: Disk> Sink for StepSink<'_, D> {
 
     fn fit(&mut self, to: Route, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit {
         let Some((link, _)) = unpack(to) else { return Fit::Loading };
-        let Io { links, lanes, cache, settings, counters, .. } = &mut *self.io;
+        let Io { links, lanes, cache, counters, .. } = &mut *self.io;
         let link = &mut links[link];
-        if link.is_full(settings.outbox_bytes_max, settings.peer_inflight_bytes_max) {
+        if link.is_full() {
             link.wait(self.slot);
             counters.held_back += 1;
             return Fit::Loading;

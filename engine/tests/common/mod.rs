@@ -415,12 +415,16 @@ impl Cluster {
 
     /// The running node that leads the group in the highest term.
     pub fn leader(&mut self, group: u64) -> u32 {
+        self.find_leader(group).unwrap_or_else(|| panic!("group {group} has no leader"))
+    }
+
+    /// The same, if there is one.
+    pub fn find_leader(&mut self, group: u64) -> Option<u32> {
         let slot = Cluster::slot(group);
         let leaders = self.running().into_iter().filter(|&node| self.core(node).is_leader(slot));
         let leaders: Vec<u32> = leaders.collect();
         let term = |cluster: &mut Cluster, node| cluster.core(node).group_status(slot).raft.term;
-        let newest = leaders.into_iter().max_by_key(|&node| term(self, node));
-        newest.unwrap_or_else(|| panic!("group {group} has no leader"))
+        leaders.into_iter().max_by_key(|&node| term(self, node))
     }
 
     /// Runs until all running nodes have applied the same in every group, and checks that they did.
@@ -429,7 +433,7 @@ impl Cluster {
             let running = cluster.running();
             (1..=cluster.setup.groups).all(|group| {
                 let slot = Cluster::slot(group);
-                let leader = cluster.leader(group);
+                let Some(leader) = cluster.find_leader(group) else { return false };
                 let last = cluster.core(leader).group_status(slot).raft.last;
                 running.iter().all(|&node| cluster.core(node).applied(slot) == last)
             })

@@ -1,0 +1,171 @@
+//! Where leaders are, what an idle core does, and two stories of the field.
+mod common;
+
+use std::time::Duration;
+
+use common::{Cluster, MS, Setup, ms};
+use logdrive::api::{Error, ReadPolicy};
+use logdrive::core::Event;
+use logdrive_shard::{LogIndex, Moment, NodeId};
+
+/// 0 where there is none.
+fn leaders(cluster: &mut Cluster) -> Vec<u32> {
+    let groups = cluster.setup.groups;
+    (1..=groups).map(|group| cluster.find_leader(group).unwrap_or(0)).collect()
+}
+
+fn misplaced(cluster: &mut Cluster) -> usize {
+    let leaders = leaders(cluster);
+    leaders.iter().enumerate().filter(|(n, leader)| (*n as u32 + 1) % 3 + 1 != **leader).count()
+}
+
+#[test]
+fn leaders_are_spread_and_spread_again_when_a_node_returns() {
+    let mut cluster = Cluster::new(Setup { groups: 90, ..Setup::default() });
+    cluster.elect();
+    cluster.run_until(ms(5_000), |cluster| misplaced(cluster) == 0);
+    cluster.kill(2);
+    cluster.elect();
+    assert_eq!(misplaced(&mut cluster), 30);
+    cluster.start(2);
+    cluster.elect();
+    cluster.run_until(ms(10_000), |cluster| misplaced(cluster) == 0);
+    cluster.elect();
+    for group in [1, 2, 3] {
+        assert!(cluster.write(group, b"x").result.is_ok());
+    }
+}
+
+#[test]
+fn leadership_moves_when_it_is_ordered_and_proposals_meanwhile_are_not_lost() {
+    let mut setup = Setup { groups: 1, preferred: false, ..Setup::default() };
+    setup.settings.balance_leaders = false;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    cluster.settle();
+    let old = cluster.leader(1);
+    let to = old % 3 + 1;
+    let token = cluster.propose(old, 1, b"in flight");
+    let now = Moment(cluster.now);
+    let order = Event::Transfer { slot: Cluster::slot(1), to: NodeId(to) };
+    cluster.core(old).handle(now, order).expect("no frame");
+    let during = cluster.propose(old, 1, b"during");
+    cluster.run_until(ms(1_000), |cluster| cluster.core(to).is_leader(Cluster::slot(1)));
+    assert!(cluster.wait(old, token).result.is_ok(), "it was committed before the successor campaigned");
+    assert!(matches!(cluster.wait(old, during).result, Err(Error::Busy { .. })));
+    cluster.elect();
+    cluster.settle();
+}
+
+#[test]
+fn a_node_that_stops_hands_all_its_leaders_over_and_takes_no_proposals() {
+    let mut cluster = Cluster::new(Setup::default());
+    cluster.elect();
+    cluster.run_until(ms(5_000), |cluster| misplaced(cluster) == 0);
+    let now = Moment(cluster.now);
+    cluster.core(1).handle(now, Event::HandOver).expect("no frame");
+    let token = cluster.propose(1, 3, b"x");
+    assert!(matches!(cluster.wait(1, token).result, Err(Error::NotLeader { .. })));
+    cluster.run_until(ms(1_000), |cluster| cluster.core(1).status().leaders == 0);
+    cluster.elect();
+    assert!(leaders(&mut cluster).iter().all(|&leader| leader != 1));
+    cluster.run_for(ms(2_000));
+    assert_eq!(cluster.core(1).status().leaders, 0, "nobody gives them back");
+}
+
+#[test]
+fn ten_thousand_idle_groups_are_not_touched() {
+    let mut setup = Setup { groups: 10_000, ..Setup::default() };
+    setup.settings.wal.budget_bytes = 128 << 20;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    cluster.run_until(ms(60_000), |cluster| misplaced(cluster) == 0);
+    cluster.settle();
+    cluster.run_for(ms(2_000));
+    let steps: Vec<u64> = (1..=3).map(|node| cluster.core(node).counters().steps).collect();
+    let frames = cluster.core(1).counters().frames_out;
+    cluster.run_for(Duration::from_secs(180));
+    let later: Vec<u64> = (1..=3).map(|node| cluster.core(node).counters().steps).collect();
+    assert_eq!(steps, later, "steps of idle groups in three minutes");
+    let frames = cluster.core(1).counters().frames_out - frames;
+    let pulses = 2 * 180_000 / 30;
+    assert!(frames <= pulses + 2, "{frames} frames; one pulse per link and interval is {pulses}");
+    assert!(cluster.write(5_000, b"awake").result.is_ok());
+}
+
+/// `now` read before a pause serves a lease, or a round, that ended during it.
+#[test]
+fn field_44_a_read_after_a_pause_is_confirmed_only_by_what_was_answered_after_it() {
+    let mut setup = Setup { groups: 1, preferred: false, ..Setup::default() };
+    setup.settings.balance_leaders = false;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    assert!(cluster.write(1, b"old").result.is_ok());
+    cluster.settle();
+    let old = cluster.leader(1);
+    let others: Vec<u32> = (1..=3).filter(|&node| node != old).collect();
+    for &other in &others {
+        cluster.set_delay(old, other, ms(2));
+        cluster.set_delay(other, old, ms(2));
+    }
+    // A first read sends its round; the answers are on their way when the process stops for five seconds.
+    let before = cluster.read(old, 1, ReadPolicy::Linearizable);
+    cluster.run_for(ms(3));
+    assert_eq!(cluster.answer(old, before), None);
+    for &other in &others {
+        cluster.hold(other, old);
+        cluster.hold(old, other);
+    }
+    let stale_now = cluster.now;
+    let paused = cluster.node(old).core.take();
+    cluster.run_until(ms(5_000), |cluster| {
+        others.iter().any(|&node| cluster.core(node).is_leader(Cluster::slot(1)))
+    });
+    assert!(cluster.write(1, b"new").result.is_ok());
+    cluster.node(old).core = paused;
+    // It wakes with a clock read before the pause, takes a read, and finds the old answers in its sockets.
+    let after = cluster.token();
+    let port = cluster.node(old).port;
+    let read = Event::Read {
+        port,
+        token: after,
+        slot: Cluster::slot(1),
+        policy: ReadPolicy::Linearizable,
+        request: b"all",
+    };
+    cluster.core(old).handle(Moment(stale_now), read).expect("no frame");
+    let now = cluster.now;
+    for &other in &others {
+        cluster.unhold(other, old);
+    }
+    cluster.now = stale_now + 300_000;
+    cluster.turn(old);
+    cluster.now = now;
+    cluster.run_for(ms(20));
+    for &other in &others {
+        cluster.unhold(old, other);
+    }
+    let first = cluster.wait(old, before);
+    assert!(first.result.is_err() || first.reply[8..] == *b"old", "it began before the write: {first:?}");
+    let answer = cluster.wait(old, after);
+    assert!(matches!(answer.result, Err(Error::NotLeader { .. })), "{answer:?}");
+}
+
+/// A leader that commits through its followers applies an index that its own log does not hold durably yet.
+#[test]
+fn field_45_a_leader_does_not_apply_what_its_own_log_does_not_hold() {
+    let mut cluster = Cluster::new(Setup { groups: 1, ..Setup::default() });
+    cluster.elect();
+    cluster.settle();
+    let leader = cluster.leader(1);
+    cluster.core(leader).wal().disk().set_latency(500 * MS..501 * MS);
+    let token = cluster.propose(leader, 1, b"durable elsewhere first");
+    cluster.run_for(ms(100));
+    let status = cluster.core(leader).group_status(Cluster::slot(1));
+    assert_eq!(status.raft.commit, LogIndex(2), "both followers have it");
+    assert_eq!((status.raft.durable, status.applied), (LogIndex(1), LogIndex(1)));
+    assert_eq!(cluster.answer(leader, token), None);
+    cluster.run_for(ms(500));
+    assert_eq!(cluster.answer(leader, token).expect("durable here too").result, Ok(LogIndex(2)));
+    assert_eq!(cluster.core(leader).applied(Cluster::slot(1)), LogIndex(2));
+}
