@@ -352,3 +352,7 @@ fn write_hello(writer: &mut Writer<'_>, protocol: Protocol, client: i64) {
     writer.bulk("modules");
     writer.array(0);
 }
+
+#[cfg(test)]
+#[path = "commands_tests.rs"]
+mod tests;
