@@ -539,7 +539,10 @@ impl Disk for RingDisk {
     }
 
     fn buffer(&mut self, len: usize) -> Buffer {
-        if len <= self.facts.buffer_bytes as usize
+        // Small operations leave the registered buffers to the batches of the log.
+        let size = self.facts.buffer_bytes as usize;
+        if len <= size
+            && len * 2 > size
             && let Some(buffer) = self.pool.pop()
         {
             return buffer;

@@ -173,6 +173,18 @@ impl SimDisk {
         true
     }
 
+    /// What is under way, oldest first: kind, file, offset of reads and writes.
+    pub fn under_way(&self) -> Vec<(OpKind, String, Option<u64>)> {
+        let describe = |p: &Pending| {
+            let offset = match &p.op {
+                Op::Write { offset, .. } | Op::Read { offset, .. } => Some(*offset),
+                _ => None,
+            };
+            (kind_of(&p.op).0, self.name_of(&p.op), offset)
+        };
+        self.pending.iter().map(describe).collect()
+    }
+
     /// Operations under way.
     pub fn in_flight(&self) -> usize {
         self.pending.len()
@@ -467,11 +479,11 @@ impl Disk for SimDisk {
     fn wait(&mut self, completions: &mut Vec<Completion>) {
         self.poll(completions);
         if completions.is_empty() && !self.pending.is_empty() {
-            // A wait ends when something completes: the clock goes on by itself, and what was held is let go.
+            // Whoever waits has no clock to move: what is due first is performed, what was held is let go.
             match self.pace {
                 Pace::Timed(..) => {
-                    let due = self.next_due().unwrap_or(self.now);
-                    self.advance(due);
+                    let first = (0..self.pending.len()).min_by_key(|&i| self.pending[i].due);
+                    self.run_at(first.unwrap_or(0));
                 }
                 _ => self.run_some(1),
             }
@@ -596,6 +608,19 @@ impl SimPlatter {
         let mut bytes = vec![0; usize::try_from(file.len).ok()?];
         file.read(0, &mut bytes);
         Some(bytes)
+    }
+
+    /// Replaces bytes of a file, in the cache and on the medium: misdirected writes, stale blocks, garbage. Bytes beyond its
+    /// end are dropped. False if there is no such file.
+    pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) -> bool {
+        let mut platter = self.platter.borrow_mut();
+        let Some(&inode) = platter.names.get(name) else { return false };
+        let Some(file) = platter.inodes.get_mut(&inode) else { return false };
+        for (place, byte) in (offset..file.len).zip(bytes) {
+            let old = file.byte(place);
+            file.flip(place, old ^ byte);
+        }
+        true
     }
 
     /// Flips bits of one byte, in the cache and on the medium. False if there is no such byte.

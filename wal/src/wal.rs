@@ -5,6 +5,7 @@ mod reader;
 mod recovery;
 mod scan;
 mod space;
+mod tail;
 mod types;
 mod writer;
 
@@ -282,7 +283,12 @@ impl<D: Disk> Wal<D> {
 
     /// Counters since open.
     pub fn stats(&self) -> Stats {
-        Stats { index_bytes: self.index.position_bytes(), ..self.stats }
+        self.stats
+    }
+
+    /// Bytes of memory that the positions of entries take. Counts them: not for every turn.
+    pub fn index_bytes(&self) -> u64 {
+        self.index.position_bytes()
     }
 
     /// The exclusive end (LSN, bytes) of the prefix known durable: peers remember it.
@@ -322,6 +328,16 @@ impl<D: Disk> Wal<D> {
         self.others.pop_front()
     }
 
+    /// Waits for the disk; false if nothing completed.
+    fn wait_once(&mut self, now_nanos: u64) -> bool {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.disk.wait(&mut completions);
+        let any = !completions.is_empty();
+        self.completions = completions;
+        self.handle_completions(now_nanos);
+        any
+    }
+
     /// Gives the disk back as it is, with operations under way: for simulations of a crash.
     pub fn into_disk(self) -> D {
         self.disk
@@ -337,10 +353,10 @@ impl<D: Disk> Wal<D> {
             if self.health == Health::OutOfSpace {
                 return Err(self.out_of_space_error());
             }
-            let mut completions = std::mem::take(&mut self.completions);
-            self.disk.wait(&mut completions);
-            self.completions = completions;
-            self.handle_completions(now_nanos);
+            if !self.wait_once(now_nanos) && self.flights.is_empty() {
+                // Nothing is under way and a batch found no segment.
+                return Err(self.out_of_space_error());
+            }
         }
         self.finish_background(now_nanos)
     }

@@ -102,6 +102,11 @@ impl File {
         self.pages = self.durable.clone();
     }
 
+    pub(super) fn byte(&self, offset: u64) -> u8 {
+        let page = self.pages.get(&(offset / ALIGNMENT as u64));
+        page.map_or(0, |p| p[(offset % ALIGNMENT as u64) as usize])
+    }
+
     pub(super) fn flip(&mut self, offset: u64, mask: u8) {
         let at = offset / ALIGNMENT as u64;
         let mut page = self.pages.get(&at).map_or([0; ALIGNMENT], |p| **p);

@@ -227,7 +227,7 @@ impl<D: Disk> Wal<D> {
             return false;
         }
         let Some(number) = self.segments.at(lsn) else { return false };
-        let segment = &self.segments.list[number];
+        let segment = self.segments.get(number);
         let offset = segment.offset(lsn);
         let file_offset = offset / BLOCK * BLOCK;
         let (first, mut last, mut end) = (job.plan, job.plan, offset + RECORD_BYTES_GUESS);
@@ -346,7 +346,7 @@ impl<D: Disk> Wal<D> {
         let stream = self.index.stream(job.stream);
         let not_found = Trouble::Error(ReadError::NotFound { index: job.next });
         let Some(lsn) = stream.lsn(job.next) else { return Err(not_found) };
-        let written = match self.segments.at(lsn).map(|n| &self.segments.list[n]) {
+        let written = match self.segments.at(lsn).map(|n| self.segments.get(n)) {
             // The entry was replaced while it was read.
             Some(segment) if segment.incarnation == window.incarnation && lsn >= window.lsn => segment,
             _ => return Err(not_found),

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::reader::Reader;
 use super::scan::{Chain, Damage, Found, attested, perform, scan_segment};
 use super::space::{SEGMENTS_MIN, Segment, Segments, Spare};
+use super::tail::move_tail;
 use super::{EntryHeader, Health, OpenError, Options, Recovered, Recovery, Stats, StreamId, Ticket, Wal};
 use crate::disk::{Disk, DiskError, Done, Op, OpenMode};
 use crate::format::{
@@ -98,7 +99,7 @@ pub(super) fn open<D: Disk>(
         others: VecDeque::new(),
         options,
     };
-    start(&mut wal, now_nanos)?;
+    start(&mut wal, &listing, now_nanos)?;
     if let Some((segment, offset)) = &wal.recovered.cut {
         tracing::info!(segment, offset, "the log ends here; what may lie behind was never acknowledged");
     }
@@ -257,12 +258,7 @@ fn follow<D: Disk>(
         let header = match found.header() {
             Some(header) => *header,
             None => {
-                let (expected_crc, found_crc) = match found.head {
-                    HeaderBlock::Damaged { stored, computed } => (stored, computed),
-                    _ => (0, 0),
-                };
-                let damage = Damage { offset: 0, expected_crc, found_crc };
-                judge(disk, segments, found, damage, replay)?;
+                judge(disk, segments, found, head_damage(found), replay)?;
                 break;
             }
         };
@@ -297,12 +293,13 @@ fn follow<D: Disk>(
             break;
         }
     }
-    if let (None, Some(found)) = (&replay.recovered.cut, chain_segments.last().copied().or(segments.first()))
-    {
+    if replay.recovered.cut.is_none() {
         // The last segment was full to its end, or no header is intact: what lies behind still has to be looked at.
-        let offset = if chain_segments.is_empty() { 0 } else { found.bytes };
-        judge(disk, segments, found, Damage { offset, ..Damage::default() }, replay)?;
-        replay.recovered.cut = None;
+        let end = chain_segments.last().map_or(Incarnation::NONE, |f| f.incarnation);
+        if let Some(next) = segments.iter().find(|f| f.incarnation > end) {
+            judge(disk, segments, next, head_damage(next), replay)?;
+            replay.recovered.cut = None;
+        }
     }
     let oldest = chain_segments.first().map_or(Incarnation::NONE, |f| f.incarnation);
     if missing != Incarnation::NONE && replay.first_live < oldest {
@@ -338,6 +335,16 @@ fn scan<D: Disk>(
     let damage = scan_segment(disk, found, header, limit, &mut chain, &mut on_batch)??;
     replay.chain = chain;
     Ok(damage)
+}
+
+/// A segment without an intact header of its own, as damage.
+fn head_damage(found: &Found) -> Damage {
+    match found.head {
+        HeaderBlock::Damaged { stored, computed } => {
+            Damage { offset: 0, expected_crc: stored, found_crc: computed }
+        }
+        _ => Damage::default(),
+    }
 }
 
 /// One record, into the index and to the owner.
@@ -429,9 +436,7 @@ fn retire(replay: &mut Replay, listing: &Listing, segments: &mut Segments) {
     let mut kept = std::mem::take(&mut replay.kept);
     // A segment without a batch holds nothing, and its successor begins where it does.
     while let Some(last) = kept.pop_if(|s| s.start == s.end) {
-        if let Some(header) =
-            listing.segments.iter().find(|f| f.incarnation == last.incarnation).and_then(Found::header)
-        {
+        if let Some(header) = header_of(listing, last.incarnation) {
             replay.chain.crc = header.previous_crc;
         }
     }
@@ -441,32 +446,32 @@ fn retire(replay: &mut Replay, listing: &Listing, segments: &mut Segments) {
             segments.spares.push_back(Spare { name: found.name(), file: found.file, bytes: found.bytes });
         }
     }
-    segments.list = kept.into();
+    kept.into_iter().for_each(|segment| segments.push(segment));
+}
+
+fn header_of(listing: &Listing, incarnation: Incarnation) -> Option<SegmentHeader> {
+    listing.segments.iter().find(|f| f.incarnation == incarnation).and_then(Found::header).copied()
 }
 
 /// Prepares segments and starts the first one: its header, durable, makes the end that was found final.
-fn start<D: Disk>(wal: &mut Wal<D>, now_nanos: u64) -> Result<(), OpenError> {
+fn start<D: Disk>(wal: &mut Wal<D>, listing: &Listing, now_nanos: u64) -> Result<(), OpenError> {
     let wanted = wal.options.segments_ahead.max(1);
-    let mut started = false;
     loop {
-        wal.maybe_prepare(now_nanos);
-        if !started {
-            started = wal.rotate(now_nanos);
-            if started {
-                wal.maybe_prepare(now_nanos);
+        if !wal.segments.is_active() && wal.segments.prepared_count() > 0 {
+            // Nothing is under way here: the next file is prepared only afterwards.
+            if !move_tail(wal, &listing.segments)? {
+                wal.rotate(now_nanos);
             }
         }
-        let ready = started && wal.flights.is_empty() && wal.segments.prepared_count() >= wanted;
+        wal.maybe_prepare(now_nanos);
+        let ready = wal.flights.is_empty() && wal.segments.prepared_count() >= wanted;
         // On a full disk the log opens for reading; writing goes on when there is space.
         let blocked = wal.segments.is_idle() && (wal.flights.is_empty() || wal.retry_at.is_some());
         if ready || blocked {
             wal.update_room();
             return Ok(());
         }
-        let mut completions = std::mem::take(&mut wal.completions);
-        wal.disk.wait(&mut completions);
-        wal.completions = completions;
-        wal.handle_completions(now_nanos);
+        wal.wait_once(now_nanos);
         if let Health::Poisoned(error) = &wal.health {
             return Err(OpenError::Disk(error.clone()));
         }

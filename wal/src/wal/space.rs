@@ -86,7 +86,9 @@ enum Step {
 
 /// All segment files of a log.
 pub(super) struct Segments {
-    pub(super) list: VecDeque<Segment>,
+    list: VecDeque<Segment>,
+    /// Bytes of the files of `list`.
+    used_bytes: u64,
     /// Whether the last of `list` takes batches.
     active: bool,
     prepared: VecDeque<Prepared>,
@@ -113,6 +115,7 @@ impl Segments {
     pub(super) fn new(options: &Options, budget_bytes: u64, next_incarnation: Incarnation) -> Segments {
         Segments {
             list: VecDeque::new(),
+            used_bytes: 0,
             active: false,
             prepared: VecDeque::new(),
             spares: VecDeque::new(),
@@ -131,7 +134,7 @@ impl Segments {
         }
     }
 
-    fn last(&self) -> Option<&Segment> {
+    pub(super) fn last(&self) -> Option<&Segment> {
         self.list.back()
     }
     pub(super) fn last_incarnation(&self) -> Incarnation {
@@ -159,8 +162,45 @@ impl Segments {
     }
     pub(super) fn start(&mut self, prepared: Prepared, start: Lsn) {
         let Prepared { incarnation, file, bytes } = prepared;
-        self.list.push_back(Segment { incarnation, file, bytes, start, end: start, readers: 0 });
+        self.push(Segment { incarnation, file, bytes, start, end: start, readers: 0 });
         self.active = true;
+    }
+    /// A segment behind the others.
+    pub(super) fn push(&mut self, segment: Segment) {
+        assert!(segment.incarnation > self.last_incarnation(), "segments are numbered in order");
+        self.used_bytes += segment.bytes;
+        self.list.push_back(segment);
+    }
+    /// The segment before the last one.
+    pub(super) fn before_last(&self) -> Incarnation {
+        let number = self.list.len().checked_sub(2);
+        number.map_or(Incarnation::NONE, |n| self.list[n].incarnation)
+    }
+    pub(super) fn next_prepared(&self) -> Option<Prepared> {
+        self.prepared.front().copied()
+    }
+    /// The next prepared file has taken over the batches of the last segment, and is active.
+    pub(super) fn replace_last(&mut self, prepared: Prepared, start: Lsn, end: Lsn) {
+        assert!(!self.active, "a segment that is written is not moved");
+        self.prepared.pop_front();
+        if let Some(old) = self.list.pop_back() {
+            self.used_bytes -= old.bytes;
+            self.spares.push_back(Spare {
+                name: old.incarnation.file_name(),
+                file: old.file,
+                bytes: old.bytes,
+            });
+        }
+        self.start(prepared, start);
+        if let Some(last) = self.list.back_mut() {
+            last.end = end;
+        }
+    }
+    pub(super) fn get(&self, number: usize) -> &Segment {
+        &self.list[number]
+    }
+    pub(super) fn is_active(&self) -> bool {
+        self.active
     }
     /// Takes the next so many bytes of the active segment, which has them.
     pub(super) fn place(&mut self, bytes: u64) -> (FileId, Incarnation, u64) {
@@ -180,7 +220,7 @@ impl Segments {
         self.list.get_mut(number).filter(|s| s.incarnation == incarnation)
     }
     pub(super) fn used_bytes(&self) -> u64 {
-        self.list.iter().map(|s| s.bytes).sum()
+        self.used_bytes
     }
     pub(super) fn reserve_bytes(&self) -> u64 {
         RESERVE_SEGMENTS * self.segment_bytes
@@ -223,7 +263,12 @@ impl<D: Disk> Wal<D> {
         let reserve = self.segments.reserve_bytes();
         self.entry_room = self.segments.room(budget - reserve).saturating_sub(backlog + own);
         self.append_room = self.segments.room(budget - reserve / 2).saturating_sub(backlog);
-        self.vital_room = self.segments.room(budget).saturating_sub(backlog + own);
+        // A start at the budget adds a segment over it rather than leave the node without a vote.
+        let vital_limit = budget.max(self.segments.used_bytes());
+        self.vital_room = self.segments.room(vital_limit).saturating_sub(backlog + own);
+        if self.retry_at.is_some() {
+            self.entry_room = 0;
+        }
         let full = self.segments.blocked_until.is_some() && self.entry_room < BLOCK;
         if self.retry_at.is_some() || full {
             self.set_health(Health::OutOfSpace);
@@ -248,7 +293,8 @@ impl<D: Disk> Wal<D> {
             }
             return self.rename_prepared(spare.name, spare.file, spare.bytes);
         }
-        if self.segments.files_bytes() + self.segments.segment_bytes > self.segments.budget_bytes {
+        let over = self.segments.files_bytes() + self.segments.segment_bytes > self.segments.budget_bytes;
+        if over && (self.segments.active || self.segments.prepared_count() > 0) {
             return;
         }
         self.segments.serial += 1;
@@ -440,6 +486,7 @@ impl<D: Disk> Wal<D> {
                 return;
             }
             let Some(segment) = self.segments.list.pop_front() else { return };
+            self.segments.used_bytes -= segment.bytes;
             self.stats.segments_recycled += 1;
             let name = segment.incarnation.file_name();
             self.segments.spares.push_back(Spare { name, file: segment.file, bytes: segment.bytes });
@@ -449,10 +496,7 @@ impl<D: Disk> Wal<D> {
     /// Waits for what runs in the background, so that nothing is under way when the log closes.
     pub(super) fn finish_background(&mut self, now_nanos: u64) -> Result<(), DiskError> {
         while !self.segments.is_idle() || !self.flights.is_empty() {
-            let mut completions = std::mem::take(&mut self.completions);
-            self.disk.wait(&mut completions);
-            self.completions = completions;
-            self.handle_completions(now_nanos);
+            self.wait_once(now_nanos);
             if let Health::Poisoned(error) = &self.health {
                 return Err(error.clone());
             }

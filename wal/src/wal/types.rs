@@ -272,8 +272,6 @@ pub struct Stats {
     pub writes_repeated: u64,
     /// Reads of the disk for entries.
     pub reads: u64,
-    /// Bytes that the positions of entries take in memory.
-    pub index_bytes: u64,
 }
 
 /// What opening found, for people and tests.

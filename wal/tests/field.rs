@@ -1,0 +1,469 @@
+//! Bugs that logs and disks have shipped before, each by its number in the project's list of them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Streams, header, payload, settle, small};
+use logdrive_wal::{
+    AppendError, Fault, FaultKind, Health, OpKind, OpenError, Options, ReadError, SimDisk, SimOptions,
+    SimPlatter, StreamId, StreamSlot, Ticket, Wal,
+};
+
+type Log = Wal<SimDisk>;
+
+fn new_log(options: Options) -> (Log, SimPlatter) {
+    let disk = SimDisk::new(SimOptions::default());
+    let platter = disk.platter();
+    (Wal::open(disk, options, 0, &mut Streams::default()).unwrap(), platter)
+}
+
+fn reopen(platter: &SimPlatter, options: Options) -> (Log, Streams) {
+    let mut found = Streams::default();
+    let wal = Wal::open(platter.open().unwrap(), options, 0, &mut found).unwrap();
+    (wal, found)
+}
+
+/// Appends entries one batch each, and waits for each.
+fn append(wal: &mut Log, stream: u64, indexes: std::ops::RangeInclusive<u64>, len: usize) -> Streams {
+    let mut model = Streams::default();
+    let slot = wal.stream(StreamId(stream));
+    let mut now = 0;
+    for index in indexes {
+        let payload = payload(stream, index, len);
+        wal.append(slot, header(index), &payload).unwrap();
+        model.append(stream, header(index), &payload);
+        settle(wal, &mut now);
+    }
+    model
+}
+
+fn put(wal: &mut Log, slot: StreamSlot, index: u64, len: usize) -> Ticket {
+    wal.append(slot, header(index), &payload(0, index, len)).unwrap()
+}
+
+fn contents(platter: &SimPlatter) -> Vec<(String, Vec<u8>)> {
+    platter.list().into_iter().map(|(name, _)| (name.clone(), platter.read_file(&name).unwrap())).collect()
+}
+
+/// Places of the batches of a log, in order: file, offset, bytes.
+fn batches(platter: &SimPlatter) -> Vec<(String, u64, u32)> {
+    let mut found = Vec::new();
+    for (name, bytes) in contents(platter) {
+        let number = u64::from_str_radix(&name[4..20], 16).unwrap();
+        for offset in (4096..bytes.len()).step_by(4096) {
+            let word =
+                |at: usize| u64::from_le_bytes(bytes[offset + at..offset + at + 8].try_into().unwrap());
+            if &bytes[offset..offset + 4] == b"LDB1" && word(8) == number {
+                found.push((word(16), name.clone(), offset as u64, (word(0) >> 32) as u32));
+            }
+        }
+    }
+    found.sort();
+    found.into_iter().map(|(_, name, offset, len)| (name, offset, len)).collect()
+}
+
+fn refused(platter: &SimPlatter, options: Options) -> OpenError {
+    let before = contents(platter);
+    let error = match Wal::open(platter.open().unwrap(), options, 0, &mut Streams::default()) {
+        Ok(_) => panic!("the log opened"),
+        Err(error) => error,
+    };
+    assert_eq!(contents(platter), before, "a log that is refused is not changed");
+    error
+}
+
+#[test]
+fn field_03_after_a_failed_write_nothing_later_is_acknowledged() {
+    let (mut wal, platter) = new_log(small());
+    let model = append(&mut wal, 1, 1..=3, 100);
+    platter.inject(Fault::next(OpKind::Write, FaultKind::Errno(libc::EIO)));
+    let slot = wal.stream(StreamId(1));
+    let acknowledged = wal.durable();
+    put(&mut wal, slot, 4, 100);
+    wal.submit(1);
+    wal.poll(1);
+    assert!(matches!(wal.health(), Health::Poisoned(error) if error.errno == libc::EIO));
+    for now in 2..10 {
+        assert!(matches!(wal.append(slot, header(5), b"later"), Err(AppendError::Poisoned(_))));
+        assert!(matches!(wal.put_state(slot, b"later"), Err(AppendError::Poisoned(_))));
+        assert!(matches!(wal.admit(1), Err(AppendError::Poisoned(_))));
+        wal.submit(now);
+        wal.poll(now);
+    }
+    assert_eq!(wal.durable(), acknowledged);
+    drop(wal);
+    assert_eq!(reopen(&platter, small()).1, model);
+}
+
+#[test]
+fn field_03_a_failed_sync_of_a_new_segment_is_not_repeated() {
+    let (mut wal, platter) = new_log(small());
+    platter.inject(Fault::next(OpKind::Sync, FaultKind::Errno(libc::EIO)));
+    let slot = wal.stream(StreamId(1));
+    let mut now = 0;
+    for index in 1.. {
+        // Crossing into the segment that was ready starts to prepare another one.
+        if wal.append(slot, header(index), &[7; 4000]).is_err() {
+            break;
+        }
+        now += 1000;
+        wal.submit(now);
+        wal.poll(now);
+        assert!(index < 100);
+    }
+    assert!(matches!(wal.health(), Health::Poisoned(error) if error.op == "sync"));
+}
+
+#[test]
+fn field_03_a_failed_write_ends_even_if_the_next_one_is_complete() {
+    let (mut wal, platter) = new_log(small());
+    let slot = wal.stream(StreamId(1));
+    wal.disk().hold();
+    platter.inject(Fault::next(OpKind::Write, FaultKind::Errno(libc::EIO)));
+    for index in 1..=2 {
+        put(&mut wal, slot, index, 10);
+        wal.submit(1);
+    }
+    // The second completes first, then the first fails.
+    assert!(wal.disk().run_at(1) && wal.disk().run_at(0));
+    wal.poll(2);
+    assert_eq!(wal.durable(), Ticket(0));
+    assert!(matches!(wal.health(), Health::Poisoned(_)));
+}
+
+#[test]
+fn field_23_nothing_in_a_new_segment_counts_before_the_old_one_and_the_header() {
+    let (mut wal, platter) = new_log(small());
+    let slot = wal.stream(StreamId(1));
+    // Fill the segment until one more batch crosses into the next.
+    let mut index = 0;
+    let mut now = 0;
+    let first = platter.list()[0].0.clone();
+    while batches(&platter).iter().map(|(_, offset, _)| *offset).max().unwrap_or(0) < (64 << 10) - 3 * 4096 {
+        index += 1;
+        put(&mut wal, slot, index, 4000);
+        settle(&mut wal, &mut now);
+    }
+    wal.disk().release();
+    wal.disk().run();
+    wal.poll(now);
+    let before = wal.durable();
+    wal.disk().hold();
+    for step in 1..=3 {
+        put(&mut wal, slot, index + step, 4000);
+        wal.submit(now);
+    }
+    let log_writes = |wal: &mut Log| -> Vec<(usize, String, Option<u64>)> {
+        let list = wal.disk().under_way().into_iter().enumerate();
+        let list = list.filter(|(_, (kind, name, _))| *kind == OpKind::Write && name.ends_with(".seg"));
+        list.map(|(place, (_, name, offset))| (place, name, offset)).collect()
+    };
+    let writes = log_writes(&mut wal);
+    assert!(writes.iter().any(|(_, name, _)| *name == first), "{writes:?}");
+    let header_at = writes.iter().position(|(_, name, offset)| *name != first && *offset == Some(0)).unwrap();
+    assert!(writes.len() > header_at + 1, "a batch follows the header: {writes:?}");
+    // The batch behind the header first, then the header, last the batches of the old segment.
+    for _ in 0..writes.len() - header_at - 1 {
+        let last = log_writes(&mut wal).last().unwrap().0;
+        wal.disk().run_at(last);
+        wal.poll(now);
+        assert_eq!(wal.durable(), before);
+    }
+    let place = log_writes(&mut wal).last().unwrap().0;
+    wal.disk().run_at(place);
+    wal.poll(now);
+    assert_eq!(wal.durable(), before, "the old segment is not durable yet");
+    wal.disk().run();
+    wal.poll(now);
+    assert_eq!(wal.durable(), wal.last_ticket());
+    // What was acknowledged includes the new name in the directory.
+    drop(wal.into_disk().power_loss());
+    assert_eq!(reopen(&platter, small()).1.entries[&1].len() as u64, index + 3);
+}
+
+#[test]
+fn field_25_old_batches_of_a_recycled_segment_are_not_replayed() {
+    let (mut wal, platter) = new_log(small());
+    let slot = wal.stream(StreamId(1));
+    append(&mut wal, 1, 1..=60, 4000);
+    wal.compact(slot, 60).unwrap();
+    let mut now = 1_000_000_000;
+    for index in 61..=98 {
+        put(&mut wal, slot, index, 4000);
+        now += 20_000_000;
+        settle(&mut wal, &mut now);
+        wal.submit(now);
+        wal.poll(now);
+    }
+    assert!(wal.stats().segments_recycled > 0);
+    let current = batches(&platter).pop().unwrap();
+    let bytes = platter.read_file(&current.0).unwrap();
+    let stale = bytes[current.1 as usize + 8192..].chunks(4096).any(|block| block.starts_with(b"LDB1"));
+    assert!(stale, "the segment holds batches of its former life behind the new ones");
+    drop(wal.into_disk().power_loss());
+    let (_, found) = reopen(&platter, small());
+    assert_eq!(found.entries[&1].keys().copied().collect::<Vec<_>>(), (61..=98).collect::<Vec<_>>());
+}
+
+#[test]
+fn field_26_a_flipped_bit_in_acknowledged_data_is_refused_and_nothing_is_truncated() {
+    let (mut wal, platter) = new_log(small());
+    let model = append(&mut wal, 1, 1..=30, 5000);
+    drop(wal);
+    let places = batches(&platter);
+    assert_eq!(places.len(), 30);
+    // All but the last: nothing behind it attests that it was durable.
+    for (name, offset, len) in &places[..29] {
+        for at in [0u64, 5, 9, 17, 33, 37, u64::from(*len) / 2, u64::from(*len) - 1] {
+            platter.flip(name, offset + at, 0x10);
+            match refused(&platter, small()) {
+                OpenError::Corrupt { segment, offset: found, durable_end, .. } => {
+                    assert_eq!((&segment, found), (name, *offset));
+                    assert!(durable_end > 0);
+                }
+                other => panic!("{other}"),
+            }
+            platter.flip(name, offset + at, 0x10);
+        }
+    }
+    assert_eq!(reopen(&platter, small()).1, model);
+}
+
+#[test]
+fn field_26_a_damaged_segment_header_is_refused() {
+    let (mut wal, platter) = new_log(small());
+    append(&mut wal, 1, 1..=40, 4000);
+    drop(wal);
+    for number in [0, 20, 39] {
+        let name = batches(&platter)[number].0.clone();
+        let header = platter.read_file(&name).unwrap()[..4096].to_vec();
+        platter.flip(&name, 41, 1);
+        let error = refused(&platter, small());
+        assert!(matches!(error, OpenError::Corrupt { offset: 0, .. }), "{name}: {error}");
+        platter.overwrite(&name, 0, &header);
+        platter.flip(&name, 0, 1);
+        assert!(matches!(refused(&platter, small()), OpenError::ForeignFile { .. }), "{name}");
+        platter.overwrite(&name, 0, &[0; 4096]);
+        let error = refused(&platter, small());
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{name}: {error}");
+        platter.overwrite(&name, 0, &header);
+    }
+    assert_eq!(reopen(&platter, small()).1.entries[&1].len(), 40);
+}
+
+#[test]
+fn field_26_a_read_of_damaged_bytes_is_an_error_and_the_log_runs_on() {
+    let (mut wal, platter) = new_log(small());
+    append(&mut wal, 1, 1..=10, 3000);
+    let (name, offset, _) = batches(&platter)[4].clone();
+    platter.flip(&name, offset + 1000, 2);
+    let slot = wal.stream(StreamId(1));
+    let mut read = |first, last| {
+        wal.read(9, slot, first, last, u32::MAX);
+        loop {
+            wal.submit(1);
+            wal.poll(1);
+            if let Some(done) = wal.poll_read() {
+                return done.result;
+            }
+        }
+    };
+    assert_eq!(read(1, 4).unwrap().len(), 4);
+    match read(1, 10) {
+        Err(ReadError::Corrupt { segment, expected_crc, found_crc, .. }) => {
+            assert_eq!(segment, name);
+            assert_ne!(expected_crc, found_crc);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(read(6, 10).unwrap().len(), 5);
+    assert_eq!(*wal.health(), Health::Running);
+}
+
+#[test]
+fn field_27_a_batch_in_the_wrong_place_is_refused() {
+    let (mut wal, platter) = new_log(small());
+    append(&mut wal, 1, 1..=12, 3000);
+    let places = batches(&platter);
+    let bytes = platter.read_file(&places[2].0).unwrap();
+    let batch = bytes[places[2].1 as usize..places[2].1 as usize + 4096].to_vec();
+    let (name, offset, _) = places[7].clone();
+    platter.overwrite(&name, offset, &batch);
+    // A reader of the single record notices, too: the record is valid, and belongs elsewhere.
+    let slot = wal.stream(StreamId(1));
+    wal.read(1, slot, 8, 8, 4096);
+    let done = loop {
+        wal.submit(1);
+        wal.poll(1);
+        if let Some(done) = wal.poll_read() {
+            break done;
+        }
+    };
+    assert!(matches!(done.result, Err(ReadError::Corrupt { .. })), "{done:?}");
+    drop(wal);
+    match refused(&platter, small()) {
+        OpenError::Corrupt { offset: found, .. } => assert_eq!(found, offset),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn field_34_several_writes_are_in_flight_and_acknowledged_in_order() {
+    let (mut wal, _) = new_log(Options { writes_in_flight: 4, ..small() });
+    let slot = wal.stream(StreamId(1));
+    wal.disk().hold();
+    let mut tickets = Vec::new();
+    for index in 1..=6 {
+        tickets.push(put(&mut wal, slot, index, 10));
+        wal.submit(index);
+    }
+    // Four are under way; the rest share a batch that goes on growing.
+    assert_eq!(wal.disk().in_flight(), 4);
+    assert_eq!(tickets[4], tickets[5]);
+    assert!(wal.backlog_bytes() > 0);
+    for place in [3, 2, 1] {
+        wal.disk().run_at(place);
+        wal.poll(10);
+        assert_eq!(wal.durable(), Ticket(0));
+    }
+    wal.disk().run_at(0);
+    wal.poll(11);
+    assert_eq!(wal.durable(), tickets[3]);
+    assert_eq!(wal.oldest_write_nanos(), None);
+    wal.submit(12);
+    assert_eq!(wal.oldest_write_nanos(), Some(12));
+    wal.disk().run();
+    wal.poll(13);
+    assert_eq!((wal.durable(), wal.last_write_nanos()), (tickets[5], Some(13)));
+}
+
+#[test]
+fn field_35_an_entry_takes_few_bytes_of_memory() {
+    let options = Options { budget_bytes: 512 << 20, segment_bytes: 8 << 20, ..small() };
+    let (mut wal, _) = new_log(options);
+    let slots: Vec<StreamSlot> = (0..1024).map(|id| wal.stream(StreamId(id))).collect();
+    let mut now = 0;
+    let count = 600;
+    for index in 1..=count {
+        for slot in &slots {
+            wal.append(*slot, header(index), &[1; 16]).unwrap();
+        }
+        settle(&mut wal, &mut now);
+    }
+    let per_entry = wal.index_bytes() as f64 / (count * 1024) as f64;
+    assert!(per_entry <= 7.0, "{per_entry} bytes per entry");
+}
+
+#[test]
+fn field_39_a_stale_batch_behind_a_cut_tail_is_not_replayed() {
+    let (mut wal, platter) = new_log(small());
+    let mut model = append(&mut wal, 1, 1..=3, 100);
+    let slot = wal.stream(StreamId(1));
+    wal.disk().hold();
+    for index in 4..=5 {
+        put(&mut wal, slot, index, 100);
+        wal.submit(1);
+    }
+    // Batch n is under way and never lands; n + 1 behind it is complete.
+    assert!(wal.disk().run_at(1));
+    let disk = wal.into_disk();
+    drop(disk.power_loss());
+    // Whatever became of batch n, it is not there now.
+    let torn = batches(&platter).iter().find(|(_, offset, _)| *offset == 4096 * 4).cloned();
+    if let Some((name, offset, _)) = torn {
+        platter.overwrite(&name, offset, &[0; 4096]);
+    }
+    let (mut wal, found) = reopen(&platter, small());
+    assert_eq!(found, model);
+    // A new batch n of the same size.
+    let slot = wal.stream(StreamId(1));
+    let new = payload(9, 4, 100);
+    wal.append(slot, header(4), &new).unwrap();
+    model.append(1, header(4), &new);
+    let mut now = 2;
+    settle(&mut wal, &mut now);
+    drop(wal.into_disk().power_loss());
+    assert_eq!(reopen(&platter, small()).1, model);
+}
+
+#[test]
+fn field_39_a_batch_that_followed_another_predecessor_ends_the_log() {
+    // Two lives that differ in one batch: the same place, the same size, the same segment.
+    let life = |text: &[u8]| {
+        let (mut wal, platter) = new_log(small());
+        let slot = wal.stream(StreamId(1));
+        let mut now = 0;
+        for (index, payload) in [b"one".as_slice(), text, b"three"].into_iter().enumerate() {
+            wal.append(slot, header(index as u64 + 1), payload).unwrap();
+            settle(&mut wal, &mut now);
+        }
+        drop(wal);
+        platter
+    };
+    let (old, new) = (life(b"old"), life(b"new"));
+    let (name, offset, _) = batches(&old)[2].clone();
+    let stale = old.read_file(&name).unwrap()[offset as usize..offset as usize + 4096].to_vec();
+    new.overwrite(&name, offset, &stale);
+    let (wal, found) = reopen(&new, small());
+    let payloads: Vec<_> = found.entries[&1].values().map(|(_, _, p)| p.as_slice()).collect();
+    assert_eq!(payloads, [b"one".as_slice(), b"new"]);
+    assert_eq!(wal.recovered().cut, Some((name, offset)));
+}
+
+#[test]
+fn field_40_a_write_of_a_killed_process_that_lands_late_changes_nothing() {
+    for seed in 0..200 {
+        let disk = SimDisk::new(SimOptions { seed, ..SimOptions::default() });
+        let platter = disk.platter();
+        let mut wal = Wal::open(disk, small(), 0, &mut Streams::default()).unwrap();
+        let base = append(&mut wal, 1, 1..=3, 100);
+        let slot = wal.stream(StreamId(1));
+        wal.disk().hold();
+        for index in 4..=6 {
+            put(&mut wal, slot, index, 100);
+            wal.submit(1);
+        }
+        // Three writes are under way when the process dies; they land at once, later, or never.
+        drop(wal.into_disk().crash_kill());
+        let (mut wal, found) = reopen(&platter, small());
+        let recovered = found.entries[&1].len() as u64;
+        assert!((3..=6).contains(&recovered));
+        let mut model = base;
+        for index in 4..=recovered {
+            model.append(1, header(index), &payload(0, index, 100));
+        }
+        assert_eq!(found, model);
+        let slot = wal.stream(StreamId(1));
+        for index in recovered + 1..=recovered + 4 {
+            let new = payload(77, index, 100);
+            wal.append(slot, header(index), &new).unwrap();
+            model.append(1, header(index), &new);
+            let mut now = 2;
+            settle(&mut wal, &mut now);
+        }
+        drop(wal.into_disk().power_loss());
+        assert_eq!(reopen(&platter, small()).1, model, "seed {seed}");
+    }
+}
+
+#[test]
+fn field_41_what_recovery_read_from_the_cache_is_flushed_before_it_is_used() {
+    let mut unacknowledged_came_back = 0;
+    for seed in 0..100 {
+        let disk = SimDisk::new(SimOptions { seed, ..SimOptions::default() });
+        let platter = disk.platter();
+        let mut wal = Wal::open(disk, small(), 0, &mut Streams::default()).unwrap();
+        append(&mut wal, 1, 1..=2, 100);
+        let slot = wal.stream(StreamId(1));
+        wal.disk().hold();
+        put(&mut wal, slot, 3, 100);
+        wal.submit(1);
+        drop(wal.into_disk().crash_kill());
+        // The write may have reached the device's cache, where recovery sees it.
+        let (wal, found) = reopen(&platter, small());
+        unacknowledged_came_back += u32::from(found.entries[&1].len() == 3);
+        drop(wal.into_disk().power_loss());
+        assert_eq!(reopen(&platter, small()).1, found, "seed {seed}");
+    }
+    assert!(unacknowledged_came_back > 0);
+}
