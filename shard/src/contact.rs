@@ -9,9 +9,10 @@ impl Group {
     /// campaigns if it does not.
     pub fn on_route<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: NodeId, route: Route) {
         let Some(at) = self.peer(peer) else { return };
-        if self.route(at) == route {
+        if route == Route::NONE && !self.has_route(at) {
             return;
         }
+        // A new way may bear the old one's name, so equal routes are no reason to do nothing.
         self.set_route(at, route);
         match &mut self.role {
             RoleState::Leader(_) => self.reset_progress(env, at),
@@ -60,7 +61,7 @@ impl Group {
     fn draw_earlier_deadline<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         let before = self.deadline;
         if before == Moment::NEVER || self.cold.preferred == self.cold.me {
-            self.arm_election(env);
+            self.arm_first_campaign(env);
             self.deadline = self.deadline.min(before);
         }
     }
@@ -73,7 +74,7 @@ impl Group {
             RoleState::Leader(_) => self.reset_progress(env, peer),
             RoleState::Follower(follower) if is_leader_peer => {
                 *follower = Follower { heard: false };
-                self.arm_election(env);
+                self.arm_first_campaign(env);
             }
             _ => {}
         }

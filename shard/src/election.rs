@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::group::NUMBER_MAX;
+use crate::mutant;
 use crate::progress::Progress;
 use crate::quorum::PeerSet;
 use crate::role::{Candidate, Flags, Follower, INLINE_PEERS, Leader, PreCandidate, RoleState};
@@ -26,7 +27,7 @@ impl Group {
         let alone = self.peer_count == 0;
         if self.term.0 >= NUMBER_MAX {
             self.deadline = Moment::NEVER;
-        } else if alone || (!env.config.pre_vote && self.may_lead(env.config)) {
+        } else if alone || mutant::ELEVATED_TERM || (!env.config.pre_vote && self.may_lead(env.config)) {
             self.become_candidate(env, false);
         } else {
             // Without contact to a quorum a campaign is futile and would only inflate the term. The question is asked all
@@ -53,7 +54,8 @@ impl Group {
         if self.term.0 >= NUMBER_MAX {
             return;
         }
-        self.role = RoleState::Candidate(Candidate::default());
+        self.role =
+            RoleState::Candidate(Candidate { own_vote: mutant::OWN_VOTE_EARLY, ..Candidate::default() });
         self.leader = NodeId::NONE;
         self.term = Term(self.term.0 + 1);
         self.cold.vote = self.cold.me;
@@ -220,7 +222,7 @@ impl Group {
             RoleState::Follower(_) => self.peer(self.leader).is_some_and(|peer| self.alive.contains(peer)),
             RoleState::PreCandidate(_) | RoleState::Candidate(_) => false,
         };
-        config.check_quorum && in_contact
+        config.check_quorum && in_contact && !mutant::ELEVATED_TERM
     }
 
     /// Whether the candidate may be voted for: the votes of the term, and the logs as they are in memory. (Our answer and
@@ -240,32 +242,41 @@ impl Group {
 
     /// Draws a new election deadline. Without a single peer in contact there is none: contact will wake the group.
     pub(crate) fn arm_election<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        if self.peer_count > 0 && env.config.check_quorum && self.alive.is_empty() {
+        if self.is_isolated(env.config) {
             self.deadline = Moment::NEVER;
             return;
         }
-        let delay = self.election_delay(env);
-        self.deadline = env.now.after(delay).max(self.cold.may_vote_from);
-    }
-
-    fn election_delay<S: Sink>(&self, env: &mut Env<'_, S>) -> Duration {
         let base = nanos(env.config.election_base);
-        let spread = nanos(env.config.election_spread);
+        let mut delay =
+            base.saturating_add(env.random.below(nanos(env.config.election_spread).saturating_add(1)));
         let preferred = self.cold.preferred;
-        let failed = usize::from(self.cold.failed_campaigns);
-        let is_preferred = preferred == self.cold.me;
-        if is_preferred && failed == 0 && self.role() == Role::Follower && self.may_lead(env.config) {
-            return Duration::from_nanos(env.random.below(base / 8 + 1));
-        }
-        let mut delay = base.saturating_add(env.random.below(spread.saturating_add(1)));
-        if is_preferred {
+        if preferred == self.cold.me {
             delay /= 2;
         } else if self.peer(preferred).is_some_and(|peer| self.alive.contains(peer)) {
             // A head start for the one that should lead, as long as it is there to use it.
             delay = delay.saturating_add(base);
         }
-        let backoff = BACKOFF_MILLIS[failed.min(BACKOFF_MILLIS.len() - 1)];
-        Duration::from_nanos((delay / 1_000).saturating_mul(backoff))
+        let failed = usize::from(self.cold.failed_campaigns).min(BACKOFF_MILLIS.len() - 1);
+        let delay = (delay / 1_000).saturating_mul(BACKOFF_MILLIS[failed]);
+        self.deadline = env.now.after(Duration::from_nanos(delay)).max(self.cold.may_vote_from);
+    }
+
+    /// Draws the deadline of a group that has just lost its leader, or has just come into contact: the preferred leader
+    /// campaigns at once if it sees a quorum.
+    pub(crate) fn arm_first_campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let is_preferred = self.cold.preferred == self.cold.me && self.cold.failed_campaigns == 0;
+        if !is_preferred || !self.may_lead(env.config) || self.is_isolated(env.config) {
+            return self.arm_election(env);
+        }
+        // Almost at once: its many groups should not all do so in one turn, and the others may have started a little later and
+        // may not vote yet.
+        let delay = env.random.below(nanos(env.config.election_base) / 8 + 1);
+        self.deadline = env.now.max(self.cold.may_vote_from).after(Duration::from_nanos(delay));
+    }
+
+    /// Whether nobody is in contact who could vote for this node or hear that it leads no more.
+    fn is_isolated(&self, config: &Config) -> bool {
+        self.peer_count > 0 && config.check_quorum && self.alive.is_empty()
     }
 
     /// The election deadline passed.
@@ -281,7 +292,7 @@ impl Group {
         if self.role() != Role::Follower {
             self.cold.failed_campaigns = self.cold.failed_campaigns.saturating_add(1);
         }
-        if self.peer_count > 0 && env.config.check_quorum && self.alive.is_empty() {
+        if self.is_isolated(env.config) {
             self.forget_leader(env);
         } else {
             self.start_campaign(env);

@@ -1,6 +1,7 @@
 //! The follower's side: appends and heartbeats of the leader.
 
 use crate::group::NUMBER_MAX;
+use crate::mutant;
 use crate::role::{Follower, RoleState};
 use crate::{
     Accepted, Append, AppendOutcome, AppendReply, Env, Group, Heartbeat, HeartbeatReply, LogIndex, Moment,
@@ -55,10 +56,12 @@ impl Group {
             }
             self.replace_from(present, end, message.entry_term);
         }
-        if message.commit.min(end) > self.commit {
-            self.commit_to(env, message.commit.min(end));
+        let commit = message.commit.min(if mutant::COMMITS_LAST { self.tail.last } else { end });
+        if commit > self.commit {
+            self.commit_to(env, commit);
         }
-        self.reply_append(env, peer, AppendOutcome::Matched(end));
+        let matched = if mutant::REPORTS_LAST { self.tail.last } else { end };
+        self.reply_append(env, peer, AppendOutcome::Matched(matched));
         let skip = (present.0 - message.prev_index.0) as u32;
         Ok(Accepted { skip, take: message.count - skip, epoch: self.epoch })
     }

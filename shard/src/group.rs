@@ -1,5 +1,6 @@
 //! The state of one member of one group, where it starts from, and the questions it answers.
 
+use crate::mutant;
 use crate::progress::Progress;
 use crate::quorum::{PEERS_MAX, PeerSet};
 use crate::role::{Flags, Follower, INLINE_PEERS, LeaderCold, RoleState};
@@ -106,7 +107,11 @@ impl Group {
                 preferred: setup.preferred_leader,
                 more_ids: [NodeId::NONE; PEERS_MAX - INLINE_PEERS],
                 more_routes: [Route::NONE; PEERS_MAX - INLINE_PEERS],
-                may_vote_from: if setup.fresh { now } else { now.after(config.election_base) },
+                may_vote_from: if setup.fresh || mutant::VOTES_AFTER_RESTART {
+                    now
+                } else {
+                    now.after(config.election_base)
+                },
                 failed_campaigns: 0,
                 refused_messages: 0,
                 older_runs,

@@ -41,6 +41,7 @@
 //! | `uncommitted.rs` | the limits on what is proposed and not committed |
 //! | `contact.rs` | routes, contact, deadlines |
 //! | `quorum.rs` | majorities |
+//! | `mutant.rs` | bugs that can be compiled in, for the tests to catch |
 //! | `message.rs`, `sink.rs`, `api.rs`, `config.rs`, `types.rs` | the interface |
 //!
 //! # What is deliberately absent
@@ -64,6 +65,7 @@ mod follower;
 mod group;
 mod inflights;
 mod message;
+mod mutant;
 mod progress;
 mod quorum;
 mod random;
@@ -72,6 +74,8 @@ mod replication;
 mod role;
 mod sink;
 mod term_runs;
+#[cfg(test)]
+mod testing;
 mod transfer;
 mod types;
 mod uncommitted;

@@ -5,6 +5,7 @@
 //! registered; and no round starts before the leader has committed an entry of its own term, because until then its
 //! commit index may be behind what earlier leaders acknowledged.
 
+use crate::mutant;
 use crate::quorum::PeerSet;
 use crate::role::{Flags, RoleState};
 use crate::{Env, Group, Heartbeat, HeartbeatReply, LogIndex, NodeId, Refused, Route, Sink};
@@ -94,7 +95,7 @@ impl Group {
 
     /// Whether the leader has committed an entry of its own term. The last run of its log is that term's.
     pub(crate) fn has_committed_in_term(&self) -> bool {
-        self.tail.run_term == self.term && self.commit >= self.tail.run_first
+        mutant::READS_BEFORE_COMMIT || (self.tail.run_term == self.term && self.commit >= self.tail.run_first)
     }
 
     fn maybe_confirm_reads<S: Sink>(&mut self, env: &mut Env<'_, S>) {

@@ -2,6 +2,7 @@
 
 use crate::group::NUMBER_MAX;
 use crate::inflights::APPEND_ENTRIES_MAX;
+use crate::mutant;
 use crate::progress::State;
 use crate::quorum::{PeerSet, reached_by_quorum};
 use crate::role::{Flags, RoleState};
@@ -332,9 +333,9 @@ impl Group {
         for (slot, progress) in reached.iter_mut().zip(all.take(peers)) {
             *slot = progress.matched;
         }
-        reached[peers] = self.durable;
+        reached[peers] = if mutant::OWN_COPY_EARLY { self.tail.last } else { self.durable };
         let index = reached_by_quorum(&mut reached[..=peers]);
-        if index > self.commit && index >= self.tail.run_first {
+        if index > self.commit && (index >= self.tail.run_first || mutant::COMMITS_OLDER_TERM) {
             self.commit_to(env, index);
             self.told = PeerSet::EMPTY;
             self.flags.clear(Flags::COMMIT_FLUSHED);
@@ -356,7 +357,8 @@ impl Group {
     /// # Panics
     /// If `last` is beyond the log: the caller reports a write that the group never asked for.
     pub fn on_durable<S: Sink>(&mut self, env: &mut Env<'_, S>, epoch: u32, last: LogIndex) {
-        if epoch != self.epoch || last <= self.durable {
+        let last = if mutant::ABA { last.min(self.tail.last) } else { last };
+        if (epoch != self.epoch && !mutant::ABA) || last <= self.durable {
             return;
         }
         assert!(last <= self.tail.last, "durable {last} beyond the last index {}", self.tail.last);

@@ -38,3 +38,36 @@ impl Group {
         self.flags.set(Flags::OLDER_BYTES);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Alone;
+    use crate::{Config, Random, Refused};
+
+    /// What is counted is never below the truth, and zero when everything is committed.
+    #[test]
+    fn the_count_of_uncommitted_bytes_is_never_too_low() {
+        let mut random = Random::new(3);
+        let mut alone = Alone::leading();
+        let mut sizes: Vec<u32> = vec![0];
+        for _ in 0..20_000 {
+            if random.below(2) == 0 {
+                let bytes = random.below(1_000) as u32;
+                alone.propose(&Config::default(), bytes).expect("far below the limit");
+                sizes.push(bytes);
+            } else {
+                let last = alone.group.last_index().0;
+                let to = alone.group.commit().0 + random.below(last - alone.group.commit().0 + 1);
+                alone.durable(to);
+            }
+            let truth: u32 = sizes[alone.group.commit().0 as usize..].iter().sum();
+            let full = Config { uncommitted_bytes_max: 0, ..Config::default() };
+            let Err(Refused::TooMuchUncommitted { entries, bytes }) = alone.propose(&full, 1) else {
+                panic!("the limit is zero");
+            };
+            assert_eq!(entries, alone.group.last_index().0 - alone.group.commit().0);
+            assert!(bytes >= u64::from(truth));
+            assert!(entries > 0 || bytes == 0);
+        }
+    }
+}

@@ -456,6 +456,31 @@ fn field_20_a_read_waits_for_a_round_that_began_after_it() {
 }
 
 #[test]
+fn field_21_a_snapshot_reported_twice_or_late_moves_nothing() {
+    let mut cluster = led_by_one();
+    cluster.cut(1, 3);
+    cluster.propose(1, 4, 1).unwrap();
+    cluster.stabilize();
+    cluster.plain(1, |group, _| group.compacted(LogIndex(4)));
+    cluster.connect(1, 3);
+    cluster.stabilize();
+    assert_eq!(cluster.nodes[&1].snapshots_wanted, [NodeId(3)]);
+    let progress = |cluster: &Cluster| cluster.group(1).report().peers[1];
+    let report = |cluster: &mut Cluster, index| {
+        cluster.plain(1, |group, env| group.on_snapshot_report(env, NodeId(3), Some(LogIndex(index))));
+    };
+    report(&mut cluster, 4);
+    assert_eq!((progress(&cluster).state, progress(&cluster).next), ("probe", LogIndex(5)));
+    report(&mut cluster, 4);
+    report(&mut cluster, 2);
+    assert_eq!((progress(&cluster).state, progress(&cluster).next), ("probe", LogIndex(5)));
+    let matched = AppendReply { term: Term(1), outcome: AppendOutcome::Matched(LogIndex(5)) };
+    cluster.hand_over(from(3, 1, Message::AppendReply(matched)));
+    report(&mut cluster, 5);
+    assert_eq!((progress(&cluster).state, progress(&cluster).next), ("replicate", LogIndex(6)));
+}
+
+#[test]
 fn field_22_an_elevated_term_of_a_healed_minority_does_not_depose_the_leader() {
     let mut cluster = led(5);
     cluster.partition(&[&[1, 2, 3], &[4, 5]]);

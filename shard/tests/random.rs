@@ -39,7 +39,7 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Run {
         let mut dice = Random::new(seed ^ 0x5eed);
-        let nodes = [3, 3, 5, 2, 4][dice.below(5) as usize];
+        let nodes = [3, 3, 5, 2, 4, 7][dice.below(6) as usize];
         let start = Start { fresh: dice.below(2) == 0, preferred: dice.below(3) as u32, ..Start::default() };
         let mut cluster = Cluster::dark(nodes, tight(&mut dice), seed, &start);
         cluster.connect_all();

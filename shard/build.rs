@@ -1,0 +1,27 @@
+//! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
+//! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
+
+const MUTANTS: [&str; 9] = [
+    "own_copy_early",
+    "own_vote_early",
+    "reports_last",
+    "commits_last",
+    "commits_older_term",
+    "reads_before_commit",
+    "aba",
+    "votes_after_restart",
+    "elevated_term",
+];
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=LOGDRIVE_MUTANT");
+    println!("cargo::rerun-if-changed=build.rs");
+    for mutant in MUTANTS {
+        println!("cargo::rustc-check-cfg=cfg(mutant_{mutant})");
+    }
+    if let Ok(chosen) = std::env::var("LOGDRIVE_MUTANT") {
+        assert!(MUTANTS.contains(&chosen.as_str()), "no such mutant: {chosen}; there are {MUTANTS:?}");
+        println!("cargo::rustc-cfg=mutant_{chosen}");
+        println!("cargo::warning=logdrive-shard is built with the bug `{chosen}`");
+    }
+}

@@ -1,0 +1,21 @@
+//! Bugs that others have shipped, to be compiled in one at a time (`--cfg mutant_<name>`, or see `build.rs`): with any of them the
+//! tests must fail. All are off, and gone, in a normal build.
+
+/// The leader counts its own copy before it is durable (etcd#14370).
+pub(crate) const OWN_COPY_EARLY: bool = cfg!(mutant_own_copy_early);
+/// A candidate counts its own vote before it is durable (tikv#994).
+pub(crate) const OWN_VOTE_EARLY: bool = cfg!(mutant_own_vote_early);
+/// A follower reports its own last index as matched (redpanda#3003).
+pub(crate) const REPORTS_LAST: bool = cfg!(mutant_reports_last);
+/// A follower commits past what it matched (scylla#9965).
+pub(crate) const COMMITS_LAST: bool = cfg!(mutant_commits_last);
+/// The leader commits an entry of an older term by counting copies (Raft paper, figure 8).
+pub(crate) const COMMITS_OLDER_TERM: bool = cfg!(mutant_commits_older_term);
+/// Reads are confirmed before a commit in the own term (etcd#7331).
+pub(crate) const READS_BEFORE_COMMIT: bool = cfg!(mutant_reads_before_commit);
+/// The completion of an old write vouches for what replaced it (etcd-io/raft 897e1cf).
+pub(crate) const ABA: bool = cfg!(mutant_aba);
+/// Votes at once after a restart (tikv#15035).
+pub(crate) const VOTES_AFTER_RESTART: bool = cfg!(mutant_votes_after_restart);
+/// No rehearsal and no stickiness: whoever returns with a higher term deposes the leader.
+pub(crate) const ELEVATED_TERM: bool = cfg!(mutant_elevated_term);
