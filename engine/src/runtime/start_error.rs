@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use logdrive_shard::NodeId;
-use logdrive_wal::OpenError;
+use logdrive_wal::{OpenError, RingError};
+
+use crate::node::NodeError;
 
 /// Why a node did not start. What happened, where, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -14,14 +16,6 @@ pub enum StartError {
     /// The settings contradict themselves.
     #[error("the settings are not usable: {0}")]
     Settings(#[from] SettingsError),
-    /// The kernel does not let this process use io_uring.
-    #[error("io_uring is not available ({error}): {advice}")]
-    IoUring {
-        /// What the kernel said.
-        error: io::Error,
-        /// What to do about it.
-        advice: &'static str,
-    },
     /// The limit on locked memory is too low for the executors.
     #[error(
         "the limit on locked memory (RLIMIT_MEMLOCK) is {limit} bytes, this node needs {needed}: raise it with \
@@ -41,13 +35,32 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// The data directory could not be used.
-    #[error("the data directory {}: {error}", dir.display())]
+    /// The data directory was refused: it is another node's, or another cluster's, or empty, or in use, or damaged.
+    #[error("the data directory was refused: {0}")]
+    Node(Box<NodeError>),
+    /// A directory could not be used.
+    #[error("{}: {error}", dir.display())]
     Directory {
         /// The directory.
         dir: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// The kernel has no io_uring, or does not let this process use it.
+    #[error("core {core}: {error}")]
+    IoUring {
+        /// Which core.
+        core: u16,
+        /// What the kernel said, and what to do about it.
+        error: RingError,
+    },
+    /// The directory of a core's log could not be used: another process has it, ...
+    #[error("core {core}: {error}")]
+    Disk {
+        /// Which core.
+        core: u16,
+        /// Why, and what to do.
+        error: RingError,
     },
     /// The log of a core did not open.
     #[error("the log of core {core} in {} did not open: {error}", dir.display())]
@@ -67,6 +80,18 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+}
+
+impl StartError {
+    /// A ring that could not be set up: the machine's fault, or the directory's.
+    pub(crate) fn ring(core: u16, error: RingError) -> StartError {
+        match error {
+            RingError::Missing { .. } | RingError::Forbidden { .. } | RingError::LockedMemory { .. } => {
+                StartError::IoUring { core, error }
+            }
+            error => StartError::Disk { core, error },
+        }
+    }
 }
 
 /// What is wrong with the settings.

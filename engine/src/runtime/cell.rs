@@ -1,0 +1,413 @@
+//! One core on its executor: who may touch it, and what happens in a turn.
+//!
+//! Inputs (frames, completions of the disk, requests) go into the core at once, from whatever task has them, and wake the
+//! turn task. It stands behind all tasks that are ready at that moment, so one turn serves all of them: this is where batches
+//! come from. Nothing awaits while it holds the core, so the core is never found borrowed.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use logdrive_shard::{GroupId, Moment, NodeId};
+use logdrive_wal::RingDisk;
+
+use crate::api::{Completions, Error, ReadPolicy, StateMachine};
+use crate::core::{Core, CoreId, Event, LinkId, PortId, Slot};
+use crate::wire::FrameError;
+
+use super::clock;
+use super::embedded::Batches;
+use super::links::Links;
+use super::mesh::{Asked, Batch, Kind, Limits, Outgoing};
+use super::notify::{Gate, Notify};
+use super::port::{PortOwner, PortTable};
+use super::shared::Node;
+use super::tasks::TaskSet;
+use super::transfer::Transfers;
+
+/// The part of a core's surroundings that does not depend on the state machine.
+pub(crate) struct Base {
+    pub(crate) node: Arc<Node>,
+    pub(crate) id: CoreId,
+    pub(crate) tasks: Rc<TaskSet>,
+    /// There is input for a turn.
+    pub(crate) turn: Notify,
+    pub(crate) ports: RefCell<PortTable>,
+    /// By core: what goes there with this turn.
+    pub(crate) mesh: RefCell<Vec<Outgoing>>,
+    pub(crate) mesh_limits: Limits,
+    /// Opened when services are to stop.
+    pub(crate) stopping: Gate,
+}
+
+/// What a [`super::CoreClient`] sees of its core.
+pub(crate) trait LocalCore {
+    fn base(&self) -> &Base;
+    fn propose(&self, port: PortId, token: u64, slot: Slot, payload: &[u8]) -> Result<(), Error>;
+    fn read(
+        &self,
+        port: PortId,
+        token: u64,
+        slot: Slot,
+        policy: ReadPolicy,
+        request: &[u8],
+    ) -> Result<(), Error>;
+    /// `None` if the core is gone.
+    fn add_port(&self) -> Option<PortId>;
+    fn remove_port(&self, port: PortId);
+    fn take_answers(&self, port: PortId, answers: &mut Completions);
+}
+
+pub(crate) struct CoreCell<M: StateMachine> {
+    pub(crate) base: Base,
+    /// `None` once the core is closed or gave up.
+    core: RefCell<Option<Core<RingDisk, M>>>,
+    now: Cell<Moment>,
+    now_is_fresh: Cell<bool>,
+    /// What the core said last, and what the timer task is armed for.
+    next_deadline: Cell<Moment>,
+    armed_for: Cell<Moment>,
+    pub(crate) rearm: Notify,
+    /// Readers wait here while the core is over its bounds.
+    saturated: Cell<bool>,
+    unsaturated: Gate,
+    pub(crate) links: Links,
+    pub(crate) batches: RefCell<Batches>,
+    embedded_port: Cell<PortId>,
+    /// By core.
+    mesh_ports: RefCell<Vec<PortId>>,
+    asked: RefCell<Vec<Asked>>,
+    pub(crate) transfers: RefCell<Transfers>,
+    /// Group ids by slot.
+    pub(crate) groups: Vec<GroupId>,
+}
+
+/// Buffers of the turn task, reused.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    links: Vec<LinkId>,
+    ports: Vec<PortId>,
+    leaders: Vec<(Slot, NodeId)>,
+    answers: Completions,
+    batch: Batch,
+}
+
+impl<M: StateMachine> CoreCell<M> {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        id: CoreId,
+        mut core: Core<RingDisk, M>,
+        groups: Vec<GroupId>,
+    ) -> Rc<CoreCell<M>> {
+        let mut ports = PortTable::new();
+        let embedded_port = core.add_port();
+        ports.set(embedded_port, PortOwner::Embedded);
+        let cores = node.settings.cores;
+        let mesh_ports: Vec<PortId> = (0..cores)
+            .map(|other| {
+                let port = core.add_port();
+                ports.set(port, PortOwner::Mesh(other));
+                port
+            })
+            .collect();
+        let mesh_limits = Limits {
+            requests_max: node.settings.runtime.mesh_requests_max,
+            bytes_max: node.settings.runtime.mesh_bytes_max,
+        };
+        Rc::new(CoreCell {
+            base: Base {
+                node,
+                id,
+                tasks: Rc::default(),
+                turn: Notify::default(),
+                ports: RefCell::new(ports),
+                mesh: RefCell::new((0..cores).map(|_| Outgoing::default()).collect()),
+                mesh_limits,
+                stopping: Gate::default(),
+            },
+            core: RefCell::new(Some(core)),
+            now: Cell::new(clock::now()),
+            now_is_fresh: Cell::new(false),
+            next_deadline: Cell::new(Moment::NEVER),
+            armed_for: Cell::new(Moment::NEVER),
+            rearm: Notify::default(),
+            saturated: Cell::new(false),
+            unsaturated: Gate::default(),
+            links: Links::default(),
+            batches: RefCell::default(),
+            embedded_port: Cell::new(embedded_port),
+            mesh_ports: RefCell::new(mesh_ports),
+            asked: RefCell::new((0..cores).map(|_| Asked::default()).collect()),
+            transfers: RefCell::default(),
+            groups,
+        })
+    }
+
+    /// The time for inputs: read once after each turn, and then good until the next turn, which reads it again. An executor
+    /// runs all that is ready within a millisecond or two.
+    pub(crate) fn now(&self) -> Moment {
+        if !self.now_is_fresh.replace(true) {
+            self.now.set(clock::now());
+        }
+        self.now.get()
+    }
+
+    /// Runs `f` with the core, if it is still there.
+    pub(crate) fn with_core<R>(&self, f: impl FnOnce(&mut Core<RingDisk, M>) -> R) -> Option<R> {
+        self.core.borrow_mut().as_mut().map(f)
+    }
+
+    /// Takes the core out, to close or to drop it.
+    pub(crate) fn take_core(&self) -> Option<Core<RingDisk, M>> {
+        self.core.borrow_mut().take()
+    }
+
+    /// An input. `Err`: a peer sent garbage.
+    pub(crate) fn input(&self, event: Event<'_>) -> Result<(), FrameError> {
+        let now = self.now();
+        let result = self.with_core(|core| core.handle(now, event));
+        self.base.turn.notify();
+        result.unwrap_or(Ok(()))
+    }
+
+    /// Waits while the core is over its bounds.
+    pub(crate) async fn admitted(&self) {
+        let saturated = || {
+            let saturated = self.with_core(|core| core.is_saturated()).unwrap_or(false);
+            self.saturated.set(self.saturated.get() || saturated);
+            saturated
+        };
+        self.unsaturated.wait_while(saturated).await;
+    }
+
+    /// One turn: takes the core's outputs to where they belong. False when the core cannot go on.
+    pub(crate) fn turn(&self, scratch: &mut Scratch) -> bool {
+        let mut guard = self.core.borrow_mut();
+        let Some(core) = guard.as_mut() else { return false };
+        let now = clock::now();
+        self.now_is_fresh.set(false);
+        if let Err(fatal) = core.turn(now) {
+            drop(guard);
+            self.fail(&fatal);
+            return false;
+        }
+        core.links_with_frames(&mut scratch.links);
+        for link in scratch.links.drain(..) {
+            self.links.flush(link, core);
+        }
+        core.leadership_changes(&mut scratch.leaders);
+        if !scratch.leaders.is_empty() {
+            for (slot, leader) in scratch.leaders.drain(..) {
+                self.base.node.set_leader(self.groups[slot.0 as usize], leader);
+            }
+            self.base.node.leaders_changed();
+        }
+        core.ports_with_answers(&mut scratch.ports);
+        for port in scratch.ports.drain(..) {
+            self.deliver(port, core, &mut scratch.answers);
+        }
+        self.transfers.borrow_mut().check(now, core);
+        if self.saturated.get() && !core.is_saturated() {
+            self.saturated.set(false);
+            self.unsaturated.open();
+        }
+        self.set_deadline(now, core.next_deadline());
+        drop(guard);
+        self.flush_mesh();
+        true
+    }
+
+    fn deliver(&self, port: PortId, core: &mut Core<RingDisk, M>, answers: &mut Completions) {
+        let ports = self.base.ports.borrow();
+        match ports.owner(port) {
+            PortOwner::Client(state) => {
+                state.ready.set(true);
+                state.wake.notify();
+            }
+            PortOwner::Embedded => {
+                core.take_answers(port, answers);
+                let mut batches = self.batches.borrow_mut();
+                for (completion, bytes) in answers.iter() {
+                    batches.answer(completion, bytes);
+                }
+            }
+            PortOwner::Mesh(other) => {
+                core.take_answers(port, answers);
+                let other = usize::from(*other);
+                let asked = &mut self.asked.borrow_mut()[other];
+                let batch = &mut self.base.mesh.borrow_mut()[other].batch;
+                for (completion, bytes) in answers.iter() {
+                    let (from, token, request_bytes) = asked.remove(completion.token);
+                    batch.push_answer(from, token, completion.result, request_bytes, bytes);
+                }
+            }
+            PortOwner::Nobody => core.take_answers(port, answers),
+        }
+        answers.clear();
+    }
+
+    /// Hands this turn's batches to the other cores, one wake each.
+    fn flush_mesh(&self) {
+        for (other, outgoing) in self.base.mesh.borrow_mut().iter_mut().enumerate() {
+            if !outgoing.batch.is_empty() {
+                let inbox = &self.base.node.inboxes[other];
+                inbox.lane(usize::from(self.base.id.0)).put(&mut outgoing.batch);
+                inbox.signal();
+            }
+        }
+    }
+
+    /// Takes what the other cores sent.
+    pub(crate) fn take_lanes(&self, scratch: &mut Scratch) {
+        let inbox = self.base.node.inbox(self.base.id);
+        for other in 0..inbox.lanes() {
+            if inbox.lane(other).take(&mut scratch.batch) {
+                self.take_batch(other, &scratch.batch);
+                scratch.batch.clear();
+            }
+        }
+    }
+
+    fn take_batch(&self, other: usize, batch: &Batch) {
+        let port = self.mesh_ports.borrow()[other];
+        for (request, payload) in batch.requests() {
+            let token =
+                self.asked.borrow_mut()[other].insert(request.from, request.token, payload.len() as u32);
+            let slot = Slot(request.slot);
+            let taken = match request.kind {
+                Kind::Propose => self.propose(port, token, slot, payload),
+                Kind::Read(policy) => self.read(port, token, slot, policy, payload),
+            };
+            if let Err(error) = taken {
+                let (from, token, request_bytes) = self.asked.borrow_mut()[other].remove(token);
+                let batch = &mut self.base.mesh.borrow_mut()[other].batch;
+                batch.push_answer(from, token, Err(error), request_bytes, &[]);
+                self.base.turn.notify();
+            }
+        }
+        let ports = self.base.ports.borrow();
+        let outgoing = &mut self.base.mesh.borrow_mut()[other];
+        for (answer, reply) in batch.answers() {
+            outgoing.answered(answer);
+            if let Some(port) = ports.client(answer.to) {
+                port.answer(answer.token, answer.result, reply);
+            }
+        }
+    }
+
+    /// Proposals of the embedding program.
+    pub(crate) fn propose_batch(
+        &self,
+        slot: Slot,
+        payloads: &[Vec<u8>],
+        reply: super::reply::Reply<Vec<super::inbox::Outcome>>,
+    ) {
+        if payloads.is_empty() {
+            reply.send(Vec::new());
+            return;
+        }
+        let first = self.batches.borrow_mut().begin(payloads.len(), reply);
+        for (token, payload) in (first..).zip(payloads) {
+            // Without a core nothing is inserted here: the inbox is closed before the core is taken out.
+            let _ = self.propose(self.embedded_port.get(), token, slot, payload);
+        }
+    }
+
+    /// A read of the embedding program.
+    pub(crate) fn read_one(
+        &self,
+        slot: Slot,
+        policy: ReadPolicy,
+        request: &[u8],
+        reply: super::reply::Reply<Vec<super::inbox::Outcome>>,
+    ) {
+        let token = self.batches.borrow_mut().begin(1, reply);
+        let _ = self.read(self.embedded_port.get(), token, slot, policy, request);
+    }
+
+    fn set_deadline(&self, now: Moment, next: Moment) {
+        self.next_deadline.set(next);
+        if next <= now {
+            self.base.turn.notify();
+        } else if next < self.armed_for.get() {
+            self.rearm.notify();
+        }
+    }
+
+    /// For the timer task: wakes the turn if it is due, and says how long to sleep.
+    pub(crate) fn arm(&self) -> std::time::Duration {
+        let now = clock::now();
+        let mut armed_for = now.after(self.base.node.settings.runtime.wake_interval);
+        if self.next_deadline.get() <= now || self.saturated.get() || !self.transfers.borrow().is_empty() {
+            // The turn says anew when the next one must be.
+            self.base.turn.notify();
+        } else {
+            armed_for = armed_for.min(self.next_deadline.get());
+        }
+        self.armed_for.set(armed_for);
+        armed_for.since(now)
+    }
+
+    fn fail(&self, fatal: &crate::core::Fatal) {
+        tracing::error!(core = self.base.id.0, %fatal, "the core cannot go on");
+        let node = &self.base.node;
+        node.set_fatal(fatal);
+        (node.settings.hooks.on_fatal)(fatal);
+        for inbox in &node.inboxes {
+            // A core that ended already has nothing to abandon.
+            let _ = inbox.put(super::inbox::Item::Abandon);
+        }
+    }
+
+    /// Requests to other cores that are not answered.
+    pub(crate) fn mesh_unanswered(&self) -> u32 {
+        self.base.mesh.borrow().iter().map(Outgoing::unanswered).sum()
+    }
+}
+
+impl<M: StateMachine> LocalCore for CoreCell<M> {
+    fn base(&self) -> &Base {
+        &self.base
+    }
+
+    fn propose(&self, port: PortId, token: u64, slot: Slot, payload: &[u8]) -> Result<(), Error> {
+        let now = self.now();
+        self.with_core(|core| {
+            let taken = core.handle(now, Event::Propose { port, token, slot, payload });
+            debug_assert!(taken.is_ok(), "only frames are refused");
+        })
+        .ok_or(Error::Stopped)?;
+        self.base.turn.notify();
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        port: PortId,
+        token: u64,
+        slot: Slot,
+        policy: ReadPolicy,
+        request: &[u8],
+    ) -> Result<(), Error> {
+        let now = self.now();
+        self.with_core(|core| {
+            let taken = core.handle(now, Event::Read { port, token, slot, policy, request });
+            debug_assert!(taken.is_ok(), "only frames are refused");
+        })
+        .ok_or(Error::Stopped)?;
+        self.base.turn.notify();
+        Ok(())
+    }
+
+    fn add_port(&self) -> Option<PortId> {
+        self.with_core(Core::add_port)
+    }
+
+    fn remove_port(&self, port: PortId) {
+        self.with_core(|core| core.remove_port(port));
+    }
+
+    fn take_answers(&self, port: PortId, answers: &mut Completions) {
+        self.with_core(|core| core.take_answers(port, answers));
+    }
+}

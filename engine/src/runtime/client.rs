@@ -1,0 +1,238 @@
+//! The batched API of one core, for what runs on its executor.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use logdrive_shard::{GroupId, NodeId};
+
+use crate::api::{Completions, Error, ReadPolicy};
+use crate::core::{CoreId, CoreStatus, GroupStatus};
+
+use super::cell::{Base, LocalCore};
+use super::clock;
+use super::inbox::Item;
+use super::mesh::Kind;
+use super::port::PortState;
+use super::reply::reply;
+use super::settings::PeerAddress;
+use super::shared::Place;
+use super::{PeerStatus, RuntimeCounters};
+
+/// The batched API of one core, for what runs on its executor (not `Send`; cheap to clone).
+///
+/// Requests to a group on another core of this node go through the mesh; answers come back to the same port in the order in which
+/// they come about.
+#[derive(Clone)]
+pub struct CoreClient {
+    core: Rc<dyn LocalCore>,
+}
+
+/// A consumer of answers on a core. Dropping it closes the port: answers that come later are dropped.
+pub struct Port {
+    core: Rc<dyn LocalCore>,
+    state: Rc<PortState>,
+}
+
+impl CoreClient {
+    pub(crate) fn new(core: Rc<dyn LocalCore>) -> CoreClient {
+        CoreClient { core }
+    }
+
+    fn base(&self) -> &Base {
+        self.core.base()
+    }
+
+    /// This core.
+    pub fn core(&self) -> CoreId {
+        self.base().id
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.base().node.settings.node
+    }
+
+    /// The cores of this node.
+    pub fn cores(&self) -> u16 {
+        self.base().node.settings.cores
+    }
+
+    /// The number of groups of the cluster: ids 1 ..= groups.
+    pub fn groups(&self) -> u64 {
+        self.base().node.settings.groups
+    }
+
+    /// All nodes with their addresses.
+    pub fn nodes(&self) -> &[PeerAddress] {
+        &self.base().node.settings.nodes
+    }
+
+    /// The core of this node that a group lives on; `None` if this node does not host it. Requests from another core work too, at
+    /// the price of the mesh.
+    pub fn core_of(&self, group: GroupId) -> Option<CoreId> {
+        self.base().node.place(group).map(|place| place.core)
+    }
+
+    /// The leader of any group of this node, as last known here (shared table, no mesh round trip). `NONE` if unknown.
+    pub fn leader_of(&self, group: GroupId) -> NodeId {
+        self.base().node.leader_of(group)
+    }
+
+    /// Counts the changes of leadership seen by this node: cached answers about leaders are valid while it stays the same.
+    pub fn leadership_epoch(&self) -> u64 {
+        self.base().node.leadership_epoch()
+    }
+
+    /// A new consumer of answers.
+    pub fn open_port(&self) -> Port {
+        let id = self.core.add_port();
+        let state = self.base().ports.borrow_mut().open_client(id);
+        Port { core: self.core.clone(), state }
+    }
+
+    /// Status of this node's cores, by core (through the mesh). Cores that ended meanwhile are left out.
+    pub async fn node_status(&self) -> Vec<CoreStatus> {
+        let mut asked = Vec::new();
+        for inbox in &self.base().node.inboxes {
+            let (sender, waiting) = reply();
+            if inbox.put(Item::Status(sender)).is_ok() {
+                asked.push(waiting);
+            }
+        }
+        let mut status = Vec::with_capacity(asked.len());
+        for waiting in asked {
+            status.extend(waiting.await);
+        }
+        status
+    }
+
+    /// The state of one group on this node.
+    pub async fn group_status(&self, group: GroupId) -> Result<GroupStatus, Error> {
+        let place = self.base().node.hosted(group)?;
+        let (sender, waiting) = reply();
+        self.base().node.inbox(place.core).put(Item::GroupStatus(place.slot, sender))?;
+        waiting.await.ok_or(Error::Stopped)
+    }
+
+    /// Moves a group's leadership from this node to another voter; see [`super::Group::transfer_leadership`].
+    pub async fn transfer_leadership(&self, group: GroupId, to: NodeId) -> Result<(), Error> {
+        let place = self.base().node.hosted(group)?;
+        let (sender, waiting) = reply();
+        self.base().node.inbox(place.core).put(Item::Transfer { slot: place.slot, to, reply: sender })?;
+        waiting.await.ok_or(Error::Stopped)?
+    }
+
+    /// How the connections to the other nodes are.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.base().node.peer_status()
+    }
+
+    /// Counts of the node's connections.
+    pub fn counters(&self) -> RuntimeCounters {
+        self.base().node.counters()
+    }
+
+    /// Sleeps (so that users need not depend on the runtime's timers).
+    pub async fn sleep(&self, duration: Duration) {
+        glommio::timer::sleep(duration).await;
+    }
+
+    /// The engine stops: services end their connections and return.
+    pub fn is_stopping(&self) -> bool {
+        self.base().node.is_stopping()
+    }
+
+    /// Waits until the engine stops.
+    pub async fn stopping(&self) {
+        let base = self.base();
+        base.stopping.wait_while(|| !base.node.is_stopping()).await;
+    }
+
+    /// Nanoseconds of the monotonic clock, for latency.
+    pub fn now_nanos(&self) -> u64 {
+        clock::now().0
+    }
+
+    /// Runs a task on this core's executor. It is cancelled when the engine has stopped, if it did not end by itself.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.base().tasks.spawn(task);
+    }
+}
+
+impl Port {
+    /// Queues a proposal; the answer carries `token`. Taken with this turn; never blocks; over a bound the answer is `Busy`.
+    pub fn propose(&self, token: u64, group: GroupId, payload: &[u8]) {
+        self.ask(token, group, Kind::Propose, payload);
+    }
+
+    /// Queues a read.
+    pub fn read(&self, token: u64, group: GroupId, policy: ReadPolicy, request: &[u8]) {
+        self.ask(token, group, Kind::Read(policy), request);
+    }
+
+    fn ask(&self, token: u64, group: GroupId, kind: Kind, bytes: &[u8]) {
+        let base = self.core.base();
+        let taken = match base.node.place(group) {
+            None => Err(Error::NoSuchGroup),
+            Some(Place { core, slot }) if core == base.id => match kind {
+                Kind::Propose => self.core.propose(self.state.id(), token, slot, bytes),
+                Kind::Read(policy) => self.core.read(self.state.id(), token, slot, policy, bytes),
+            },
+            Some(Place { core, slot }) => {
+                base.turn.notify();
+                let outgoing = &mut base.mesh.borrow_mut()[usize::from(core.0)];
+                outgoing.ask(base.mesh_limits, self.state.key, token, slot.0, kind, bytes)
+            }
+        };
+        if let Err(error) = taken {
+            self.state.answer(token, Err(error), &[]);
+        }
+    }
+
+    /// Waits until there are answers and swaps them into `answers` (cleared first).
+    pub async fn answers(&self, answers: &mut Completions) {
+        // A second borrow of the same `answers` per poll; the cell is only how a closure may do that.
+        let answers = RefCell::new(answers);
+        poll_fn(|context| self.poll_answers(context, &mut answers.borrow_mut())).await;
+    }
+
+    /// As [`Port::answers`], for a future of one's own that waits for other things too. One waiter per port.
+    pub fn poll_answers(&self, context: &mut Context<'_>, answers: &mut Completions) -> Poll<()> {
+        loop {
+            if self.take(answers) {
+                return Poll::Ready(());
+            }
+            // Ready here means only that answers came that were taken already.
+            if self.state.wake.poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Swaps what answers there are into `answers` (cleared first); false if there are none.
+    pub fn take(&self, answers: &mut Completions) -> bool {
+        answers.clear();
+        if self.state.ready.replace(false) {
+            self.core.take_answers(self.state.id(), answers);
+        }
+        let mut elsewhere = self.state.elsewhere.borrow_mut();
+        if !elsewhere.is_empty() {
+            answers.append(&mut elsewhere);
+        }
+        !answers.is_empty()
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        let base = self.core.base();
+        let known = base.ports.borrow().client(self.state.key).is_some();
+        if known {
+            base.ports.borrow_mut().close_client(&self.state);
+            self.core.remove_port(self.state.id());
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What other threads bring to a core: the other cores of the node (lanes of the mesh) and the program that embeds it (a queue).
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use logdrive_shard::NodeId;
+
+use crate::api::{Busy, Error, ReadPolicy};
+use crate::core::{CoreStatus, Fatal, GroupStatus, Slot};
+
+use crate::wire::handshake::Hello;
+
+use super::connect::Permit;
+use super::mesh::Lane;
+use super::reply::Reply;
+
+/// The reply of a state machine, or why there is none.
+pub(crate) type Outcome = Result<Vec<u8>, Error>;
+
+/// A message to a core from any thread.
+pub(crate) enum Item {
+    /// Proposals to one group, answered together.
+    Propose { slot: Slot, payloads: Vec<Vec<u8>>, reply: Reply<Vec<Outcome>> },
+    /// A read.
+    Read { slot: Slot, policy: ReadPolicy, request: Vec<u8>, reply: Reply<Vec<Outcome>> },
+    /// A leader transfer; answered when `to` leads, or when it was given up.
+    Transfer { slot: Slot, to: NodeId, reply: Reply<Result<(), Error>> },
+    /// Counts of the core.
+    Status(Reply<CoreStatus>),
+    /// State of a group.
+    GroupStatus(Slot, Reply<GroupStatus>),
+    /// A connection of a peer that asked for this core, accepted by core 0, with the first message of its handshake.
+    Accepted { socket: OwnedFd, hello: Box<Hello>, permit: Permit },
+    /// Hand leadership over; answered when that is done or takes too long.
+    HandOver(Reply<()>),
+    /// Tell services to stop; answered when they returned or take too long.
+    StopServices(Reply<()>),
+    /// Answer what is under way, close the log, end.
+    Close(Reply<Result<(), Fatal>>),
+    /// End at once, as a crash would.
+    Abandon,
+}
+
+impl Item {
+    fn payload_bytes(&self) -> u64 {
+        match self {
+            Item::Propose { payloads, .. } => payloads.iter().map(|p| p.len() as u64).sum(),
+            Item::Read { request, .. } => request.len() as u64,
+            _ => 0,
+        }
+    }
+
+    fn requests(&self) -> u32 {
+        match self {
+            Item::Propose { payloads, .. } => payloads.len() as u32,
+            Item::Read { .. } => 1,
+            _ => 0,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    items: Vec<Item>,
+    requests: u32,
+    bytes: u64,
+    closed: bool,
+}
+
+/// One core's inbox. One wake, however much is put in before the core looks.
+pub(crate) struct Inbox {
+    /// By the core that fills it.
+    lanes: Vec<Lane>,
+    queue: Mutex<Queue>,
+    signalled: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+    requests_max: u32,
+    bytes_max: u64,
+}
+
+impl Inbox {
+    pub(crate) fn new(cores: u16, requests_max: u32, bytes_max: u64) -> Inbox {
+        Inbox {
+            lanes: (0..cores).map(|_| Lane::default()).collect(),
+            queue: Mutex::default(),
+            signalled: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            requests_max,
+            bytes_max,
+        }
+    }
+
+    pub(crate) fn lane(&self, from: usize) -> &Lane {
+        &self.lanes[from]
+    }
+
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Adds an item. Requests are refused over the bound, and everything once the core has ended.
+    pub(crate) fn put(&self, item: Item) -> Result<(), Error> {
+        {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if queue.closed {
+                return Err(Error::Stopped);
+            }
+            let (requests, bytes) = (item.requests(), item.payload_bytes());
+            // One item is always let in: a batch larger than the bound must be possible at some time.
+            if requests > 0
+                && queue.requests > 0
+                && (queue.requests.saturating_add(requests) > self.requests_max
+                    || queue.bytes + bytes > self.bytes_max)
+            {
+                return Err(Error::Busy { why: Busy::Queue, retry_after: Duration::from_millis(1) });
+            }
+            queue.requests += requests;
+            queue.bytes += bytes;
+            queue.items.push(item);
+        }
+        self.signal();
+        Ok(())
+    }
+
+    /// Takes all items into `items`, which must be empty.
+    pub(crate) fn take(&self, items: &mut Vec<Item>) {
+        debug_assert!(items.is_empty());
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut queue.items, items);
+        queue.requests = 0;
+        queue.bytes = 0;
+    }
+
+    /// Wakes the core, once until it looks.
+    pub(crate) fn signal(&self) {
+        if !self.signalled.swap(true, Ordering::AcqRel)
+            && let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// For the one task of the core that looks after the inbox. The waker of its first poll is kept: a waker that crosses
+    /// threads costs more than one that stays, and the task never changes.
+    pub(crate) fn poll_signal(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.signalled.swap(false, Ordering::AcqRel) {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        if waker.is_none() {
+            *waker = Some(context.waker().clone());
+            drop(waker);
+            // What was put in before the waker was there woke nobody.
+            if self.signalled.swap(false, Ordering::AcqRel) {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The core ends: nothing more is taken, what waits is dropped (its senders learn that), the waker goes.
+    pub(crate) fn close(&self) {
+        let dropped = {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.closed = true;
+            std::mem::take(&mut queue.items)
+        };
+        drop(dropped);
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::reply::reply;
+
+    fn proposal(bytes: usize, count: usize) -> (Item, crate::runtime::reply::Waiting<Vec<Outcome>>) {
+        let (sender, waiting) = reply();
+        (Item::Propose { slot: Slot(0), payloads: vec![vec![0; bytes]; count], reply: sender }, waiting)
+    }
+
+    #[test]
+    fn requests_over_the_bound_are_busy_and_a_closed_inbox_is_stopped() {
+        let inbox = Inbox::new(1, 3, 100);
+        assert_eq!(inbox.put(proposal(10, 2).0), Ok(()));
+        assert!(matches!(inbox.put(proposal(10, 2).0), Err(Error::Busy { why: Busy::Queue, .. })));
+        assert!(matches!(inbox.put(proposal(90, 1).0), Err(Error::Busy { why: Busy::Queue, .. })));
+        let mut items = Vec::new();
+        inbox.take(&mut items);
+        assert_eq!(items.len(), 1);
+        // One batch over the bound is taken when nothing else waits.
+        let (item, waiting) = proposal(10, 20);
+        assert_eq!(inbox.put(item), Ok(()));
+        inbox.close();
+        assert_eq!(waiting.wait(), None);
+        assert_eq!(inbox.put(proposal(1, 1).0), Err(Error::Stopped));
+    }
+}
