@@ -34,7 +34,7 @@ pub struct Proposed {
     pub first: LogIndex,
     /// Their term.
     pub term: Term,
-    /// Of the write, for [`Group::on_durable`].
+    /// Of the write, for [`crate::Group::on_durable`].
     pub epoch: u32,
 }
 
@@ -77,7 +77,7 @@ pub struct Accepted {
     pub skip: u32,
     /// Then write so many (0: nothing to write). The first of them **replaces** the log from its index on.
     pub take: u32,
-    /// Of the write, for [`Group::on_durable`].
+    /// Of the write, for [`crate::Group::on_durable`].
     pub epoch: u32,
 }
 

@@ -38,8 +38,10 @@ impl Group {
         message: &Append,
     ) -> Result<Accepted, Conflict> {
         let end = message.prev_index.plus(u64::from(message.count));
-        let base = self.cold.older_runs.base;
-        // Up to the base everything is committed and gone, so it matches.
+        // Up to the base everything is committed and gone, so it matches. The last run begins at the base or behind it: the
+        // steady path need not look at the cold base.
+        let base =
+            if message.prev_index >= self.tail.run_first { LogIndex(0) } else { self.cold.older_runs.base };
         if message.prev_index >= base && self.term_at(message.prev_index) != Some(message.prev_term) {
             if message.prev_index <= self.commit {
                 return Err(Conflict);

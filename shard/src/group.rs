@@ -18,7 +18,7 @@ pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// One member of one Raft group.
 ///
-/// Four cache lines, of which the steady path of a group of three touches three, and a [`Cold`] part that it does not
+/// Four cache lines, of which the steady path of a group of three touches three, and a cold part that it does not
 /// touch. Callers keep groups in a dense array.
 #[repr(C, align(64))]
 pub struct Group {

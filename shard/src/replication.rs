@@ -137,7 +137,8 @@ impl Group {
         };
         let older = &self.cold.older_runs;
         let prev_index = LogIndex(progress.next.0 - 1);
-        if prev_index < older.base {
+        // The last run begins at the base or behind it: the steady path need not look at the cold base.
+        if prev_index < self.tail.run_first && prev_index < older.base {
             progress.become_snapshot(ring, older.base);
             env.sink.snapshot_wanted(self.id(peer), route);
             return false;

@@ -46,7 +46,7 @@ pub trait Sink {
     /// The hard state changed: write it, with the caller's batch of this turn.
     fn save_hard_state(&mut self, state: HardState);
     /// The group, now leader, appends an entry without payload (the no-op of its term) at `index`: write it.
-    /// `epoch` belongs to the write: see [`crate::Group::on_durable`].
+    /// `epoch` belongs to the write: see [`crate::Group::on_durable`]. The same step goes on to ask [`Sink::fit`] for it.
     fn append_empty(&mut self, index: LogIndex, term: Term, epoch: u32);
     /// The caller is asked to call [`crate::Group::on_vote_durable`] once everything written so far is durable: the
     /// candidate then counts its own vote.
