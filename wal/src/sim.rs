@@ -610,6 +610,15 @@ impl SimPlatter {
         Some(bytes)
     }
 
+    /// Removes a file, durably. False if there is no such file.
+    pub fn remove(&self, name: &str) -> bool {
+        let mut platter = self.platter.borrow_mut();
+        let known = platter.names.contains_key(name);
+        platter.change(DirChange::Unlink { name: name.to_owned() });
+        platter.sync_dir();
+        known
+    }
+
     /// Replaces bytes of a file, in the cache and on the medium: misdirected writes, stale blocks, garbage. Bytes beyond its
     /// end are dropped. False if there is no such file.
     pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) -> bool {
