@@ -24,6 +24,8 @@ pub(crate) enum Command {
     /// the client has the answer, which comes when the entry is durable on a majority and applied. At the end all nodes
     /// must have applied the same entries, else the exit code is 2.
     Run(RunArgs),
+    /// The loops of all nodes' cores in one thread: real logs, no executors, no sockets. For profiles, beside `run`.
+    Core(CoreArgs),
     /// The log alone, one thread: single-entry appends, each durable before it counts.
     Wal(WalArgs),
     /// The disk alone: durable writes of several sizes, one or more in flight.
@@ -102,6 +104,35 @@ pub(crate) struct RunArgs {
     /// Do not measure the disk before the run.
     #[arg(long)]
     pub(crate) no_probe: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CoreArgs {
+    /// Nodes.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=7))]
+    pub(crate) nodes: u32,
+    /// Raft groups, each replicated on every node.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) groups: u64,
+    /// Bytes of a proposal.
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1 << 20))]
+    pub(crate) payload: u32,
+    /// Clients, each with one proposal in flight.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u32).range(1..=65_536))]
+    pub(crate) clients: u32,
+    /// Seconds measured.
+    #[arg(long, default_value_t = 5.0, value_parser = positive_seconds)]
+    pub(crate) seconds: f64,
+    /// Seconds under load before that.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) warmup: f64,
+    /// Seed of all random choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]

@@ -5,11 +5,13 @@
 
 mod cli;
 mod clock;
+mod core_bench;
 mod directory;
 mod disk_probe;
 mod environment;
 mod format;
 mod latency;
+mod machine;
 mod payload;
 mod progress;
 mod report;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         .init();
     let result = signals::install().and_then(|()| match &cli.command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Core(arguments) => core_bench::run(arguments),
         Command::Wal(arguments) => wal_bench::run(arguments),
         Command::Disk(arguments) => disk_probe::run(arguments).map(|()| true),
     });

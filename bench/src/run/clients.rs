@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use logdrive::api::{Completions, Error, Retry};
-use logdrive::kv::{Command, Condition};
 use logdrive::runtime::{CoreClient, Port};
 use logdrive_shard::{GroupId, Random};
 
@@ -20,6 +19,7 @@ use super::control::{Control, CoreResult, Phase, Refusals};
 use crate::cli::MachineKind;
 use crate::clock;
 use crate::latency::Latencies;
+use crate::machine::kv_command;
 use crate::payload::Payloads;
 
 /// Between two looks at the phase and at proposals that wait to be sent again.
@@ -28,8 +28,6 @@ const TICK: Duration = Duration::from_millis(5);
 const REFRESH_NANOS: u64 = 5_000_000;
 /// A proposal that was refused because its node does not lead the group is sent again after this pause, nanoseconds.
 const REPICK_NANOS: u64 = 1_000_000;
-/// Keys of a group that the key-value machine's clients set: few, so that the machine's memory does not grow with the run.
-pub(super) const KEYS_PER_GROUP: u64 = 64;
 const SECOND_NANOS: u64 = 1_000_000_000;
 
 /// What the clients of one core are made from.
@@ -98,13 +96,6 @@ struct State {
     per_second: Vec<u64>,
     acknowledged: u64,
     refusals: Refusals,
-}
-
-/// Encodes setting a key, which `random` chooses, to `value`.
-pub(super) fn kv_command(value: &[u8], random: u64, out: &mut Vec<u8>) {
-    let key = (random % KEYS_PER_GROUP).to_be_bytes();
-    out.clear();
-    Command::Set { key: &key, value, condition: Condition::Always, get: false }.encode(out);
 }
 
 impl Driver {

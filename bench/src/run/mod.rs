@@ -3,7 +3,6 @@
 mod check;
 mod clients;
 mod control;
-mod machine;
 mod nodes;
 mod result;
 

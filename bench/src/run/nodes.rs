@@ -14,12 +14,12 @@ use logdrive_shard::NodeId;
 
 use super::clients::{self, ClientSettings};
 use super::control::Control;
-use super::machine::Counted;
 use crate::cli::RunArgs;
 use crate::clock;
 use crate::directory;
 use crate::environment;
 use crate::format::{count, plural};
+use crate::machine::Counted;
 
 /// Until every group has a leader, and until leaders are spread over the nodes, beside a time for each group.
 const ELECTIONS_MAX: Duration = Duration::from_secs(60);

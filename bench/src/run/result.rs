@@ -249,7 +249,7 @@ impl Report for RunReport {
             }
             MachineKind::Kv => format!(
                 "the state machine is the key-value machine; every proposal sets one of {} keys of its group",
-                super::clients::KEYS_PER_GROUP
+                crate::machine::KEYS_PER_GROUP
             ),
         };
         vec![

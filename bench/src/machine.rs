@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use logdrive::api::{ApplyEntry, Replies, StateMachine};
-use logdrive::kv::{DigestMachine, KvMachine};
+use logdrive::kv::{Command, Condition, DigestMachine, KvMachine};
 use logdrive_shard::GroupId;
 
 use crate::cli::MachineKind;
@@ -15,19 +15,34 @@ enum Machine {
 }
 
 /// One of the machines; it counts what it applies, so that the check at the end need not ask the node's own counters.
-pub(super) struct Counted {
+pub(crate) struct Counted {
     machine: Machine,
     applied: Arc<AtomicU64>,
 }
 
 impl Counted {
-    pub(super) fn new(kind: MachineKind, applied: Arc<AtomicU64>) -> Counted {
+    pub(crate) fn new(kind: MachineKind, applied: Arc<AtomicU64>) -> Counted {
         let machine = match kind {
             MachineKind::Digest => Machine::Digest(DigestMachine::new()),
             MachineKind::Kv => Machine::Kv(Box::new(KvMachine::new())),
         };
         Counted { machine, applied }
     }
+
+    /// Entries applied so far.
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+}
+
+/// Keys of a group that the key-value machine's clients set: few, so that the machine's memory does not grow with the run.
+pub(crate) const KEYS_PER_GROUP: u64 = 64;
+
+/// Encodes setting a key, which `random` chooses, to `value`.
+pub(crate) fn kv_command(value: &[u8], random: u64, out: &mut Vec<u8>) {
+    let key = (random % KEYS_PER_GROUP).to_be_bytes();
+    out.clear();
+    Command::Set { key: &key, value, condition: Condition::Always, get: false }.encode(out);
 }
 
 impl StateMachine for Counted {
@@ -72,7 +87,7 @@ mod tests {
             machine.open(&[GroupId(1), GroupId(2)]);
             let empty = machine.digest(1);
             let mut command = Vec::new();
-            crate::run::clients::kv_command(b"value", 7, &mut command);
+            kv_command(b"value", 7, &mut command);
             let entry = ApplyEntry { slot: 1, group: GroupId(2), index: LogIndex(1), payload: &command };
             let mut replies = Replies::default();
             machine.apply(&[entry], &mut replies);
