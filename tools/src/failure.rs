@@ -1,7 +1,6 @@
 //! How a command ends: exit codes, and errors that say what happened, where, and what to do.
 
 use std::fmt;
-use std::io::Write;
 use std::process::ExitCode;
 
 use miette::{Diagnostic, MietteHandlerOpts, Report};
@@ -84,17 +83,6 @@ impl std::error::Error for Said {}
 impl Diagnostic for Said {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         (!self.help.is_empty()).then(|| Box::new(&self.help) as Box<dyn fmt::Display>)
-    }
-}
-
-/// Prints a result. Whoever reads it may stop reading at any time (`| head`): that is no failure.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::io("standard output", &error))
-        }
-        _ => Ok(()),
     }
 }
 

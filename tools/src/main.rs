@@ -5,6 +5,7 @@ mod config;
 mod dev;
 mod failure;
 mod os;
+mod output;
 mod serve;
 mod status;
 
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
     };
     let exit = result.unwrap_or_else(|Failure { exit, report }| {
-        eprintln!("{report:?}");
+        output::note(format_args!("{report:?}"));
         exit
     });
     exit.into()

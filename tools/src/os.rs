@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_sig
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::output::note;
+
 /// The signals that ask a process to stop.
 const STOP_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 
@@ -22,7 +24,7 @@ pub(crate) fn stop_signals() -> io::Result<Receiver<&'static str>> {
         let mut seen = false;
         for signal in signals.forever() {
             if seen {
-                eprintln!("{}: again, ending at once", name_of(signal));
+                note(format_args!("{}: again, ending at once", name_of(signal)));
                 std::process::exit(128 + signal);
             }
             seen = true;

@@ -1,7 +1,6 @@
 //! `logdrive serve`: one node, until it is told to stop.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +13,7 @@ use miette::Report;
 use crate::config::{self, Bytes, LoadError, NodeConfig};
 use crate::failure::{Exit, Failure};
 use crate::os;
+use crate::output::{note, say};
 
 /// The default log budget: a part of the file system, at most so many bytes for a node.
 const BUDGET_PART: u64 = 10;
@@ -43,7 +43,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let mut config = load(&args.config)?;
     if args.check {
-        println!("{}: ok", args.config.display());
+        say(format_args!("{}: ok", args.config.display()));
         return Ok(Exit::Done);
     }
     crate::start_tracing();
@@ -60,14 +60,14 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
         .map_err(|error| start_failure(&error))?;
     let peers = engine.peer_address();
     let pid = std::process::id();
-    announce(&format!(
+    say(format_args!(
         "ready node={node} clients={clients} peers={peers} groups={groups} cores={cores} pid={pid}"
     ));
     // The sender lives as long as the thread of the signals, which is for ever.
     let signal = stop.recv().unwrap_or("the end of the signal thread");
     tracing::info!("{signal}: handing leaders over and stopping");
     engine.shutdown().map_err(|fatal| Failure::said(Exit::Failed, fatal.to_string(), ""))?;
-    announce(&format!("stopped node={node}"));
+    say(format_args!("stopped node={node}"));
     Ok(Exit::Done)
 }
 
@@ -84,23 +84,17 @@ fn hooks() -> Hooks {
     };
     let on_fatal = |fatal: &Fatal| {
         let help = "what was acknowledged is safe on disk and on the other nodes";
-        eprintln!("{:?}", Failure::said(Exit::Failed, fatal.to_string(), help).report);
+        note(format_args!("{:?}", Failure::said(Exit::Failed, fatal.to_string(), help).report));
         std::process::exit(Exit::Failed as i32);
     };
     Hooks { on_fatal: Arc::new(on_fatal), on_progress: Arc::new(on_progress) }
-}
-
-/// One line on standard output for whoever supervises this process; nobody listening is no reason to stop.
-fn announce(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 fn load(path: &Path) -> Result<NodeConfig, Failure> {
     match config::load(path) {
         Ok((config, warnings)) => {
             for warning in warnings {
-                eprintln!("{:?}", Report::new(warning));
+                note(format_args!("{:?}", Report::new(warning)));
             }
             Ok(config)
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::client::{AskError, Connection, NodeReport};
 use crate::config::Bytes;
 use crate::failure::{Exit, Failure};
+use crate::output;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     } else {
         cluster.table()
     };
-    crate::failure::print(&text)?;
+    output::print(&text)?;
     Ok(if cluster.is_well() { Exit::Done } else { Exit::Unwell })
 }
 

@@ -14,6 +14,7 @@ use crate::client::NodeReport;
 use crate::config::GROUPS_MAX;
 use crate::failure::{Exit, Failure};
 use crate::os;
+use crate::output::{note, say};
 use layout::Layout;
 use node::NodeProcess;
 use watch::{Spread, Watch};
@@ -74,20 +75,23 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let stop = os::stop_signals().map_err(|error| Failure::io("signal handlers", &error))?;
     let layout = Layout::prepare(args)?;
     let fate = if layout.is_temporary() { "removed at the end; --dir keeps one" } else { "kept" };
-    println!(
+    say(format_args!(
         "starting {} nodes with {} groups in {} ({fate})",
         args.nodes,
         args.groups,
         layout.dir.display()
-    );
+    ));
     let mut supervisor = Supervisor::start(args, layout)?;
     let result = supervisor.supervise(&stop);
-    println!("stopping {} nodes", supervisor.nodes.iter().filter(|node| node.ended.is_none()).count());
+    say(format_args!(
+        "stopping {} nodes",
+        supervisor.nodes.iter().filter(|node| node.ended.is_none()).count()
+    ));
     let stopped_well = node::stop_all(&mut supervisor.nodes, STOP_PATIENCE);
     supervisor.print_waiting_lines();
     result?;
     if stopped_well {
-        println!("stopped");
+        say("stopped");
         return Ok(Exit::Done);
     }
     Err(Failure::said(Exit::Failed, "not all nodes stopped cleanly", "their messages are above"))
@@ -135,11 +139,11 @@ impl<'a> Supervisor<'a> {
     fn supervise(&mut self, stop: &Receiver<&'static str>) -> Result<(), Failure> {
         loop {
             if let Ok(signal) = stop.try_recv() {
-                println!("{signal}");
+                say(format_args!("{signal}"));
                 return Ok(());
             }
             match self.events.recv_timeout(LOOK_EVERY) {
-                Ok(Event::Line { node, text }) => eprintln!("node-{node} | {text}"),
+                Ok(Event::Line { node, text }) => note(format_args!("node-{node} | {text}")),
                 Ok(Event::Seen(reports)) => self.on_seen(&reports)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -154,13 +158,15 @@ impl<'a> Supervisor<'a> {
             self.waiting_at = now + WAITING_EVERY;
             let (led, reached) = (self.watch.led(), self.watch.reached());
             let (nodes, groups) = (self.args.nodes, self.args.groups);
-            println!("waiting: {reached} of {nodes} nodes answer, {led} of {groups} groups have a leader");
+            say(format_args!(
+                "waiting: {reached} of {nodes} nodes answer, {led} of {groups} groups have a leader"
+            ));
         }
         let (due, later) = std::mem::take(&mut self.restarts).into_iter().partition(|&(_, at)| at <= now);
         self.restarts = later;
         let due: Vec<(usize, Instant)> = due;
         for (at, _) in due {
-            println!("node {}: starting it again", self.nodes[at].place.id);
+            say(format_args!("node {}: starting it again", self.nodes[at].place.id));
             self.nodes[at] = NodeProcess::start(&self.layout.nodes[at], false, &self.sender)?;
         }
         Ok(())
@@ -170,11 +176,11 @@ impl<'a> Supervisor<'a> {
         let before = self.watch.reached();
         let told = self.watch.look(reports).cloned();
         if self.is_ready && self.watch.reached() > before {
-            println!("a node is back: {} of {} answer", self.watch.reached(), self.args.nodes);
+            say(format_args!("a node is back: {} of {} answer", self.watch.reached(), self.args.nodes));
             self.watch.forget_told();
         }
         let Some(spread) = told else { return Ok(()) };
-        println!("all {} groups have a leader: {}", self.args.groups, show_spread(&spread));
+        say(format_args!("all {} groups have a leader: {}", self.args.groups, show_spread(&spread)));
         if !self.is_ready && self.watch.reached() == self.nodes.len() {
             self.layout.set_started()?;
             self.is_ready = true;
@@ -197,12 +203,15 @@ impl<'a> Supervisor<'a> {
                 self.print_waiting_lines();
                 return Err(Failure::said(exit, what, "its messages are above"));
             }
-            println!("node {id} (pid {}) ended: {how}", node.pid());
+            say(format_args!("node {id} (pid {}) ended: {how}", node.pid()));
             self.watch.forget_told();
             if self.args.restart {
                 self.restarts.push((at, os::now() + RESTART_AFTER));
             } else {
-                println!("  to start it again: logdrive serve --config {}", node.place.config.display());
+                say(format_args!(
+                    "  to start it again: logdrive serve --config {}",
+                    node.place.config.display()
+                ));
             }
         }
         if self.restarts.is_empty() && self.nodes.iter().all(|node| node.ended.is_some()) {
@@ -216,7 +225,7 @@ impl<'a> Supervisor<'a> {
         // The threads that read the lines may be a moment behind the end of the process.
         while let Ok(event) = self.events.recv_timeout(LOOK_EVERY) {
             match event {
-                Event::Line { node, text } => eprintln!("node-{node} | {text}"),
+                Event::Line { node, text } => note(format_args!("node-{node} | {text}")),
                 Event::Seen(_) => return,
             }
         }
@@ -225,12 +234,12 @@ impl<'a> Supervisor<'a> {
     fn print_how_to_connect(&self) {
         let port = self.layout.nodes[0].clients;
         let addresses: Vec<String> = self.layout.nodes.iter().map(|place| place.address()).collect();
-        println!();
-        println!("  redis-cli -c -p {port}");
-        println!("  redis-benchmark --cluster -p {port} -t set,get -P 16 -c 50 -n 500000 -d 128");
-        println!("  logdrive status --addr {}", addresses[0]);
-        println!();
-        println!("ready: {} (Ctrl-C stops all nodes)", addresses.join(" "));
+        say("");
+        say(format_args!("  redis-cli -c -p {port}"));
+        say(format_args!("  redis-benchmark --cluster -p {port} -t set,get -P 16 -c 50 -n 500000 -d 128"));
+        say(format_args!("  logdrive status --addr {}", addresses[0]));
+        say("");
+        say(format_args!("ready: {} (Ctrl-C stops all nodes)", addresses.join(" ")));
     }
 }
 

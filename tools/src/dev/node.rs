@@ -12,6 +12,7 @@ use super::Event;
 use super::layout::NodePlace;
 use crate::failure::Failure;
 use crate::os;
+use crate::output::note;
 
 /// A longer line of a node is cut: it is for eyes.
 const LINE_BYTES_MAX: u64 = 16 << 10;
@@ -108,7 +109,11 @@ pub(super) fn stop_all(nodes: &mut [NodeProcess], patience: Duration) -> bool {
         waited += LOOK_EVERY;
     }
     for node in nodes.iter_mut().filter(|node| node.ended.is_none()) {
-        eprintln!("node {} did not stop within {} s and is killed", node.place.id, patience.as_secs());
+        note(format_args!(
+            "node {} did not stop within {} s and is killed",
+            node.place.id,
+            patience.as_secs()
+        ));
         let _ = node.child.kill();
         node.ended = node.child.wait().ok();
     }
