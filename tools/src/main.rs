@@ -8,6 +8,7 @@ mod os;
 mod output;
 mod serve;
 mod status;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,9 @@ enum Command {
     Dev(dev::Args),
     /// Show the nodes of a running cluster, their groups and their logs.
     Status(status::Args),
+    /// Look into the logs of a stopped node, without changing anything.
+    #[command(subcommand)]
+    Wal(wal::Command),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
         Command::Status(args) => status::run(args),
+        Command::Wal(command) => wal::run(command),
     };
     let exit = result.unwrap_or_else(|Failure { exit, report }| {
         output::note(format_args!("{report:?}"));
