@@ -20,6 +20,7 @@ const GET: u8 = 32;
 const GET_MANY: u8 = 33;
 const EXISTS: u8 = 34;
 const COUNT: u8 = 35;
+const DIGEST: u8 = 36;
 
 const FLAG_IF_ABSENT: u8 = 1;
 const FLAG_IF_PRESENT: u8 = 2;
@@ -129,6 +130,8 @@ pub enum Query<'a> {
     },
     /// DBSIZE, of this group. Replies with the number of keys.
     Count,
+    /// The digest of the whole group (see [`crate::api::StateMachine::digest`]), as the integer with the same bits.
+    Digest,
 }
 
 impl Query<'_> {
@@ -142,6 +145,7 @@ impl Query<'_> {
             Query::GetMany { keys } => put_list(out, GET_MANY, keys),
             Query::Exists { keys } => put_list(out, EXISTS, keys),
             Query::Count => out.extend_from_slice(&[VERSION, COUNT, 0]),
+            Query::Digest => out.extend_from_slice(&[VERSION, DIGEST, 0]),
         }
     }
 }
@@ -232,6 +236,8 @@ pub enum QueryView<'a> {
     },
     /// See [`Query::Count`].
     Count,
+    /// See [`Query::Digest`].
+    Digest,
 }
 
 impl<'a> QueryView<'a> {
@@ -249,6 +255,7 @@ impl<'a> QueryView<'a> {
             GET_MANY => Ok(QueryView::GetMany { keys: strings.checked()?.0 }),
             EXISTS => Ok(QueryView::Exists { keys: strings.checked()?.0 }),
             COUNT if strings.0.is_empty() => Ok(QueryView::Count),
+            DIGEST if strings.0.is_empty() => Ok(QueryView::Digest),
             _ => Err(Malformed),
         }
     }
@@ -404,6 +411,7 @@ mod tests {
     #[test]
     fn the_count_query_has_no_strings() {
         assert_eq!(QueryView::decode(&asked(Query::Count)), Ok(QueryView::Count));
+        assert_eq!(QueryView::decode(&asked(Query::Digest)), Ok(QueryView::Digest));
         assert_eq!(QueryView::decode(&[1, COUNT, 0, 0]), Err(Malformed));
     }
 }

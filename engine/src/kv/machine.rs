@@ -222,6 +222,7 @@ impl StateMachine for KvMachine {
                 Reply::Integer(count as i64).encode(reply);
             }
             Ok(QueryView::Count) => Reply::Integer(self.len(slot) as i64).encode(reply),
+            Ok(QueryView::Digest) => Reply::Integer(self.digest(slot) as i64).encode(reply),
             Err(_) => Reply::Failed(Failure::Malformed).encode(reply),
         }
     }

@@ -115,6 +115,7 @@ fn lists_of_keys_count_as_in_redis() {
     assert_eq!(ask(&m, Query::GetMany { keys: &[b"a", b"x", b"b"] }), Answer::Values(values));
     assert_eq!(apply(&mut m, Command::Delete { keys: &[b"a", b"a", b"x"] }), Answer::Integer(1));
     assert_eq!(ask(&m, Query::Count), Answer::Integer(1));
+    assert_eq!(ask(&m, Query::Digest), Answer::Integer(m.digest(0) as i64));
 }
 
 #[test]

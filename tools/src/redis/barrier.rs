@@ -5,7 +5,7 @@ use logdrive::api::{Error, ReadPolicy};
 use logdrive::core::CoreStatus;
 use logdrive::kv::{Query, Reply};
 use logdrive::runtime::PeerStatus;
-use logdrive_shard::LogIndex;
+use logdrive_shard::{GroupId, LogIndex};
 
 use super::backend::Backend;
 use super::hub::{Hub, Owner};
@@ -22,6 +22,8 @@ pub(crate) enum BarrierKind {
     Info(Sections),
     /// LOGDRIVE STATUS.
     Status,
+    /// LOGDRIVE DIGEST of this group.
+    Digest(GroupId),
     /// WAIT.
     Wait,
 }
@@ -30,8 +32,9 @@ pub(crate) enum BarrierKind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Barrier {
     kind: BarrierKind,
-    /// Groups that have not told how many keys they have.
+    /// Groups that have not told how many keys they have (or one, its digest).
     counting: u32,
+    /// The sum of what they told.
     keys: i64,
     /// A group could not be counted.
     failed: bool,
@@ -67,8 +70,9 @@ impl Session {
                 self.answer(hub, seq, true, |writer| writer.integer(others));
             }
             BarrierKind::Status => self.want_status(hub, seq),
-            BarrierKind::DbSize => self.start_counting(hub, seq),
-            BarrierKind::Info(sections) if sections.need_keys() => self.start_counting(hub, seq),
+            BarrierKind::DbSize => self.count_keys(hub, seq),
+            BarrierKind::Digest(group) => self.start_counting(hub, seq, Query::Digest, [group].into_iter()),
+            BarrierKind::Info(sections) if sections.need_keys() => self.count_keys(hub, seq),
             BarrierKind::Info(_) => self.want_status(hub, seq),
         }
     }
@@ -119,17 +123,28 @@ impl Session {
         hub.status_wanted.push((self.key, seq));
     }
 
-    /// Asks every group led here how many keys it has, from the state as it is.
-    fn start_counting<B: Backend>(&mut self, hub: &mut Hub<B>, seq: Seq) {
-        let mut query = Vec::new();
-        Query::Count.encode(&mut query);
+    /// Asks every group led here how many keys it has.
+    fn count_keys<B: Backend>(&mut self, hub: &mut Hub<B>, seq: Seq) {
+        let led: Vec<GroupId> =
+            hub.topology.groups().filter(|group| hub.owner_of(*group) == Owner::Here).collect();
+        self.start_counting(hub, seq, Query::Count, led.into_iter());
+    }
+
+    /// Asks these groups for a number, from the state as it is here.
+    fn start_counting<B: Backend>(
+        &mut self,
+        hub: &mut Hub<B>,
+        seq: Seq,
+        query: Query<'_>,
+        groups: impl Iterator<Item = GroupId>,
+    ) {
+        let mut request = Vec::new();
+        query.encode(&mut request);
         let policy = ReadPolicy::Local { min_index: LogIndex(0) };
         let mut counting = 0;
-        for group in hub.topology.groups() {
-            if hub.owner_of(group) == Owner::Here {
-                hub.backend.read(self.token(seq), group, policy, &query);
-                counting += 1;
-            }
+        for group in groups {
+            hub.backend.read(self.token(seq), group, policy, &request);
+            counting += 1;
         }
         self.outstanding += counting;
         if let Some(barrier) = &mut self.barrier {
@@ -148,6 +163,14 @@ impl Session {
                 self.answer(hub, seq, true, |writer| match barrier.failed {
                     true => writer.error("BUSY a group could not be counted, try again later"),
                     false => writer.integer(barrier.keys),
+                });
+            }
+            Some(barrier) if matches!(barrier.kind, BarrierKind::Digest(_)) => {
+                self.barrier = None;
+                let digest = format!("{:016x}", barrier.keys);
+                self.answer(hub, seq, true, |writer| match barrier.failed {
+                    true => writer.error("BUSY the group could not be read, try again later"),
+                    false => writer.bulk(digest.as_bytes()),
                 });
             }
             _ => self.want_status(hub, seq),

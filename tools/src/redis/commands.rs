@@ -1,7 +1,7 @@
 //! What each command does.
 
 use logdrive::kv::{Command, Condition, Query};
-use logdrive_shard::Moment;
+use logdrive_shard::{GroupId, Moment};
 
 use super::backend::Backend;
 use super::barrier::BarrierKind;
@@ -65,11 +65,7 @@ impl Session {
             Id::DbSize => self.submit_barrier(hub, BarrierKind::DbSize),
             Id::Info => self.submit_barrier(hub, BarrierKind::Info(Sections::named(arguments.from(1)))),
             Id::Wait => self.wait(hub, arguments),
-            Id::Logdrive => match (is(arguments.get(1), "status"), arguments.len()) {
-                (true, 2) => self.submit_barrier(hub, BarrierKind::Status),
-                (true, _) => self.wrong_arity(hub, "logdrive|status"),
-                _ => self.unknown_subcommand(hub, arguments),
-            },
+            Id::Logdrive => self.logdrive_command(hub, arguments),
         }
     }
 
@@ -224,6 +220,23 @@ impl Session {
         self.protocol = protocol;
         let client = self.client as i64;
         self.reply(hub, |writer| write_hello(writer, protocol, client));
+    }
+
+    fn logdrive_command<B: Backend>(&mut self, hub: &mut Hub<B>, arguments: Arguments<'_>) {
+        let sub = arguments.get(1).to_ascii_lowercase();
+        match (sub.as_slice(), arguments.len()) {
+            (b"status", 2) => self.submit_barrier(hub, BarrierKind::Status),
+            (b"status", _) => self.wrong_arity(hub, "logdrive|status"),
+            (b"digest", 3) => {
+                let group = decimal(arguments.get(2)).and_then(|group| u64::try_from(group).ok());
+                match group.filter(|group| (1..=u64::from(hub.topology.slots().groups())).contains(group)) {
+                    Some(group) => self.submit_barrier(hub, BarrierKind::Digest(GroupId(group))),
+                    None => self.error(hub, "ERR no such group"),
+                }
+            }
+            (b"digest", _) => self.wrong_arity(hub, "logdrive|digest"),
+            _ => self.unknown_subcommand(hub, arguments),
+        }
     }
 
     fn client_command<B: Backend>(&mut self, hub: &mut Hub<B>, arguments: Arguments<'_>) {

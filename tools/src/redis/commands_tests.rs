@@ -135,6 +135,9 @@ fn unknown_commands_are_named_as_redis_names_them() {
         ("CLUSTER KEYSLOT", "-ERR wrong number of arguments for 'cluster|keyslot' command~"),
         ("COMMAND FOO", "-ERR unknown subcommand 'FOO'. Try COMMAND HELP.~"),
         ("COMMAND COUNT x", "-ERR wrong number of arguments for 'command|count' command~"),
+        ("LOGDRIVE DIGEST", "-ERR wrong number of arguments for 'logdrive|digest' command~"),
+        ("LOGDRIVE DIGEST 0", "-ERR no such group~"),
+        ("LOGDRIVE DIGEST one", "-ERR no such group~"),
         ("LOGDRIVE FOO", "-ERR unknown subcommand 'FOO'. Try LOGDRIVE HELP.~"),
     ]);
 }

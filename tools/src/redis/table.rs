@@ -184,7 +184,13 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(Id::ReadWrite, "readwrite", 1, "cluster", "End READONLY")
         .flags(ANY_STATE, FAST_CONNECTION)
         .since("3.0.0"),
-    Command::new(Id::Logdrive, "logdrive", -2, "server", "LOGDRIVE STATUS: this node's counts as JSON"),
+    Command::new(
+        Id::Logdrive,
+        "logdrive",
+        -2,
+        "server",
+        "STATUS: this node's counts as JSON; DIGEST group: a digest of its state here",
+    ),
 ];
 
 /// A command by its name, any case.
