@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use logdrive_shard::{GroupId, NodeId, VOTERS_MAX};
 
@@ -292,10 +293,24 @@ fn check_memlock(settings: &NodeSettings) -> Result<(), StartError> {
     Ok(())
 }
 
+/// How long an address may stay in use: the kernel needs a moment to end the operations of an engine that just stopped here.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
+const LISTEN_RETRY: Duration = Duration::from_millis(20);
+
 fn listen(settings: &NodeSettings) -> Result<TcpListener, StartError> {
-    let listener = match &settings.listener {
-        Some(listener) => listener.try_clone(),
-        None => TcpListener::bind(settings.listen),
+    let mut tries = LISTEN_PATIENCE.as_millis() / LISTEN_RETRY.as_millis();
+    let listener = loop {
+        let bound = match &settings.listener {
+            Some(listener) => listener.try_clone(),
+            None => TcpListener::bind(settings.listen),
+        };
+        match bound {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(LISTEN_RETRY);
+            }
+            bound => break bound,
+        }
     };
     let listener = listener.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     listener.map_err(|error| StartError::Listen { address: settings.listen, error })

@@ -86,8 +86,8 @@ impl Cluster {
     pub fn try_start(&mut self, id: u32, services: Vec<Box<Service>>) -> Result<(), StartError> {
         let at = id as usize - 1;
         let engine = Engine::start(self.settings[at].clone(), |_| KvMachine::new(), services)?;
-        // From now on the port is free while the node is down, and the directory must be there.
-        self.settings[at].listener = None;
+        // From now on the directory must be there. The listener stays open while the node is down: another test could take the
+        // port.
         self.settings[at].bootstrap = false;
         self.engines[at] = Some(engine);
         Ok(())
