@@ -117,6 +117,8 @@ fn a_cluster_does_not_talk_to_another() {
 fn garbage_at_the_address_for_peers_does_no_harm() {
     let cluster = Cluster::start(3, 1, 1);
     cluster.set(1, "a", "1");
+    let connected = || cluster.engine(2).peers().iter().all(|peer| peer.links == 1);
+    eventually("node 2 is connected", || connected().then_some(()));
     let mut stranger = TcpStream::connect(cluster.engine(2).peer_address()).unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\nHost: logdrive\r\n\r\n").unwrap();
     let mut answer = Vec::new();
@@ -134,7 +136,7 @@ fn garbage_at_the_address_for_peers_does_no_harm() {
     });
     cluster.set(1, "a", "2");
     assert_eq!(cluster.get(1, "a").as_deref(), Some("2"));
-    assert!(cluster.engine(2).peers().iter().all(|peer| peer.links == 1));
+    assert!(connected());
 }
 
 #[test]
