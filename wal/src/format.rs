@@ -29,11 +29,11 @@ pub(crate) struct Lsn(pub u64);
 
 impl Lsn {
     pub(crate) fn plus(self, bytes: u64) -> Lsn {
-        Lsn(self.0 + bytes)
+        Lsn(self.0.saturating_add(bytes))
     }
-    /// Bytes from `earlier` to here; `earlier` is not later.
+    /// Bytes from `earlier` to here; 0 if `earlier` is later.
     pub(crate) fn since(self, earlier: Lsn) -> u64 {
-        self.0 - earlier.0
+        self.0.saturating_sub(earlier.0)
     }
 }
 
@@ -429,3 +429,6 @@ impl<'a> Iterator for Records<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,3 +219,6 @@ fn keep_spare(spare: &mut Vec<Vec<u32>>, mut distances: Vec<u32>) {
         spare.push(distances);
     }
 }
+
+#[cfg(test)]
+mod tests;

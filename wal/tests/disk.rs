@@ -14,15 +14,15 @@ trait Factory {
     fn is_refused(&self) -> bool;
 }
 
-struct Ring(tempfile::TempDir);
+struct Ring(tempfile::TempDir, RingOptions);
 
 impl Factory for Ring {
     type Disk = RingDisk;
     fn open(&self) -> RingDisk {
-        RingDisk::open(self.0.path(), RingOptions::default()).unwrap()
+        RingDisk::open(self.0.path(), self.1.clone()).unwrap()
     }
     fn is_refused(&self) -> bool {
-        let options = RingOptions { lock_wait_ms: 100, ..RingOptions::default() };
+        let options = RingOptions { lock_wait_ms: 100, ..self.1.clone() };
         match RingDisk::open(self.0.path(), options) {
             Err(logdrive_wal::RingError::Locked { pid, .. }) => pid == Some(std::process::id()),
             _ => false,
@@ -43,7 +43,20 @@ impl Factory for Sim {
 }
 
 fn ring() -> Ring {
-    Ring(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+    Ring(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), RingOptions::default())
+}
+
+/// As where RLIMIT_MEMLOCK allows nothing, and with a queue that is soon full.
+fn bare_ring() -> Ring {
+    let options = RingOptions { buffers: 0, queue_entries: 8, ..RingOptions::default() };
+    Ring(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), options)
+}
+
+/// On a file system in memory, if there is one.
+fn memory_ring() -> Ring {
+    let shm = std::path::Path::new("/dev/shm");
+    let directory = if shm.is_dir() { shm } else { std::path::Path::new(env!("CARGO_TARGET_TMPDIR")) };
+    Ring(tempfile::tempdir_in(directory).unwrap(), RingOptions::default())
 }
 
 fn sim() -> Sim {
@@ -278,6 +291,12 @@ macro_rules! suite {
         mod on_the_ring {
             $(#[test] fn $test() { super::$test(&super::ring()) })*
         }
+        mod on_a_ring_without_registered_buffers {
+            $(#[test] fn $test() { super::$test(&super::bare_ring()) })*
+        }
+        mod on_a_file_system_in_memory {
+            $(#[test] fn $test() { super::$test(&super::memory_ring()) })*
+        }
         mod on_the_simulated_disk {
             $(#[test] fn $test() { super::$test(&super::sim()) })*
         }
@@ -295,3 +314,22 @@ suite!(
     dropped_with_operations_under_way,
     space_is_told,
 );
+
+#[test]
+fn a_file_system_in_memory_is_called_not_durable() {
+    let ring = memory_ring();
+    let disk = ring.open();
+    if disk.facts().file_system == "tmpfs" {
+        assert!(!disk.facts().durable);
+        assert!(disk.describe().contains("NOT DURABLE"), "{}", disk.describe());
+    }
+}
+
+#[test]
+fn a_missing_directory_is_named() {
+    let missing = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-such-directory");
+    match RingDisk::open(&missing, RingOptions::default()) {
+        Err(error) => assert!(error.to_string().contains("no-such-directory"), "{error}"),
+        Ok(_) => panic!("opened"),
+    }
+}

@@ -367,8 +367,10 @@ impl<D: Disk> Wal<D> {
             }
             Err(RecordFault::Short { bytes }) => {
                 let len = ((at + bytes) as u64).next_multiple_of(BLOCK);
-                // A length that leads out of the written part of the segment is damage, too.
-                if len > limit || len <= u64::from(window.len) {
+                // A length that leads out of the written part of the segment is damage, too; a read that came back short
+                // is the disk's failure.
+                let short = data.len() < window.len as usize;
+                if !short && (len > limit || len <= u64::from(window.len)) {
                     Err(corrupt(0, 0))
                 } else {
                     Err(Trouble::Longer(len as u32))
