@@ -53,7 +53,7 @@ pub(crate) struct LogArgs {
     #[arg(long, default_value_t = 256 << 10, value_parser = value_parser!(u32).range(4096..=16 << 20))]
     pub(crate) batch_bytes: u32,
     /// Size of a segment file, MiB.
-    #[arg(long, default_value_t = 64, value_parser = value_parser!(u64).range(1..=1024))]
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u64).range(2..=1024))]
     pub(crate) segment_mib: u64,
     /// Segments written with zeros before the measurement, per log (default: enough for the run at an assumed rate).
     #[arg(long, value_parser = value_parser!(u32).range(1..=65_536))]
@@ -81,7 +81,7 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
     pub(crate) groups: u64,
     /// Bytes of a proposal.
-    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1 << 20))]
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1_000_000))]
     pub(crate) payload: u32,
     /// Clients, each with one proposal in flight.
     #[arg(long, default_value_t = 1024, value_parser = value_parser!(u32).range(1..=1_000_000))]
@@ -119,7 +119,7 @@ pub(crate) struct CoreArgs {
     #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
     pub(crate) groups: u64,
     /// Bytes of a proposal.
-    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1 << 20))]
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1_000_000))]
     pub(crate) payload: u32,
     /// Clients, each with one proposal in flight.
     #[arg(long, default_value_t = 1024, value_parser = value_parser!(u32).range(1..=65_536))]
@@ -145,7 +145,7 @@ pub(crate) struct WalArgs {
     #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
     pub(crate) groups: u64,
     /// Bytes of an entry.
-    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1 << 20))]
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1_000_000))]
     pub(crate) payload: u32,
     /// Appends outstanding at once, each of one entry to a random stream.
     #[arg(long, default_value_t = 256, value_parser = value_parser!(u32).range(1..=1_000_000))]

@@ -7,8 +7,10 @@ use anyhow::{Result, bail};
 use crate::environment;
 use crate::format::bytes;
 
-/// Segments of a log at least: the log keeps some for votes.
-pub(crate) const SEGMENTS_MIN: u32 = 6;
+/// Segments of its budget that a log keeps for votes and states.
+pub(crate) const SEGMENTS_RESERVED: u32 = 2;
+/// Segments of a log at least: the reserve, the one that is written, one ahead, and two to be left when a run ends.
+pub(crate) const SEGMENTS_MIN: u32 = 4 + SEGMENTS_RESERVED;
 /// Left free on the file system, beside what a run needs.
 const SPARE_BYTES: u64 = 1 << 30;
 /// What an entry takes in the log beside its payload, bytes; generous.

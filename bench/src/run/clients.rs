@@ -205,7 +205,7 @@ impl Driver {
             }
             Error::OutOfSpace { .. } => {
                 state.refusals.out_of_space += 1;
-                self.control.set_out_of_space(now);
+                self.control.set_outgrown(now);
             }
             // The main thread stops the nodes only after the drain, or when the run failed.
             Error::Stopped => return,

@@ -68,8 +68,8 @@ pub(super) struct Control {
     /// The measured time, nanoseconds of [`crate::clock`]: from here, and not any more from there.
     begin: AtomicU64,
     end: AtomicU64,
-    /// A client was told that the log is full.
-    out_of_space: AtomicBool,
+    /// The prepared log is about to be used up: the load ends.
+    outgrown: AtomicBool,
     pub(super) cores: Vec<CoreCounters>,
     pub(super) results: Mutex<Vec<CoreResult>>,
     /// Something no client should see ended the run.
@@ -82,7 +82,7 @@ impl Control {
             phase: AtomicU8::new(Phase::Waiting as u8),
             begin: AtomicU64::new(u64::MAX),
             end: AtomicU64::new(u64::MAX),
-            out_of_space: AtomicBool::new(false),
+            outgrown: AtomicBool::new(false),
             cores: (0..cores).map(|_| CoreCounters::default()).collect(),
             results: Mutex::new(Vec::new()),
             failure: Mutex::new(None),
@@ -114,14 +114,14 @@ impl Control {
         begin..self.end.load(Ordering::Acquire)
     }
 
-    /// The log of a node is full: the measured time ends at `now`, if it had not ended before.
-    pub(super) fn set_out_of_space(&self, now: u64) {
+    /// The prepared log is about to be used up: the measured time ends at `now`, if it had not ended before.
+    pub(super) fn set_outgrown(&self, now: u64) {
         self.end.fetch_min(now, Ordering::AcqRel);
-        self.out_of_space.store(true, Ordering::Release);
+        self.outgrown.store(true, Ordering::Release);
     }
 
-    pub(super) fn is_out_of_space(&self) -> bool {
-        self.out_of_space.load(Ordering::Acquire)
+    pub(super) fn is_outgrown(&self) -> bool {
+        self.outgrown.load(Ordering::Acquire)
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
@@ -163,15 +163,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_log_ends_the_measured_time_and_never_prolongs_it() {
+    fn an_outgrown_log_ends_the_measured_time_and_never_prolongs_it() {
         let control = Control::new(1);
         assert!(!control.window().contains(&5), "no window before it is set");
         control.set_window(10, 100);
         assert!(control.window().contains(&10) && !control.window().contains(&100));
-        control.set_out_of_space(60);
-        control.set_out_of_space(80);
+        control.set_outgrown(60);
+        control.set_outgrown(80);
         assert_eq!(control.window(), 10..60);
-        assert!(control.is_out_of_space());
+        assert!(control.is_outgrown());
     }
 
     #[test]

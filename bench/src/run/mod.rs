@@ -30,6 +30,10 @@ use crate::usage::Usage;
 
 /// Between two looks at the clock and at the clients.
 const POLL: Duration = Duration::from_millis(20);
+/// Between two looks at the space that is left in the logs.
+const SPACE_POLL: Duration = Duration::from_millis(60);
+/// The load ends when so much is left of a log: what a fast disk writes until that is noticed.
+const SPACE_LEFT_BYTES: u64 = 96 << 20;
 /// After the load ends, every proposal is answered within this time.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Memory that an executor registers with io_uring: the log's buffers and the executor's own.
@@ -71,7 +75,7 @@ pub(crate) fn run(arguments: &RunArgs) -> Result<bool> {
     warnings.extend(nodes.wait_for_leaders(arguments.groups, &bar)?);
     let election_seconds = clock::since(start).as_secs_f64();
 
-    let mut outcome = load(arguments, &nodes, &control, &bar)?;
+    let mut outcome = Load { arguments, nodes: &nodes, control: &control, bar: &bar, prepared }.run()?;
     outcome.prepare_seconds = prepare_seconds;
     outcome.election_seconds = election_seconds;
     bar.set_message("comparing the nodes");
@@ -86,6 +90,15 @@ pub(crate) fn run(arguments: &RunArgs) -> Result<bool> {
     let report = RunReport::new(arguments, prepared, outcome, check, disk_probe, environment, warnings);
     report::deliver(&report, arguments.output.json.as_deref())?;
     Ok(ok)
+}
+
+impl Prepared {
+    /// Bytes in use, in whole segments, beyond which the load ends: before votes and followers lack the space to finish.
+    fn used_bytes_max(self) -> u64 {
+        let usable = self.segments.saturating_sub(space::SEGMENTS_RESERVED);
+        let left = u32::try_from(SPACE_LEFT_BYTES.div_ceil(self.segment_bytes)).unwrap_or(u32::MAX);
+        u64::from(usable - left.min(usable / 2)) * self.segment_bytes - self.segment_bytes
+    }
 }
 
 /// How many segments each log gets.
@@ -131,49 +144,67 @@ fn resource_warnings(cores: u32, cpus: usize, memlock_bytes: Option<u64>) -> Vec
 }
 
 /// Warm-up, measured time and drain.
-fn load(arguments: &RunArgs, nodes: &Nodes, control: &Control, bar: &ProgressBar) -> Result<Outcome> {
-    control.set_phase(Phase::Load);
-    let nanos = |seconds: f64| (seconds * 1e9) as u64;
-    let warm = clock::now_nanos() + nanos(arguments.warmup);
-    wait_until(warm, "warming up", control, bar)?;
-    if control.is_out_of_space() {
-        bail!(
-            "the logs were full before the measurement began: prepare more with --segments, or shorten --warmup"
-        );
-    }
-    let before = Sample::take(nodes);
-    let begin = clock::now_nanos();
-    control.set_window(begin, begin + nanos(arguments.seconds));
-    wait_until(begin + nanos(arguments.seconds), "measuring", control, bar)?;
-    let window = control.window();
-    let after = Sample::take(nodes);
-    control.set_phase(Phase::Drain);
-    bar.set_message("waiting for the last answers");
-    bar.tick();
-    drain(control)?;
-    Outcome::new(window, &before, &after, control, nodes)
+struct Load<'a> {
+    arguments: &'a RunArgs,
+    nodes: &'a Nodes,
+    control: &'a Control,
+    bar: &'a ProgressBar,
+    prepared: Prepared,
 }
 
-/// Waits until then, or until the log is full; shows the rate.
-fn wait_until(until: u64, what: &str, control: &Control, bar: &ProgressBar) -> Result<()> {
-    let start = clock::now_nanos();
-    let first = control.acknowledged();
-    loop {
-        let now = clock::now_nanos();
-        if let Some(failure) = control.failure() {
-            bail!("{failure}");
+impl Load<'_> {
+    fn run(&self) -> Result<Outcome> {
+        self.control.set_phase(Phase::Load);
+        let nanos = |seconds: f64| (seconds * 1e9) as u64;
+        self.wait_until(clock::now_nanos() + nanos(self.arguments.warmup), "warming up")?;
+        if self.control.is_outgrown() {
+            bail!(
+                "the logs were used up before the measurement began: prepare more with --segments, or shorten --warmup"
+            );
         }
-        if now >= until || control.is_out_of_space() {
-            return Ok(());
+        let before = Sample::take(self.nodes);
+        let begin = clock::now_nanos();
+        let end = begin + nanos(self.arguments.seconds);
+        self.control.set_window(begin, end);
+        self.wait_until(end, "measuring")?;
+        let window = self.control.window();
+        let after = Sample::take(self.nodes);
+        self.control.set_phase(Phase::Drain);
+        self.bar.set_message("waiting for the last answers");
+        self.bar.tick();
+        drain(self.control)?;
+        Outcome::new(window, &before, &after, self.control, self.nodes)
+    }
+
+    /// Waits until then, or until a log is nearly used up; shows the rate.
+    fn wait_until(&self, until: u64, what: &str) -> Result<()> {
+        let start = clock::now_nanos();
+        let first = self.control.acknowledged();
+        let mut looked = start;
+        loop {
+            let now = clock::now_nanos();
+            if let Some(failure) = self.control.failure() {
+                bail!("{failure}");
+            }
+            if now.saturating_sub(looked) > SPACE_POLL.as_nanos() as u64 {
+                looked = now;
+                if self.nodes.log_used_max() > self.prepared.used_bytes_max() {
+                    self.control.set_outgrown(now);
+                }
+            }
+            if now >= until || self.control.is_outgrown() {
+                return Ok(());
+            }
+            let seconds = now.saturating_sub(start) as f64 / 1e9;
+            if seconds > 0.2 {
+                let rate = (self.control.acknowledged() - first) as f64 / seconds;
+                let all = until.saturating_sub(start) as f64 / 1e9;
+                let rate = count(rate);
+                self.bar.set_message(format!("{what}, {seconds:.1} of {all:.1} s, {rate} committed/s"));
+                self.bar.tick();
+            }
+            std::thread::sleep(POLL.min(Duration::from_nanos(until - now)));
         }
-        let seconds = now.saturating_sub(start) as f64 / 1e9;
-        if seconds > 0.2 {
-            let rate = (control.acknowledged() - first) as f64 / seconds;
-            let all = until.saturating_sub(start) as f64 / 1e9;
-            bar.set_message(format!("{what}, {seconds:.1} of {all:.1} s, {} committed/s", count(rate)));
-            bar.tick();
-        }
-        std::thread::sleep(POLL.min(Duration::from_nanos(until - now)));
     }
 }
 
@@ -248,7 +279,7 @@ impl Outcome {
             log_bytes: after.log.bytes - before.log.bytes,
             log_records: after.log.records - before.log.records,
             log_used_max: nodes.log_used_max(),
-            out_of_space: control.is_out_of_space(),
+            outgrown: control.is_outgrown(),
             prepare_seconds: 0.0,
             election_seconds: 0.0,
         })
@@ -258,6 +289,18 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_load_ends_before_a_log_is_full() {
+        let used = |segments, mib: u64| {
+            let prepared = Prepared { segments, segment_bytes: mib << 20 };
+            prepared.used_bytes_max() / prepared.segment_bytes
+        };
+        assert_eq!(used(48, 64), 43, "two of the reserve, two to be left, and the one that is written");
+        assert_eq!(used(space::SEGMENTS_MIN, 64), 1);
+        assert_eq!(used(space::SEGMENTS_MIN, 2), 1);
+        assert_eq!(used(200, 2), 149);
+    }
 
     #[test]
     fn scarce_cpus_and_locked_memory_are_said_aloud() {

@@ -32,7 +32,7 @@ pub(super) struct Outcome {
     pub(super) log_bytes: u64,
     pub(super) log_records: u64,
     pub(super) log_used_max: u64,
-    pub(super) out_of_space: bool,
+    pub(super) outgrown: bool,
     pub(super) prepare_seconds: f64,
     pub(super) election_seconds: f64,
 }
@@ -106,7 +106,7 @@ impl RunReport {
         log.prepared_segments = prepared.segments.into();
         log.prepare_seconds = outcome.prepare_seconds;
         log.used_bytes_max = outcome.log_used_max;
-        log.outgrown = outcome.out_of_space;
+        log.outgrown = outcome.outgrown;
         warnings.extend(doubts(arguments, prepared, &outcome, committed));
         RunReport {
             benchmark: "run",
@@ -151,12 +151,12 @@ fn settings(arguments: &RunArgs) -> RunSettings {
 /// What in the outcome itself makes the figures doubtful.
 fn doubts(arguments: &RunArgs, prepared: Prepared, outcome: &Outcome, committed: u64) -> Vec<String> {
     let mut warnings = report::machine_warnings(&outcome.cpu);
-    if outcome.out_of_space {
+    if outcome.outgrown {
         let share = (outcome.seconds + arguments.warmup) / (arguments.seconds + arguments.warmup);
         let needed = f64::from(prepared.segments) / share.max(0.01) * 1.1;
         warnings.push(format!(
-            "the run outgrew its logs: they were full after {:.1} s, and the figures are of that time only; repeat it \
-             with --segments {needed:.0}",
+            "the run outgrew its logs: they were nearly full after {:.1} s, and the figures are of that time only; repeat \
+             it with --segments {needed:.0}",
             outcome.seconds
         ));
     }
@@ -282,7 +282,7 @@ mod tests {
     use crate::environment::LogDisk;
     use clap::Parser;
 
-    fn report(out_of_space: bool, per_second: Vec<u64>) -> RunReport {
+    fn report(outgrown: bool, per_second: Vec<u64>) -> RunReport {
         let Command::Run(arguments) = Cli::parse_from(["logdrive-bench", "run"]).command else {
             panic!("not run")
         };
@@ -300,7 +300,7 @@ mod tests {
             log_bytes: 16_000_000,
             log_records: 3_000_000,
             log_used_max: 1 << 30,
-            out_of_space,
+            outgrown,
             prepare_seconds: 1.5,
             election_seconds: 0.5,
         };
