@@ -1,0 +1,167 @@
+//! What goes wrong, and a whole run: a time of chaos, then everything is healed and must come to rest.
+
+use std::time::Duration;
+
+use logdrive_shard::GroupId;
+
+use super::checker::Kind;
+use super::world::{MILLISECOND, Plan, Stop, World};
+
+/// Between two troubles.
+const PAUSE_MS: u64 = 250;
+
+impl World {
+    fn chance(&mut self, one_in: u64) -> bool {
+        self.random.below(one_in) == 0
+    }
+
+    fn any_node(&mut self) -> usize {
+        self.random.below(u64::from(self.plan.nodes)) as usize
+    }
+
+    /// One trouble.
+    pub(crate) fn trouble(&mut self) {
+        let node = self.any_node();
+        match self.random.below(12) {
+            0..3 => {
+                let how = [Stop::Kill, Stop::PowerLoss, Stop::Clean][self.random.below(3) as usize];
+                self.fell(node, how);
+            }
+            3..5 => self.split(),
+            5 => {
+                let to = self.any_node();
+                self.note(|| format!("nothing passes from node {} to node {}", node + 1, to + 1));
+                self.block(node, to);
+            }
+            6 => {
+                let connection = self.random.below(self.connections() as u64) as usize;
+                let notice = [(); 2].map(|()| self.random.below(50 * MILLISECOND));
+                self.note(|| format!("connection {connection} is reset"));
+                self.reset(connection, notice);
+            }
+            7 => {
+                let until = self.now + self.random.below(600 * MILLISECOND);
+                self.note(|| format!("node {} gets no CPU until {}", node + 1, until / MILLISECOND));
+                self.pause(node, until);
+            }
+            8 => {
+                let slowest = [5, 50, 400][self.random.below(3) as usize] * MILLISECOND;
+                self.note(|| format!("the disks of node {} take up to {slowest} ns", node + 1));
+                self.set_disk_latency(node, MILLISECOND..slowest);
+            }
+            9 => {
+                let group = GroupId(1 + self.random.below(self.plan.groups));
+                let voters = self.voters(group);
+                let to = voters[self.random.below(voters.len() as u64) as usize];
+                self.transfer(group, to);
+            }
+            10 if self.chance(4) => {
+                for node in 0..self.plan.nodes as usize {
+                    self.fell(node, Stop::PowerLoss);
+                }
+            }
+            _ => {
+                self.note(|| "the network and the disks heal".to_owned());
+                self.unblock_all();
+                self.heal_disks();
+            }
+        }
+    }
+
+    /// Ends a node, if it runs, and has it back some time later.
+    fn fell(&mut self, node: usize, how: Stop) {
+        if self.is_alive(node) {
+            self.stop(node, how);
+            let at = self.now + 20 * MILLISECOND + self.random.below(800 * MILLISECOND);
+            self.restart_at(node, at);
+        }
+    }
+
+    /// Parts the nodes in two; with connections that hang, or that break.
+    fn split(&mut self) {
+        let minority = u64::from(self.plan.nodes) / 2;
+        let mut inside: Vec<usize> = Vec::new();
+        while (inside.len() as u64) < minority {
+            let node = self.any_node();
+            if !inside.contains(&node) {
+                inside.push(node);
+            }
+        }
+        self.part(&inside);
+        if self.chance(2) {
+            self.break_blocked();
+        }
+    }
+
+    /// Nothing passes between these nodes and the others.
+    pub(crate) fn part(&mut self, inside: &[usize]) {
+        self.note(|| format!("nodes {inside:?} (from 0) are cut off"));
+        for a in 0..self.plan.nodes as usize {
+            for b in 0..self.plan.nodes as usize {
+                if inside.contains(&a) != inside.contains(&b) {
+                    self.block(a, b);
+                }
+            }
+        }
+    }
+
+    /// Connections over which nothing passes break.
+    pub(crate) fn break_blocked(&mut self) {
+        for connection in 0..self.connections() {
+            if self.crosses_block(connection) {
+                let notice = [(); 2].map(|()| self.random.below(50 * MILLISECOND));
+                self.reset(connection, notice);
+            }
+        }
+    }
+
+    /// Everything is well again from now on.
+    pub(crate) fn heal(&mut self) {
+        self.note(|| "everything heals".to_owned());
+        self.unblock_all();
+        self.heal_disks();
+        for node in 0..self.plan.nodes as usize {
+            self.pause(node, 0);
+            if !self.is_alive(node) {
+                self.restart(node);
+            }
+        }
+    }
+}
+
+/// Chaos, healing, rest. Returns the world as it is then.
+pub(crate) fn run(plan: Plan, troubles: u32) -> World {
+    let mut world = World::new(plan);
+    world.run_for(Duration::from_millis(600));
+    for _ in 0..troubles {
+        world.trouble();
+        let pause = world.random.below(2 * PAUSE_MS * 1_000);
+        world.run_for(Duration::from_micros(pause));
+    }
+    world.heal();
+    world.run_for(Duration::from_millis(500));
+    world.clients_run = false;
+    world.settle(Duration::from_secs(20));
+    every_group_takes_a_write(&mut world);
+    world
+}
+
+/// After the healing every group takes writes, at the leader that all agree on. One that is just being moved to where it belongs
+/// may refuse a few.
+pub(crate) fn every_group_takes_a_write(world: &mut World) {
+    for group in (1..=world.plan.groups).map(GroupId) {
+        let acknowledged = world.checker.borrow().acknowledged;
+        for attempt in 0.. {
+            let leader = world.leader_seen_by(world.voters(group)[0], group);
+            if leader.is_some() {
+                world.begin(Kind::Propose, group, leader, u32::MAX);
+            }
+            world.run_for(Duration::from_millis(100));
+            if world.checker.borrow().acknowledged > acknowledged {
+                break;
+            }
+            assert!(attempt < 10, "group {group} takes no writes");
+        }
+    }
+    world.settle(Duration::from_secs(1));
+}
