@@ -7,8 +7,8 @@ use logdrive_shard::GroupId;
 use super::checker::Kind;
 use super::world::{MILLISECOND, Plan, Stop, World};
 
-/// Between two troubles.
-const PAUSE_MS: u64 = 250;
+/// Between two troubles, on average, in a calm run and in one of three others.
+const PAUSES_MS: [u64; 3] = [250, 80, 25];
 
 impl World {
     fn chance(&mut self, one_in: u64) -> bool {
@@ -22,7 +22,7 @@ impl World {
     /// One trouble.
     pub(crate) fn trouble(&mut self) {
         let node = self.any_node();
-        match self.random.below(12) {
+        match self.random.below(14) {
             0..3 => {
                 let how = [Stop::Kill, Stop::PowerLoss, Stop::Clean][self.random.below(3) as usize];
                 self.fell(node, how);
@@ -55,7 +55,8 @@ impl World {
                 let to = voters[self.random.below(voters.len() as u64) as usize];
                 self.transfer(group, to);
             }
-            10 if self.chance(4) => {
+            10..12 => self.fell_leader(),
+            12 if self.chance(4) => {
                 for node in 0..self.plan.nodes as usize {
                     self.fell(node, Stop::PowerLoss);
                 }
@@ -74,6 +75,27 @@ impl World {
             self.stop(node, how);
             let at = self.now + 20 * MILLISECOND + self.random.below(800 * MILLISECOND);
             self.restart_at(node, at);
+        }
+    }
+
+    /// A leader's disk is slower than those of its followers; then it is lost, and maybe one of them with it.
+    fn fell_leader(&mut self) {
+        let group = GroupId(1 + self.random.below(self.plan.groups));
+        let voters = self.voters(group);
+        let asked = voters[self.random.below(voters.len() as u64) as usize];
+        let leader = self.leader_seen_by(asked, group);
+        if !leader.is_some() || !self.is_alive(leader.0 as usize - 1) {
+            return;
+        }
+        let slowest = MILLISECOND + self.random.below(40 * MILLISECOND);
+        self.set_disk_latency(leader.0 as usize - 1, MILLISECOND / 2..slowest);
+        let wait = self.random.below(2 * slowest);
+        self.run_for(Duration::from_nanos(wait));
+        let how = if self.chance(4) { Stop::Kill } else { Stop::PowerLoss };
+        self.fell(leader.0 as usize - 1, how);
+        if self.chance(2) {
+            let other = voters[self.random.below(voters.len() as u64) as usize];
+            self.fell(other.0 as usize - 1, how);
         }
     }
 
@@ -133,9 +155,10 @@ impl World {
 pub(crate) fn run(plan: Plan, troubles: u32) -> World {
     let mut world = World::new(plan);
     world.run_for(Duration::from_millis(600));
-    for _ in 0..troubles {
+    let pause_ms = PAUSES_MS[(plan.seed % 3) as usize];
+    for _ in 0..u64::from(troubles) * (PAUSES_MS[0] + pause_ms) / (2 * pause_ms) {
         world.trouble();
-        let pause = world.random.below(2 * PAUSE_MS * 1_000);
+        let pause = world.random.below(2 * pause_ms * 1_000);
         world.run_for(Duration::from_micros(pause));
     }
     world.heal();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use logdrive::api::Error;
-use logdrive_shard::{GroupId, LogIndex, NodeId, Term};
+use logdrive_shard::{GroupId, LogIndex, NodeId, Report, Role, Term};
 
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,18 @@ struct GroupHistory {
     /// The highest counter that a client has been shown.
     floor: u64,
     leaders: BTreeMap<Term, NodeId>,
+    /// The highest commit index of any member.
+    commit: LogIndex,
+    members: BTreeMap<NodeId, Seen>,
+}
+
+/// A member as it was seen last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    durable: LogIndex,
+    last: LogIndex,
+    /// The term it leads in, its commit index when that began, and the first index of the term.
+    leads: Option<(Term, LogIndex, LogIndex)>,
 }
 
 /// What a member has promised with messages that left it.
@@ -151,11 +163,33 @@ impl Checker {
         self.ops[op as usize]
     }
 
-    /// A node says that it leads.
-    pub(crate) fn on_leader(&mut self, node: NodeId, group: GroupId, term: Term) {
-        let leaders = &mut self.groups.entry(group).or_default().leaders;
-        let first = *leaders.entry(term).or_insert(node);
-        assert_eq!(first, node, "group {group}: two leaders in term {term}");
+    /// A member's state after a turn of its core, or as it starts.
+    pub(crate) fn on_state(&mut self, node: NodeId, group: GroupId, voters: usize, raft: &Report) {
+        let history = self.groups.entry(group).or_default();
+        let seen = history.members.entry(node).or_default();
+        let before = std::mem::replace(seen, Seen { durable: raft.durable, last: raft.last, leads: None });
+        if raft.role == Role::Leader {
+            let first = *history.leaders.entry(raft.term).or_insert(node);
+            assert_eq!(first, node, "group {group}: two leaders in term {}", raft.term);
+            let leads = match before.leads {
+                Some(leads) if leads.0 == raft.term => leads,
+                _ => (raft.term, raft.commit, before.last.next()),
+            };
+            // Raft paper, figure 8: entries of older terms are committed by one of the own term.
+            let own_term = raft.commit <= leads.1 || raft.commit >= leads.2;
+            assert!(own_term, "group {group}: node {node} leads {leads:?} and commits {}", raft.commit);
+            seen.leads = Some(leads);
+        }
+        if raft.commit > history.commit {
+            history.commit = raft.commit;
+            let holders = history.members.values().filter(|member| member.durable >= raft.commit).count();
+            let members = &history.members;
+            let commit = raft.commit;
+            assert!(
+                holders > voters / 2,
+                "group {group}: {commit} is committed and durable on {holders}: {members:?}"
+            );
+        }
     }
 
     /// A vote leaves a node (its own one with its request).

@@ -482,23 +482,21 @@ impl World {
         live.core.turn(now).expect("no disk fails here");
         let due = live.core.wal().disk().next_due().unwrap_or(u64::MAX);
         state.turn_at = live.core.next_deadline().0.min(due).max(self.now);
-        self.check_leaders(actor);
+        self.check_groups(actor);
         self.send_frames(actor);
         self.take_answers(actor);
     }
 
-    fn check_leaders(&mut self, actor: usize) {
+    fn check_groups(&mut self, actor: usize) {
         let state = &mut self.actors[actor];
         let node = self.members[state.node].id;
         let live = state.live.as_mut().expect("just turned");
+        for (slot, group) in state.groups.iter().enumerate() {
+            let raft = live.core.group_status(Slot(slot as u32)).raft;
+            self.checker.borrow_mut().on_state(node, group.id, group.voters.len(), &raft);
+        }
         let mut changes = Vec::new();
         live.core.leadership_changes(&mut changes);
-        for slot in 0..state.groups.len() as u32 {
-            if live.core.is_leader(Slot(slot)) {
-                let term = live.core.group_status(Slot(slot)).raft.term;
-                self.checker.borrow_mut().on_leader(node, state.groups[slot as usize].id, term);
-            }
-        }
         for (slot, leader) in changes {
             let group = self.actors[actor].groups[slot.0 as usize].id;
             self.note(|| format!("node {node}: group {group} is led by {leader}"));
@@ -577,7 +575,9 @@ impl World {
             let mut core = opened.unwrap_or_else(|error| panic!("node {id} does not start: {error}"));
             for (slot, group) in state.groups.iter().enumerate() {
                 let raft = core.group_status(Slot(slot as u32)).raft;
-                self.checker.borrow().on_restart(id, group.id, raft.term, raft.last);
+                let mut checker = self.checker.borrow_mut();
+                checker.on_restart(id, group.id, raft.term, raft.last);
+                checker.on_state(id, group.id, group.voters.len(), &raft);
             }
             core.wal().disk().set_latency(DISK_LATENCY);
             core.wal().disk().advance(self.now);
