@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use logdrive::api::Error;
-use logdrive_shard::{GroupId, LogIndex, NodeId, Report, Role, Term};
+use logdrive::core::GroupStatus;
+use logdrive_shard::{GroupId, LogIndex, NodeId, Role, Term};
 
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +165,13 @@ impl Checker {
     }
 
     /// A member's state after a turn of its core, or as it starts.
-    pub(crate) fn on_state(&mut self, node: NodeId, group: GroupId, voters: usize, raft: &Report) {
+    pub(crate) fn on_state(&mut self, node: NodeId, voters: usize, status: &GroupStatus) {
+        let (group, raft) = (status.id, &status.raft);
+        assert!(status.applied <= raft.commit, "group {group}: node {node} applied what is not committed");
+        assert!(
+            status.applied <= raft.durable,
+            "group {group}: node {node} applied what is not durable there"
+        );
         let history = self.groups.entry(group).or_default();
         let seen = history.members.entry(node).or_default();
         let before = std::mem::replace(seen, Seen { durable: raft.durable, last: raft.last, leads: None });

@@ -492,8 +492,8 @@ impl World {
         let node = self.members[state.node].id;
         let live = state.live.as_mut().expect("just turned");
         for (slot, group) in state.groups.iter().enumerate() {
-            let raft = live.core.group_status(Slot(slot as u32)).raft;
-            self.checker.borrow_mut().on_state(node, group.id, group.voters.len(), &raft);
+            let status = live.core.group_status(Slot(slot as u32));
+            self.checker.borrow_mut().on_state(node, group.voters.len(), &status);
         }
         let mut changes = Vec::new();
         live.core.leadership_changes(&mut changes);
@@ -574,10 +574,10 @@ impl World {
             let opened = Core::open(Moment(self.now), options, disk, machine, &mut |_, _| {});
             let mut core = opened.unwrap_or_else(|error| panic!("node {id} does not start: {error}"));
             for (slot, group) in state.groups.iter().enumerate() {
-                let raft = core.group_status(Slot(slot as u32)).raft;
+                let status = core.group_status(Slot(slot as u32));
                 let mut checker = self.checker.borrow_mut();
-                checker.on_restart(id, group.id, raft.term, raft.last);
-                checker.on_state(id, group.id, group.voters.len(), &raft);
+                checker.on_restart(id, group.id, status.raft.term, status.raft.last);
+                checker.on_state(id, group.voters.len(), &status);
             }
             core.wal().disk().set_latency(DISK_LATENCY);
             core.wal().disk().advance(self.now);
