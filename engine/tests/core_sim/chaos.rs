@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use logdrive_shard::GroupId;
 
-use super::checker::Kind;
-use super::world::{MILLISECOND, Plan, Stop, World};
+use super::cores::Stop;
+use super::world::{MILLISECOND, Plan, World};
 
 /// Between two troubles, on average, in a calm run and in one of three others.
 const PAUSES_MS: [u64; 3] = [250, 80, 25];
@@ -169,22 +169,12 @@ pub(crate) fn run(plan: Plan, troubles: u32) -> World {
     world
 }
 
-/// After the healing every group takes writes, at the leader that all agree on. One that is just being moved to where it belongs
-/// may refuse a few.
+/// After the healing every group takes writes at the leader that all agree on. One that is just being moved to where it
+/// belongs may refuse a few.
 pub(crate) fn every_group_takes_a_write(world: &mut World) {
     for group in (1..=world.plan.groups).map(GroupId) {
-        let acknowledged = world.checker.borrow().acknowledged;
-        for attempt in 0.. {
-            let leader = world.leader_seen_by(world.voters(group)[0], group);
-            if leader.is_some() {
-                world.begin(Kind::Propose, group, leader, u32::MAX);
-            }
-            world.run_for(Duration::from_millis(100));
-            if world.checker.borrow().acknowledged > acknowledged {
-                break;
-            }
-            assert!(attempt < 10, "group {group} takes no writes");
-        }
+        let voters = world.voters(group);
+        world.write_somewhere(group, &voters, Duration::from_secs(1));
     }
     world.settle(Duration::from_secs(1));
 }

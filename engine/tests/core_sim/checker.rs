@@ -29,7 +29,7 @@ pub(crate) struct Op {
     pub(crate) kind: Kind,
     pub(crate) client: u32,
     pub(crate) node: NodeId,
-    pub(crate) answered: bool,
+    pub(crate) answer: Option<Result<LogIndex, Error>>,
     outcome: Outcome,
     /// The group's counter that was known to everybody when the operation began.
     floor: u64,
@@ -93,7 +93,7 @@ impl Checker {
     pub(crate) fn begin(&mut self, kind: Kind, group: GroupId, node: NodeId, client: u32) -> u64 {
         let floor = self.groups.entry(group).or_default().floor;
         let (outcome, place) = (Outcome::Open, None);
-        self.ops.push(Op { group, kind, client, node, answered: false, outcome, floor, place });
+        self.ops.push(Op { group, kind, client, node, answer: None, outcome, floor, place });
         self.ops.len() as u64 - 1
     }
 
@@ -121,8 +121,8 @@ impl Checker {
     /// An operation is answered. `counter` is the group's counter in the reply.
     pub(crate) fn on_answer(&mut self, op: u64, result: Result<LogIndex, Error>, counter: Option<u64>) -> Op {
         let begun = &mut self.ops[op as usize];
-        assert!(!begun.answered, "operation {op} was answered twice");
-        begun.answered = true;
+        assert_eq!(begun.answer, None, "operation {op} was answered twice");
+        begun.answer = Some(result);
         let (group, kind) = (begun.group, begun.kind);
         let history = self.groups.get_mut(&group).expect("made when the operation began");
         match (result, counter) {
