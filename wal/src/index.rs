@@ -90,10 +90,28 @@ impl Stream {
         self.full.get(chunk)?.lsn(index)
     }
 
+    /// The end of what is written for each entry.
+    pub(crate) fn end_of_index(&self) -> Option<&u32> {
+        self.tail.distances.last()
+    }
+
     /// The oldest entry's record.
     pub(crate) fn first_at(&self) -> Option<Lsn> {
         self.lsn(self.first)
     }
+}
+
+/// Asks the processor for all cache lines of `value`.
+#[inline(always)]
+pub(crate) fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    for offset in (0..size_of::<T>()).step_by(64) {
+        let line = std::ptr::from_ref(value).cast::<i8>().wrapping_add(offset);
+        // SAFETY: a prefetch reads nothing and faults on no address; this one lies within `value` besides.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }
 
 /// All streams of a log.

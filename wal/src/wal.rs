@@ -148,6 +148,21 @@ impl<D: Disk> Wal<D> {
         Ok(ticket)
     }
 
+    /// A hint that an append to this stream comes soon, a few others before it: asks the processor for its cache lines.
+    #[inline]
+    pub fn prefetch(&self, stream: StreamSlot) {
+        crate::index::prefetch(self.index.stream(stream));
+    }
+
+    /// The second half of the hint, some appends later: asks for the end of the stream's index, which the lines asked for by
+    /// [`Wal::prefetch`] name.
+    #[inline]
+    pub fn prefetch_end(&self, stream: StreamSlot) {
+        if let Some(end) = self.index.stream(stream).end_of_index() {
+            crate::index::prefetch(end);
+        }
+    }
+
     /// Copies the stream's state into the open batch (vital: the reserve may be used). The log keeps a copy in memory, so
     /// states are meant to be small.
     pub fn put_state(&mut self, stream: StreamSlot, state: &[u8]) -> Result<Ticket, AppendError> {

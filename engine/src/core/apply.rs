@@ -7,6 +7,7 @@ use super::Core;
 use super::cache::Cache;
 use super::lane::{Flags, Lane};
 use super::loads::{Loads, Purpose, Want};
+use super::prefetch::{AHEAD, prefetch};
 use super::record::note_kind;
 use crate::api::{ApplyEntry, StateMachine};
 use crate::wire::EntryKind;
@@ -96,6 +97,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 break;
             }
             let Some(slot) = io.queues.apply.pop_front() else { break };
+            if let Some(&next) = io.queues.apply.get(AHEAD) {
+                prefetch(&io.lanes[next as usize]);
+                prefetch(&self.groups[next as usize]);
+            }
             let lane = &mut io.lanes[slot as usize];
             let limit = self.groups[slot as usize].applicable().0;
             let first = lane.applied.0 + 1;
@@ -146,7 +151,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.io.loads.drop_load(slot, Purpose::Apply);
         }
         self.release_cache(slot);
-        if self.io.reads.count(slot as usize) > 0 {
+        if self.io.lanes[slot as usize].flags.has(Flags::HAS_READS) {
             self.io.queue_reads(slot);
         }
     }
@@ -175,6 +180,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 io.request_bytes -= read.request.len() as u64;
                 io.ports.answer(read.port, read.token, Ok(lane.applied), reply);
                 io.reads.recycle(at);
+            }
+            if io.reads.count(slot as usize) == 0 {
+                lane.flags.lower(Flags::HAS_READS);
             }
         }
     }

@@ -4,6 +4,7 @@ use logdrive_shard::{Append, LogIndex};
 use logdrive_wal::{Disk, Health};
 
 use super::lane::Flags;
+use super::prefetch::AHEAD;
 use super::step::RECORD_BYTES;
 use super::{Core, LinkId};
 use crate::api::StateMachine;
@@ -50,7 +51,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Answers to what this node sent.
     fn on_replies(&mut self, link: usize, frame: &FrameView<'_>) {
         let from = self.io.links[link].node;
-        for (to, message) in frame.append_replies() {
+        for (n, (to, message)) in frame.append_replies().enumerate() {
+            if let Some(next) = frame.append_reply_slot(n + AHEAD) {
+                self.prefetch_slot(next);
+            }
             let Some(slot) = self.addressed(link, to) else { continue };
             self.step(slot, |group, env| group.on_append_reply(env, from, &message));
             self.end_step(slot);
@@ -81,7 +85,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.step(slot, |group, env| group.on_heartbeat(env, from, &message));
             self.end_step(slot);
         }
-        for (to, message, entries) in frame.appends() {
+        for (n, (to, message, entries)) in frame.appends().enumerate() {
+            if let Some(next) = frame.append_slot(n + 2 * AHEAD) {
+                self.prefetch_slot(next);
+                self.prefetch_log(next);
+            }
+            if let Some(next) = frame.append_slot(n + AHEAD) {
+                self.prefetch_log_end(next);
+            }
             let Some(slot) = self.addressed(link, to) else { continue };
             self.on_append(link, slot, &message, entries);
         }

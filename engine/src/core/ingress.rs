@@ -209,6 +209,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let round = round.map_err(refused)?;
         self.expect(read.port, read.request.len());
         self.io.counters.reads += 1;
+        self.io.lanes[at as usize].flags.raise(Flags::HAS_READS);
         if self.io.reads.push(at as usize, read.port, read.token, round, read.request) {
             self.io.queue_reads(at);
         }

@@ -33,6 +33,9 @@ impl Flags {
     /// The log refused something vital of this group, which is repeated before anything else of it is written.
     pub(super) const UNWRITTEN: Flags = Flags(1 << 8);
 
+    /// Has reads that wait.
+    pub(super) const HAS_READS: Flags = Flags(1 << 9);
+
     /// Sets a bit; whether it was clear.
     pub(super) fn raise(&mut self, flag: Flags) -> bool {
         let was_clear = self.0 & flag.0 == 0;

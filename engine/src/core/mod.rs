@@ -36,6 +36,7 @@ mod links;
 mod loads;
 mod parked;
 mod peers;
+mod prefetch;
 mod record;
 mod recovery;
 mod requests;
@@ -127,6 +128,35 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         for slot in self.io.queues.leader_changes.drain(..) {
             self.io.lanes[slot as usize].flags.lower(lane::Flags::LEADER_CHANGED);
             changes.push((Slot(slot), self.groups[slot as usize].leader()));
+        }
+    }
+
+    /// A hint that a proposal for this group comes soon, a few others before it.
+    pub fn prefetch(&self, slot: Slot) {
+        self.prefetch_slot(slot.0);
+        self.prefetch_log(slot.0);
+    }
+
+    #[inline(always)]
+    fn prefetch_slot(&self, slot: u32) {
+        if let (Some(group), Some(lane)) = (self.groups.get(slot as usize), self.io.lanes.get(slot as usize))
+        {
+            prefetch::prefetch(group);
+            prefetch::prefetch(lane);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_log(&self, slot: u32) {
+        if let Some(&stream) = self.io.streams.get(slot as usize) {
+            self.io.wal.prefetch(stream);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_log_end(&self, slot: u32) {
+        if let Some(&stream) = self.io.streams.get(slot as usize) {
+            self.io.wal.prefetch_end(stream);
         }
     }
 

@@ -25,6 +25,7 @@ pub(super) enum ParkedBody {
 pub(super) struct Parked {
     pub(super) ticket: Ticket,
     pub(super) slot: u32,
+    pub(super) history: u32,
     /// The connection it was meant for.
     pub(super) generation: u32,
     pub(super) to: Route,
@@ -53,8 +54,8 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Parks something until the writes of the step under way are durable.
-    pub(super) fn park(&mut self, slot: u32, generation: u32, to: Route, body: ParkedBody) {
-        self.parked.push_back(Parked { ticket: Ticket(u64::MAX), slot, generation, to, body });
+    pub(super) fn park(&mut self, parked: Parked) {
+        self.parked.push_back(parked);
         self.open += 1;
     }
 
@@ -96,6 +97,11 @@ impl Waiting {
         }
         lane.touch = self.base.wrapping_add(self.touches.len() as u32);
         self.touches.push_back(Touch { ticket, slot, epoch, last });
+    }
+
+    /// The slot of the write behind the next `ahead` ones.
+    pub(super) fn peek_touch(&self, ahead: usize) -> Option<u32> {
+        Some(self.touches.get(ahead)?.slot)
     }
 
     /// The next write that is durable.

@@ -253,7 +253,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .iter()
             .zip(&replayed)
             .map(|(id, group)| Lane::new(wal.stream(StreamId(id.0)), group.history, LogIndex(group.applied)));
-        let lanes = lanes.collect();
+        let lanes: Vec<Lane> = lanes.collect();
         let config = settings.shard.clone();
         let mut core = Core {
             core: options.core,
@@ -266,6 +266,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 me: options.node,
                 now,
                 wal,
+                streams: lanes.iter().map(|lane| lane.stream).collect(),
                 lanes,
                 preferred: options.groups.iter().map(|group| group.preferred_leader).collect(),
                 cache: Cache::new(settings.cache_bytes_max),

@@ -6,13 +6,13 @@ use logdrive_shard::{
     Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, Role, Route,
     Sink, Term, TimeoutNow, VoteReply, VoteRequest,
 };
-use logdrive_wal::{AppendError, Disk, EntryHeader, Ticket, Wal};
+use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
 
 use super::cache::Cache;
 use super::lane::{Flags, Lane, unpack};
 use super::links::Link;
 use super::loads::{Loads, Purpose, Want};
-use super::parked::{ParkedBody, Waiting};
+use super::parked::{Parked, ParkedBody, Waiting};
 use super::record::{encode_state, entry_note, note_kind};
 use super::requests::{Ports, Proposals, Reads};
 use super::status::Counters;
@@ -58,6 +58,8 @@ pub(super) struct Io<D: Disk> {
     pub(super) settings: CoreSettings,
     pub(super) wal: Wal<D>,
     pub(super) lanes: Vec<Lane>,
+    /// By slot: the stream, as in [`Lane::stream`], where looking ahead finds it without a cache miss.
+    pub(super) streams: Vec<StreamSlot>,
     /// By slot: who should lead.
     pub(super) preferred: Vec<NodeId>,
     pub(super) cache: Cache,
@@ -247,7 +249,7 @@ impl<D: Disk> Io<D> {
                 self.counters.dropped += 1;
                 continue;
             }
-            let to = Address { slot: remote, history: self.lanes[parked.slot as usize].history };
+            let to = Address { slot: remote, history: parked.history };
             match parked.body {
                 ParkedBody::AppendReply(message) => link.builder.append_reply(to, &message),
                 ParkedBody::HeartbeatReply(message) => link.builder.heartbeat_reply(to, &message),
@@ -281,7 +283,10 @@ impl<D: Disk> StepSink<'_, D> {
 
     fn park(&mut self, to: Route, body: ParkedBody) {
         let Some((link, _)) = unpack(to) else { return };
-        self.io.waiting.park(self.slot, self.io.links[link].generation, to, body);
+        let generation = self.io.links[link].generation;
+        let history = self.io.lanes[self.slot as usize].history;
+        let (slot, ticket) = (self.slot, Ticket(u64::MAX));
+        self.io.waiting.park(Parked { ticket, slot, history, generation, to, body });
     }
 
     /// Cold entries: offered ones are ready, others are put in line.
@@ -396,7 +401,9 @@ impl<D: Disk> Sink for StepSink<'_, D> {
     }
 
     fn own_vote_written(&mut self, term: Term) {
-        self.io.waiting.park(self.slot, 0, Route::NONE, ParkedBody::OwnVote(term));
+        let (slot, ticket, to) = (self.slot, Ticket(u64::MAX), Route::NONE);
+        let body = ParkedBody::OwnVote(term);
+        self.io.waiting.park(Parked { ticket, slot, history: 0, generation: 0, to, body });
     }
 
     fn committed(&mut self, commit: LogIndex) {

@@ -7,6 +7,7 @@ use logdrive_wal::{Disk, Health, ReadError};
 
 use super::lane::Flags;
 use super::loads::Purpose;
+use super::prefetch::AHEAD;
 use super::{Core, Fatal};
 use crate::api::StateMachine;
 
@@ -69,6 +70,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.finish_loads();
         let durable = self.io.wal.durable();
         while let Some(touch) = self.io.waiting.pop_touch(durable) {
+            if let Some(next) = self.io.waiting.peek_touch(AHEAD) {
+                self.prefetch_slot(next);
+            }
             let (slot, epoch, last) = (touch.slot, touch.epoch, logdrive_shard::LogIndex(touch.last));
             self.step(slot, |group, env| group.on_durable(env, epoch, last));
             self.end_step(slot);

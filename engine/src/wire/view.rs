@@ -106,6 +106,16 @@ impl<'a> FrameView<'a> {
         }
     }
 
+    /// The receiver's slot of the `n`th append, for a look ahead; `None` behind the last.
+    pub fn append_slot(&self, n: usize) -> Option<u32> {
+        Some(self.body.appends.get(n)?.slot.to_native())
+    }
+
+    /// The receiver's slot of the `n`th append reply, for a look ahead; `None` behind the last.
+    pub fn append_reply_slot(&self, n: usize) -> Option<u32> {
+        Some(self.body.append_replies.get(n)?.slot.to_native())
+    }
+
     /// The append replies.
     pub fn append_replies(&self) -> AppendReplies<'a> {
         AppendReplies { replies: self.body.append_replies.iter(), hints: self.body.hints.iter() }
