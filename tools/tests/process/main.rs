@@ -1,3 +1,11 @@
 //! The `logdrive` binary as its users run it: real processes, real sockets on loopback, real files.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail the test")]
+
+mod cluster;
 mod config;
+mod crash;
+mod dev;
+mod identity;
+mod log;
+mod stop;
