@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use logdrive::core::{CoreId, Fatal};
 use logdrive::kv::KvMachine;
+use logdrive::node::NodeError;
 use logdrive::runtime::{Engine, Hooks, StartError};
 use logdrive_tools::redis::{self, FrontDoorError};
 use miette::Report;
@@ -144,7 +145,11 @@ fn start_failure(error: &StartError) -> Failure {
         StartError::Log { .. } => {
             (Exit::Directory, "`logdrive wal verify` shows the state of a log without changing it")
         }
-        _ => (Exit::Directory, ""),
+        StartError::Node(node) if matches!(**node, NodeError::NotBootstrapped { .. }) => (
+            Exit::Directory,
+            "`logdrive serve --bootstrap` is for the first start of a node, and only for that",
+        ),
+        _ => (Exit::Directory, "nothing was changed in the directory"),
     };
     Failure::said(exit, error.to_string(), help)
 }

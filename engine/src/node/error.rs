@@ -40,7 +40,7 @@ pub enum NodeError {
     },
     /// The directory of another cluster.
     #[error(
-        "{dir} belongs to cluster {found:#x}, this node is configured for cluster {expected:#x}: correct the cluster id or the \
+        "{dir} belongs to cluster {found}, this node is configured for cluster {expected}: correct the cluster id or the \
          directory in the configuration"
     )]
     ForeignCluster {

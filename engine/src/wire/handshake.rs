@@ -107,7 +107,7 @@ pub struct Hello {
 pub enum Reject {
     /// Two clusters.
     #[error(
-        "cluster {theirs:#x} spoke to a node of cluster {ours:#x}: correct the addresses of the peers in one of the two configurations"
+        "cluster {theirs} spoke to a node of cluster {ours}: correct the addresses of the peers in one of the two configurations"
     )]
     ForeignCluster {
         /// Of the one that refuses.

@@ -75,11 +75,18 @@ impl Dev {
         rest.split(' ').filter(|word| word.starts_with("127.")).map(str::to_owned).collect()
     }
 
-    /// The process ids of the nodes, as they said them when they started.
+    /// The process ids of the nodes, in the order of their numbers, as they said them when they started.
     fn pids(&self) -> Vec<u32> {
         let said = self.said();
-        let pid = |line: &str| line.split("pid=").nth(1).and_then(|pid| pid.trim().parse().ok());
-        said.lines().filter(|line| line.contains("| ready node=")).filter_map(pid).collect()
+        let field = |line: &str, name: &str| {
+            let rest = line.split(name).nth(1)?;
+            rest.split(' ').next()?.parse().ok()
+        };
+        let lines = said.lines().filter(|line| line.contains("| ready node="));
+        let mut pids: Vec<(u32, u32)> =
+            lines.filter_map(|line| Some((field(line, "node=")?, field(line, "pid=")?))).collect();
+        pids.sort_unstable();
+        pids.into_iter().map(|(_, pid)| pid).collect()
     }
 
     fn wait_end(&mut self) -> ExitStatus {

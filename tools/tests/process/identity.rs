@@ -2,10 +2,12 @@
 
 use std::fs;
 
-use crate::cluster::{Cluster, Shape, edit, wait_for};
+use crate::cluster::{Cluster, Shape, edit, logdrive, text, wait_for};
 
 /// The exit code for a refused data directory.
 const DIRECTORY: i32 = 3;
+/// And for a cluster that is not well.
+const UNWELL: i32 = 5;
 
 fn one_node() -> Shape {
     Shape { nodes: 1, groups: 4, ..Shape::default() }
@@ -51,7 +53,7 @@ fn another_clusters_directory_is_refused() {
     edit(&cluster.nodes[0].config, "cluster = 7", "cluster = 8");
     for bootstrap in [false, true] {
         let said = refusal(&mut cluster, bootstrap);
-        assert_says(&said, &["node-1", "cluster 7", "cluster 8"]);
+        assert_says(&said, &["node-1", "belongs to cluster 7", "cluster 8"]);
     }
 }
 
@@ -61,7 +63,7 @@ fn another_nodes_directory_is_refused() {
     cluster.nodes.iter_mut().for_each(|node| node.stop());
     edit(&cluster.nodes[0].config, "\"node-1\"", "\"node-2\"");
     let said = refusal(&mut cluster, false);
-    assert_says(&said, &["node-2", "node 1"]);
+    assert_says(&said, &["node-2", "belongs to node 2", "node 1"]);
 }
 
 #[test]
@@ -95,8 +97,11 @@ fn a_node_that_lost_its_disk_is_refused_by_its_peers() {
     cluster.nodes[0].wait_ready();
     wait_for("the refusal in the logs", || {
         let said: String = cluster.nodes.iter().map(|node| node.stderr()).collect();
-        said.contains("refused").then_some(())
+        said.contains("refuses").then_some(())
     });
+    let status = logdrive(&["status", "--addr", &cluster.nodes[1].clients]);
+    assert_eq!(status.status.code(), Some(UNWELL), "{}", text(&status.stdout));
+    assert_says(&text(&status.stdout), &["node 2 has no connection to node 1", "refuse"]);
     // The others go on without it, and it never leads anything.
     cluster.wait_for_leaders();
     wait_for("a write", || set(2).ok());

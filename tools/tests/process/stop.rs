@@ -1,5 +1,6 @@
 //! SIGTERM: leaders are handed over, the process ends with 0, and the next start is quick.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, PATIENCE, Shape, now, wait_for};
@@ -7,13 +8,19 @@ use crate::cluster::{Cluster, PATIENCE, Shape, now, wait_for};
 /// With this preset nobody would campaign before two seconds are over.
 const ELECTION_BASE: Duration = Duration::from_secs(2);
 
+/// Writes keys through a new client, which learns of the nodes that are there.
+fn set(cluster: &Cluster, keys: Range<u32>) {
+    let mut client = cluster.addresses().client();
+    for n in keys {
+        redis::cmd("SET").arg(format!("key:{n}")).arg(n).exec(&mut client).unwrap();
+    }
+}
+
 #[test]
 fn sigterm_hands_leaders_over_and_ends_with_0() {
     let mut cluster = Cluster::start(Shape { timing: "wan", ..Shape::default() });
     wait_for("node 1 to lead something", || cluster.nodes[0].count("leaders").filter(|leaders| *leaders > 0));
-    let mut client = cluster.addresses().client();
-    let mut set = |n: u32| redis::cmd("SET").arg(format!("key:{n}")).arg(n).exec(&mut client);
-    (0..100).for_each(|n| set(n).unwrap());
+    set(&cluster, 0..100);
 
     cluster.nodes[0].stop();
     let stopped = now();
@@ -23,7 +30,7 @@ fn sigterm_hands_leaders_over_and_ends_with_0() {
         took < ELECTION_BASE,
         "leaders were found after {took:?}, by elections: they were not handed over"
     );
-    (100..200).for_each(|n| set(n).unwrap());
+    set(&cluster, 100..200);
 
     let started = now();
     cluster.nodes[0].spawn(false);
@@ -37,10 +44,7 @@ fn sigterm_hands_leaders_over_and_ends_with_0() {
 #[test]
 fn a_whole_cluster_stops_and_starts_with_everything_it_had() {
     let mut cluster = Cluster::start(Shape::default());
-    let mut client = cluster.addresses().client();
-    for n in 0..500 {
-        redis::cmd("SET").arg(format!("key:{n}")).arg(n).exec(&mut client).unwrap();
-    }
+    set(&cluster, 0..500);
     cluster.nodes.iter_mut().for_each(|node| node.stop());
     cluster.nodes.iter_mut().for_each(|node| node.spawn(false));
     cluster.nodes.iter_mut().for_each(|node| node.wait_ready());
