@@ -1,5 +1,7 @@
 //! Three nodes in one process: what a program that embeds the engine sees.
 
+#![allow(clippy::unwrap_used)]
+
 mod engine_common;
 
 use std::time::Duration;

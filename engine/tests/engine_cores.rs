@@ -1,5 +1,7 @@
 //! Several cores per node: the mesh between them, services on their executors, and nodes with different numbers of cores.
 
+#![allow(clippy::unwrap_used)]
+
 mod engine_common;
 
 use std::collections::BTreeMap;

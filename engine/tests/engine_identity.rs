@@ -1,5 +1,7 @@
 //! Who may take part: directories and connections that are refused.
 
+#![allow(clippy::unwrap_used)]
+
 mod engine_common;
 
 use std::io::{Read, Write};
