@@ -93,8 +93,6 @@ pub(crate) struct Link {
     sent: Cell<usize>,
     /// The socket is full: the writer task waits, the core's builder collects.
     blocked: Cell<bool>,
-    /// The core said it has frames while the link was blocked.
-    pending: Cell<bool>,
     closed: Cell<bool>,
     write_wanted: Notify,
 }
@@ -111,7 +109,6 @@ impl Link {
             out: RefCell::default(),
             sent: Cell::new(0),
             blocked: Cell::new(false),
-            pending: Cell::new(false),
             closed: Cell::new(false),
             write_wanted: Notify::default(),
         }
@@ -212,11 +209,7 @@ impl Links {
     pub(crate) fn flush<D: Disk, M: StateMachine>(&self, id: LinkId, core: &mut Core<D, M>) {
         let links = self.links.borrow();
         let Some(Some(link)) = links.get(usize::from(id.0)) else { return };
-        if link.blocked.get() {
-            link.pending.set(true);
-            return;
-        }
-        if link.closed.get() || !core.take_frames(id, &mut link.out.borrow_mut()) {
+        if link.blocked.get() || link.closed.get() || !core.take_frames(id, &mut link.out.borrow_mut()) {
             return;
         }
         link.send_now();
@@ -239,9 +232,8 @@ async fn write_link<M: StateMachine>(cell: &CoreCell<M>, link: &Link) -> LinkEnd
             return LinkEnd::Io(error);
         }
         link.blocked.set(false);
-        if link.pending.replace(false) {
-            cell.with_core(|core| cell.links.flush(link.id, core));
-        }
+        // What the core's builder collected meanwhile goes out with a turn.
+        cell.base.turn.notify();
     }
 }
 

@@ -1,0 +1,10 @@
+//! The example of the documentation runs.
+
+#[path = "../examples/embed.rs"]
+mod embed;
+
+#[test]
+fn the_ledger_of_the_example_runs() {
+    std::env::set_current_dir(env!("CARGO_TARGET_TMPDIR")).expect("the directory exists");
+    embed::main().expect("the example runs");
+}
