@@ -3,6 +3,8 @@
 //! A ring belongs to the thread that built it (`SINGLE_ISSUER`); it is not `Send`. Writes and reads of segments, syncs,
 //! opens, renames and removals run through the ring. Only closing a file and listing the directory are direct calls.
 
+mod entry;
+mod files;
 mod lock;
 mod setup;
 
@@ -11,12 +13,11 @@ pub(crate) use self::lock::LOCK_FILE;
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::IoUring;
 
 pub use self::setup::{DiskFacts, RingError, RingOptions};
 use crate::buffer::{Buffer, Spares};
@@ -183,14 +184,6 @@ impl RingDisk {
         }
     }
 
-    fn descriptor(&self, file: FileId) -> Option<Target> {
-        let open = self.files.get(file.0 as usize)?.as_ref()?;
-        if file.0 < self.registered_files {
-            return Some(Target::Fixed(types::Fixed(file.0)));
-        }
-        Some(Target::Plain(types::Fd(open.file.as_raw_fd())))
-    }
-
     fn fail_now(&mut self, token: Token, op: &'static str, name: String, errno: i32, buffer: Option<Buffer>) {
         let error = DiskError { op, name, offset: None, errno };
         self.ready.push_back(Completion { token, result: Err(error), buffer });
@@ -244,67 +237,6 @@ impl RingDisk {
             self.in_flight += 1;
         }
         pushed
-    }
-
-    /// The submission of a slot, or nothing if it names a file that is not open.
-    fn entry(&mut self, index: u32) -> Option<squeue::Entry> {
-        let target = match self.slots[index as usize].kind {
-            Kind::Write | Kind::Read | Kind::Sync => Some(self.descriptor(self.slots[index as usize].file)?),
-            _ => None,
-        };
-        let directory = types::Fd(self.directory.as_raw_fd());
-        let direct = if self.facts.direct { libc::O_DIRECT } else { 0 };
-        let slot = &mut self.slots[index as usize];
-        let names = slot.names.as_deref();
-        let entry = match slot.kind {
-            Kind::Free => return None,
-            Kind::Open(mode) => {
-                let flags = match mode {
-                    OpenMode::CreateNew => libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
-                    OpenMode::ReadWrite => libc::O_RDWR,
-                    OpenMode::ReadOnly => libc::O_RDONLY,
-                };
-                opcode::OpenAt::new(directory, names?.0.as_ptr())
-                    .flags(flags | direct | libc::O_CLOEXEC | libc::O_NOFOLLOW)
-                    .mode(0o600)
-                    .build()
-            }
-            Kind::Write => {
-                let flags = if slot.durable { libc::RWF_DSYNC } else { 0 };
-                let buffer = slot.buffer.as_mut()?;
-                let memory = buffer.as_mut_ptr();
-                match (target?, buffer.registered()) {
-                    (Target::Fixed(f), Some(b)) => opcode::WriteFixed::new(f, memory, slot.len, b)
-                        .offset(slot.offset)
-                        .rw_flags(flags)
-                        .build(),
-                    (Target::Fixed(f), None) => {
-                        opcode::Write::new(f, memory, slot.len).offset(slot.offset).rw_flags(flags).build()
-                    }
-                    (Target::Plain(f), _) => {
-                        opcode::Write::new(f, memory, slot.len).offset(slot.offset).rw_flags(flags).build()
-                    }
-                }
-            }
-            Kind::Read => {
-                let memory = slot.buffer.as_mut()?.as_mut_ptr();
-                match target? {
-                    Target::Fixed(f) => opcode::Read::new(f, memory, slot.len).offset(slot.offset).build(),
-                    Target::Plain(f) => opcode::Read::new(f, memory, slot.len).offset(slot.offset).build(),
-                }
-            }
-            Kind::Sync => match target? {
-                Target::Fixed(f) => opcode::Fsync::new(f).build(),
-                Target::Plain(f) => opcode::Fsync::new(f).build(),
-            },
-            Kind::Rename => {
-                let names = names?;
-                opcode::RenameAt::new(directory, names.0.as_ptr(), directory, names.1.as_ptr()).build()
-            }
-            Kind::Unlink => opcode::UnlinkAt::new(directory, names?.0.as_ptr()).build(),
-            Kind::SyncDir => opcode::Fsync::new(directory).build(),
-        };
-        Some(entry.user_data(u64::from(index)))
     }
 
     /// One system call that submits what is queued and takes what is complete.
@@ -400,61 +332,6 @@ impl RingDisk {
         Completion { token, result, buffer }
     }
 
-    fn opened(&mut self, opened: File, name: String) -> Result<Done, DiskError> {
-        let fail = |error: io::Error, name: &str| DiskError {
-            op: "open",
-            name: name.to_owned(),
-            offset: None,
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        };
-        let len = opened.metadata().map_err(|e| fail(e, &name))?.len();
-        let index = match self.files.iter().position(Option::is_none) {
-            Some(index) => index,
-            None => {
-                self.files.push(None);
-                self.files.len() - 1
-            }
-        };
-        if (index as u32) < self.registered_files {
-            let fds = [opened.as_raw_fd()];
-            self.ring.submitter().register_files_update(index as u32, &fds).map_err(|e| fail(e, &name))?;
-        }
-        self.files[index] = Some(OpenFile { file: opened, name });
-        Ok(Done::Opened { file: FileId(index as u32), len })
-    }
-
-    fn close(&mut self, file: FileId) -> Result<Done, DiskError> {
-        let missing =
-            || DiskError { op: "close", name: format!("file {}", file.0), offset: None, errno: libc::EBADF };
-        let open = self.files.get_mut(file.0 as usize).and_then(Option::take).ok_or_else(missing)?;
-        if file.0 < self.registered_files {
-            // If this fails the kernel keeps a reference to a file that is not used again; nothing depends on it.
-            let _ = self.ring.submitter().register_files_update(file.0, &[-1]);
-        }
-        drop(open);
-        Ok(Done::Ok)
-    }
-
-    fn list(&self) -> Result<Done, DiskError> {
-        let fail = |error: io::Error| DiskError {
-            op: "list",
-            name: ".".to_owned(),
-            offset: None,
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        };
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.root).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            let metadata = entry.metadata().map_err(fail)?;
-            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
-                names.push((name, metadata.len()));
-            }
-        }
-        names.retain(|(name, _)| name != LOCK_FILE);
-        names.sort();
-        Ok(Done::Listed(names))
-    }
-
     fn submit_names(&mut self, kind: Kind, token: Token, first: String, second: String) {
         let valid = |name: &str| !name.is_empty() && !name.contains('/') && name != "." && name != "..";
         let bad = !valid(&first) || (kind == Kind::Rename && !valid(&second));
@@ -467,11 +344,6 @@ impl RingDisk {
             _ => self.fail_now(token, kind.name(), first, libc::EINVAL, None),
         }
     }
-}
-
-enum Target {
-    Fixed(types::Fixed),
-    Plain(types::Fd),
 }
 
 impl Disk for RingDisk {

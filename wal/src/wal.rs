@@ -86,6 +86,8 @@ pub struct Wal<D: Disk> {
     news: bool,
     stats: Stats,
     last_write_nanos: Option<u64>,
+    last_submit_nanos: u64,
+    mean_write_nanos: u64,
     recovered: Recovered,
     completions: Vec<Completion>,
     /// Completions of the owner's own operations on the disk.
@@ -361,6 +363,7 @@ impl<D: Disk> Wal<D> {
     /// Writes what is open, waits until all is durable, syncs, and closes. Blocks; for a clean shutdown.
     pub fn close(mut self, now_nanos: u64) -> Result<(), DiskError> {
         while self.durable < self.last_ticket() {
+            let before = self.durable;
             self.submit(now_nanos);
             if let Health::Poisoned(error) = &self.health {
                 return Err(error.clone());
@@ -368,7 +371,8 @@ impl<D: Disk> Wal<D> {
             if self.health == Health::OutOfSpace {
                 return Err(self.out_of_space_error());
             }
-            if !self.wait_once(now_nanos) && self.flights.is_empty() {
+            let idle = self.flights.is_empty() && self.segments.is_idle();
+            if !self.wait_once(now_nanos) && idle && self.durable == before {
                 // Nothing is under way and a batch found no segment.
                 return Err(self.out_of_space_error());
             }

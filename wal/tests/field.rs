@@ -467,3 +467,32 @@ fn field_41_what_recovery_read_from_the_cache_is_flushed_before_it_is_used() {
     }
     assert!(unacknowledged_came_back > 0);
 }
+
+#[test]
+fn a_small_batch_waits_a_little_while_a_write_is_under_way_if_that_is_wanted() {
+    let (mut wal, _) = new_log(Options { batch_bytes_min: 8 << 10, segment_bytes: 1 << 20, ..small() });
+    let slot = wal.stream(StreamId(1));
+    // Writes take 160 us here.
+    let mut now = 0;
+    for index in 1..=64 {
+        wal.disk().hold();
+        put(&mut wal, slot, index, 10);
+        wal.submit(now);
+        assert_eq!(wal.disk().in_flight(), 1, "nothing is under way: it goes at once");
+        now += 160_000;
+        wal.disk().run();
+        wal.poll(now);
+    }
+    put(&mut wal, slot, 65, 10);
+    wal.submit(now);
+    put(&mut wal, slot, 66, 10);
+    wal.submit(now + 20_000);
+    assert_eq!(wal.disk().in_flight(), 1, "the second waits");
+    wal.submit(now + 100_000);
+    assert_eq!(wal.disk().in_flight(), 2, "half a write later it goes");
+    for index in 67..=80 {
+        put(&mut wal, slot, index, 700);
+    }
+    wal.submit(now + 110_000);
+    assert_eq!(wal.disk().in_flight(), 3, "a large one goes at once");
+}

@@ -86,3 +86,31 @@ fn what_was_acknowledged_comes_back_from_a_real_disk() {
         wal.close(0).unwrap();
     }
 }
+
+fn closed_with_an_open_batch<D: Disk>(mut wal: Wal<D>) {
+    let slot = wal.stream(StreamId(1));
+    for index in 1..=3 {
+        wal.append(slot, header(index), b"not submitted yet").unwrap();
+        if index < 3 {
+            wal.submit(5);
+        }
+    }
+    wal.close(5).unwrap();
+}
+
+#[test]
+fn closing_writes_what_is_open() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let ring = || RingDisk::open(directory.path(), RingOptions::default()).unwrap();
+    closed_with_an_open_batch(Wal::open(ring(), small(), 0, &mut Streams::default()).unwrap());
+    let mut found = Streams::default();
+    Wal::open(ring(), small(), 0, &mut found).unwrap();
+    assert_eq!(found.entries[&1].len(), 3);
+
+    let disk = SimDisk::new(SimOptions::default());
+    let platter = disk.platter();
+    closed_with_an_open_batch(Wal::open(disk, small(), 0, &mut Streams::default()).unwrap());
+    let mut found = Streams::default();
+    Wal::open(platter.open().unwrap(), small(), 0, &mut found).unwrap();
+    assert_eq!(found.entries[&1].len(), 3);
+}

@@ -115,10 +115,6 @@ impl File {
         set(&mut self.pages, at, &page);
         set(&mut self.durable, at, &page);
     }
-
-    pub(super) fn used_bytes(&self) -> u64 {
-        self.len
-    }
 }
 
 fn set(pages: &mut BTreeMap<u64, Page>, at: u64, page: &Page) {
@@ -251,8 +247,14 @@ impl Platter {
         self.durable_names = self.names.clone();
     }
 
+    /// Names and lengths of all files.
+    pub(super) fn list(&self) -> Vec<(String, u64)> {
+        let len = |inode: &u64| self.inodes.get(inode).map_or(0, |f| f.len);
+        self.names.iter().map(|(name, inode)| (name.clone(), len(inode))).collect()
+    }
+
     pub(super) fn used_bytes(&self) -> u64 {
-        self.names.values().filter_map(|inode| self.inodes.get(inode)).map(File::used_bytes).sum()
+        self.names.values().filter_map(|inode| self.inodes.get(inode)).map(|f| f.len).sum()
     }
 
     /// Some writes of dead processes land now, others stay where they are.

@@ -94,6 +94,8 @@ pub(super) fn open<D: Disk>(
         news: false,
         stats: Stats::default(),
         last_write_nanos: None,
+        last_submit_nanos: 0,
+        mean_write_nanos: 0,
         recovered: replay.recovered,
         completions: Vec::new(),
         others: VecDeque::new(),

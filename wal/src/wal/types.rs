@@ -36,6 +36,9 @@ pub struct Options {
     pub writes_in_flight: u32,
     /// A batch is closed at this size (one record may make it larger).
     pub batch_bytes_max: u32,
+    /// While a write is under way, a batch smaller than this waits for half the mean time of a write, or for a completion:
+    /// a write costs the same CPU whatever its size. It delays nothing while the disk is idle. 0, the default: never wait.
+    pub batch_bytes_min: u32,
     /// Largest payload of a record.
     pub payload_bytes_max: u32,
     /// All segment files together, the reserve included. 0: a tenth of the file system, at most 64 GiB.
@@ -55,6 +58,7 @@ impl Default for Options {
             segment_bytes: 64 << 20,
             writes_in_flight: 4,
             batch_bytes_max: 256 << 10,
+            batch_bytes_min: 0,
             payload_bytes_max: 1 << 20,
             budget_bytes: 0,
             segments_ahead: 1,

@@ -101,10 +101,7 @@ impl<D: Disk> Wal<D> {
     /// loop of their own (benchmarks, tools); never from a running core.
     pub fn wait(&mut self, now_nanos: u64) -> bool {
         if !self.news {
-            let mut completions = std::mem::take(&mut self.completions);
-            self.disk.wait(&mut completions);
-            self.completions = completions;
-            self.handle_completions(now_nanos);
+            self.wait_once(now_nanos);
         }
         std::mem::take(&mut self.news)
     }
@@ -112,6 +109,9 @@ impl<D: Disk> Wal<D> {
     pub(super) fn submit_batches(&mut self, now_nanos: u64) {
         while self.retry_at.is_none() && self.batches_in_flight < self.options.writes_in_flight {
             let Some(batch) = self.closed.front().or(self.open.as_ref()) else { return };
+            if self.closed.is_empty() && self.worth_waiting(batch.len, now_nanos) {
+                return;
+            }
             let padded = batch.padded();
             if self.segments.active_room() < padded && !self.rotate(now_nanos) {
                 return;
@@ -128,6 +128,14 @@ impl<D: Disk> Wal<D> {
             };
             self.submit_batch(batch, now_nanos);
         }
+    }
+
+    /// Whether the open batch, of so many bytes, had better grow a little. Its acknowledgement waits for the writes before it
+    /// anyway.
+    fn worth_waiting(&self, bytes: usize, now_nanos: u64) -> bool {
+        self.batches_in_flight > 0
+            && bytes < self.options.batch_bytes_min as usize
+            && now_nanos.saturating_sub(self.last_submit_nanos) < self.mean_write_nanos / 2
     }
 
     /// Starts the next segment: its header goes out like a batch, and nothing behind it is acknowledged before it.
@@ -173,6 +181,7 @@ impl<D: Disk> Wal<D> {
         self.next_lsn = batch.end();
         let what = What::Batch { ticket: batch.ticket, end: batch.end() };
         self.batches_in_flight += 1;
+        self.last_submit_nanos = now_nanos;
         self.fly(what, file, offset, padded as u32, batch.lsn, batch.buffer, now_nanos);
     }
 
@@ -263,6 +272,8 @@ impl<D: Disk> Wal<D> {
                 self.stats.writes += 1;
                 self.stats.write_bytes += u64::from(len);
                 self.stats.write_nanos += nanos;
+                // The mean of about the last sixteen.
+                self.mean_write_nanos = self.mean_write_nanos - self.mean_write_nanos / 16 + nanos / 16;
                 self.last_write_nanos = Some(now_nanos);
                 if matches!(what, What::Batch { .. }) {
                     self.batches_in_flight -= 1;
