@@ -377,3 +377,45 @@ fn a_core_whose_disk_is_stuck_is_not_alive() {
     let token = cluster.propose(next, 1, b"without it");
     assert!(cluster.wait(next, token).result.is_ok());
 }
+
+/// Terms and no-ops that the log has no space for, not even in its reserve, are not vouched for; with more budget all goes on.
+#[test]
+fn elections_beyond_the_reserve_vouch_for_nothing_and_heal_with_more_budget() {
+    let mut setup = Setup { groups: 200, preferred: false, ..Setup::default() };
+    setup.settings.wal.budget_bytes = 4 << 20;
+    setup.settings.balance_leaders = false;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    let leader = cluster.leader(1);
+    let mut written = 0;
+    loop {
+        let token = cluster.propose(leader, 1, &vec![1; 20_000]);
+        match cluster.wait(leader, token).result {
+            Ok(_) => written += 1,
+            Err(_) => break,
+        }
+    }
+    let refused = |cluster: &mut Cluster| (1..=3).any(|node| cluster.core(node).holds_unwritten());
+    let mut rounds = 0;
+    while !refused(&mut cluster) {
+        for group in 1..=200 {
+            let Some(from) = cluster.find_leader(group) else { continue };
+            let (now, to) = (Moment(cluster.now), NodeId(from % 3 + 1));
+            let order = Event::Transfer { slot: Cluster::slot(group), to };
+            cluster.core(from).handle(now, order).expect("no frame");
+        }
+        cluster.run_for(ms(20));
+        rounds += 1;
+        assert!(rounds < 2_000, "the reserve lasts for ever");
+    }
+    cluster.run_for(ms(5_000));
+    cluster.setup.settings.wal.budget_bytes = 64 << 20;
+    for node in 1..=3 {
+        cluster.kill(node);
+        cluster.start(node);
+    }
+    cluster.elect();
+    assert!(cluster.write(1, b"again").result.is_ok());
+    cluster.settle();
+    assert_eq!(cluster.core(1).machine().entries[0].len(), written + 1);
+}

@@ -365,3 +365,7 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

@@ -269,3 +269,7 @@ impl Link {
         self.builder.finish(self.boot, version, out);
     }
 }
+
+#[cfg(test)]
+#[path = "links_tests.rs"]
+mod tests;

@@ -192,7 +192,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         for (slot, group) in self.groups.iter().enumerate() {
             if self.io.lanes[slot].applied.0 > 0 {
                 // Without space the commit index is found out again from the others.
-                let _ = self.io.write_state(slot as u32, group.hard_state());
+                self.io.write_state(slot as u32, group.hard_state());
             }
         }
         self.io.wal.close(now.0).map_err(|error| Fatal::LogPoisoned { core, error })

@@ -113,3 +113,58 @@ impl Waiting {
         self.touches.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use logdrive_shard::LogIndex;
+    use logdrive_wal::StreamSlot;
+
+    use super::*;
+
+    fn vote(slot: u32) -> Parked {
+        let body = ParkedBody::OwnVote(Term(1));
+        Parked { ticket: Ticket(u64::MAX), slot, history: 0, generation: 0, to: Route::NONE, body }
+    }
+
+    #[test]
+    fn what_is_parked_waits_for_the_ticket_of_the_end_of_its_step() {
+        let mut waiting = Waiting::default();
+        waiting.park(vote(1));
+        waiting.park(vote(2));
+        waiting.seal(Ticket(5));
+        waiting.park(vote(3));
+        waiting.seal(Ticket(6));
+        assert!(waiting.pop_parked(Ticket(4)).is_none());
+        assert_eq!(waiting.pop_parked(Ticket(5)).expect("due").slot, 1);
+        assert_eq!(waiting.pop_parked(Ticket(5)).expect("due").slot, 2);
+        assert!(waiting.pop_parked(Ticket(5)).is_none());
+        waiting.park(vote(4));
+        assert_eq!(waiting.drop_open(), 1);
+        assert_eq!(waiting.pop_parked(Ticket(9)).expect("due").slot, 3);
+        assert!(waiting.pop_parked(Ticket(9)).is_none());
+    }
+
+    #[test]
+    fn the_last_write_of_a_slot_in_a_batch_stands_for_all_of_its_epoch() {
+        let mut waiting = Waiting::default();
+        let mut lanes: Vec<Lane> = (0..2).map(|n| Lane::new(StreamSlot(n), 1, LogIndex(0))).collect();
+        for (slot, ticket, epoch, last) in
+            [(0, 1, 0, 1), (1, 1, 0, 1), (0, 1, 0, 2), (0, 1, 1, 2), (0, 1, 1, 3), (1, 2, 0, 2), (0, 2, 1, 4)]
+        {
+            waiting.touch(&mut lanes[slot as usize], slot, Ticket(ticket), epoch, last);
+        }
+        let mut popped = Vec::new();
+        while let Some(touch) = waiting.pop_touch(Ticket(1)) {
+            popped.push((touch.slot, touch.epoch, touch.last));
+        }
+        assert_eq!(popped, [(0, 0, 2), (1, 0, 1), (0, 1, 3)]);
+        // Positions of what is gone are not mistaken for others.
+        waiting.touch(&mut lanes[1], 1, Ticket(2), 0, 3);
+        waiting.touch(&mut lanes[1], 1, Ticket(3), 0, 4);
+        let mut popped = Vec::new();
+        while let Some(touch) = waiting.pop_touch(Ticket(9)) {
+            popped.push((touch.slot, touch.epoch, touch.last));
+        }
+        assert_eq!(popped, [(1, 0, 3), (0, 1, 4), (1, 0, 4)]);
+    }
+}

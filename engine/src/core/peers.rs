@@ -42,6 +42,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 inflight_bytes_max: settings.peer_inflight_bytes_max,
             };
             let link = Link::new(hello.node, hello.core, self.groups.len(), limits);
+            assert!(self.io.links.len() < usize::from(u16::MAX), "so many cores are no cluster");
             self.io.links.push(link);
             LinkId((self.io.links.len() - 1) as u16)
         });

@@ -10,7 +10,8 @@ use logdrive_shard::{GroupId, HardState, LogIndex, NodeId, Random, Term};
 
 use crate::wire::EntryKind;
 
-const STATE_VERSION: u8 = 1;
+/// Version of the state blob.
+pub(super) const STATE_VERSION: u8 = 1;
 const STATE_BYTES: usize = 32;
 
 /// The note of an entry.
@@ -55,4 +56,47 @@ pub(super) fn decode_state(blob: &[u8]) -> Option<(HardState, u32)> {
 pub(super) fn first_history(cluster: u64, group: GroupId) -> u32 {
     let mixed = Random::new(cluster ^ Random::new(group.0).next_u64()).next_u64();
     (mixed >> 32) as u32 | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_reads_back_and_other_versions_and_lengths_do_not() {
+        let state = HardState { term: Term(3 << 40), vote: NodeId(7), commit: LogIndex(1 << 50) };
+        let mut blob = encode_state(state, 0xdead_beef);
+        assert_eq!(decode_state(&blob), Some((state, 0xdead_beef)));
+        assert_eq!(decode_state(&blob[..31]), None);
+        blob[0] = 2;
+        assert_eq!(decode_state(&blob), None);
+    }
+
+    /// The bytes of version 1, so that they stay what they are.
+    #[test]
+    fn the_state_of_version_1_is_these_bytes() {
+        let state = HardState { term: Term(2), vote: NodeId(3), commit: LogIndex(4) };
+        let expected = [
+            1, 0, 0, 0, 5, 0, 0, 0, // version, history
+            2, 0, 0, 0, 0, 0, 0, 0, // term
+            4, 0, 0, 0, 0, 0, 0, 0, // commit
+            3, 0, 0, 0, 0, 0, 0, 0, // vote
+        ];
+        assert_eq!(encode_state(state, 5), expected);
+    }
+
+    #[test]
+    fn a_note_carries_kind_and_commit() {
+        for kind in [EntryKind::Payload, EntryKind::Empty, EntryKind::Config] {
+            let note = entry_note(kind, LogIndex(77));
+            assert_eq!((note_kind(note), note_commit(note)), (kind, LogIndex(77)));
+        }
+    }
+
+    #[test]
+    fn first_histories_are_the_same_everywhere_and_differ_by_cluster() {
+        assert_eq!(first_history(1, GroupId(5)), first_history(1, GroupId(5)));
+        assert_ne!(first_history(1, GroupId(5)), first_history(2, GroupId(5)));
+        assert!((0..1000).all(|group| first_history(0, GroupId(group)) != 0));
+    }
 }

@@ -10,7 +10,7 @@ use super::cache::Cache;
 use super::lane::Lane;
 use super::loads::Loads;
 use super::parked::Waiting;
-use super::record::{decode_state, first_history, note_commit, note_kind};
+use super::record::{STATE_VERSION, decode_state, first_history, note_commit, note_kind};
 use super::requests::{Ports, Proposals, Reads};
 use super::status::Counters;
 use super::step::{Effects, Io, Queues};
@@ -143,6 +143,8 @@ struct Replay<'a, M> {
     applier: Applier<M>,
     /// Records of groups that do not live here.
     strangers: u64,
+    /// A state that this software does not understand.
+    unknown: Option<OpenError>,
     progress: &'a mut dyn FnMut(u64, u64),
 }
 
@@ -176,13 +178,11 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
 
     fn state(&mut self, stream: StreamId, state: &[u8]) {
         let Some(slot) = self.slot(stream) else { return };
-        let (state, history) = decode_state(state).unwrap_or_else(|| {
-            panic!(
-                "group {}: a state of {} bytes that no version of this program wrote",
-                stream.0,
-                state.len()
-            )
-        });
+        let Some((state, history)) = decode_state(state) else {
+            let found = state.first().copied().unwrap_or(0);
+            self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
+            return;
+        };
         let group = &mut self.groups[slot];
         group.fresh = false;
         group.state = state;
@@ -240,9 +240,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 applied: 0,
             },
             strangers: 0,
+            unknown: None,
             progress,
         };
         let mut wal = Wal::open(disk, settings.wal.clone(), now.0, &mut replay)?;
+        if let Some(unknown) = replay.unknown {
+            return Err(unknown);
+        }
         replay.applier.flush(&ids);
         if replay.strangers > 0 {
             tracing::warn!(records = replay.strangers, "the log has records of groups that do not live here");
@@ -329,3 +333,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

@@ -314,3 +314,7 @@ impl Reads {
         self.free.push(read);
     }
 }
+
+#[cfg(test)]
+#[path = "requests_tests.rs"]
+mod tests;

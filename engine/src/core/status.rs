@@ -115,6 +115,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.core
     }
 
+    /// Whether the log had no space even for a term, a vote or the no-op of a leader: the groups concerned take part in
+    /// nothing until it has.
+    pub fn holds_unwritten(&self) -> bool {
+        !self.io.unwritten.is_empty()
+    }
+
     /// Entries that the cache gave up because of its bound, and reads of the log that failed.
     pub fn cache_evictions_and_read_errors(&self) -> (u64, u64) {
         (self.io.cache.evictions(), self.io.loads.errors())

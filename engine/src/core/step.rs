@@ -101,6 +101,10 @@ impl<D: Disk> Io<D> {
     ) {
         let (kind, payload) = entry;
         self.keep_entry(slot, index, kind, payload);
+        if kind == EntryKind::Empty {
+            self.write_empty(slot, index, term, epoch, commit);
+            return;
+        }
         let header = EntryHeader { index: index.0, tag: term.0, note: entry_note(kind, commit) };
         let lane = &mut self.lanes[slot as usize];
         match self.wal.append(lane.stream, header, payload) {
@@ -126,51 +130,37 @@ impl<D: Disk> Io<D> {
     pub(super) fn truncate(&mut self, slot: u32, index: LogIndex) {
         self.cache.truncate(&mut self.lanes[slot as usize].window, index.0);
         self.loads.void(slot, index.0);
-        let replaced = |unwritten: &Unwritten| match *unwritten {
-            Unwritten::Empty { slot: of, index: at, .. } => of == slot && at >= index,
-            Unwritten::State { .. } => false,
-        };
-        self.unwritten.retain(|unwritten| !replaced(unwritten));
     }
 
-    /// Writes a hard state; if the log has no space even for that, remembers it and says no.
-    pub(super) fn write_state(&mut self, slot: u32, state: HardState) -> bool {
+    /// Writes a hard state. If the log has no space even for that, or for what the group wrote before, it is kept until it has:
+    /// meanwhile nothing that the group says leaves.
+    pub(super) fn write_state(&mut self, slot: u32, state: HardState) {
         let lane = &self.lanes[slot as usize];
-        match self.wal.put_state(lane.stream, &encode_state(state, lane.history)) {
-            Ok(_) | Err(AppendError::Poisoned(_)) => true,
-            Err(_) => {
-                let same = |unwritten: &&mut Unwritten| matches!(unwritten, Unwritten::State { slot: of, .. } if *of == slot);
-                match self.unwritten.iter_mut().find(same) {
-                    Some(Unwritten::State { state: older, .. }) => *older = state,
-                    _ => self.refused(Unwritten::State { slot, state }),
-                }
-                false
+        if !lane.flags.has(Flags::UNWRITTEN) {
+            match self.wal.put_state(lane.stream, &encode_state(state, lane.history)) {
+                Ok(_) | Err(AppendError::Poisoned(_)) => return,
+                Err(_) => {}
             }
+        }
+        let same = |unwritten: &&mut Unwritten| matches!(unwritten, Unwritten::State { slot: of, .. } if *of == slot);
+        match self.unwritten.iter_mut().find(same) {
+            Some(Unwritten::State { state: older, .. }) => *older = state,
+            _ => self.refused(Unwritten::State { slot, state }),
         }
     }
 
-    /// Writes the no-op of a term; if the log has no space even for that, remembers it and says no.
-    pub(super) fn write_empty(
-        &mut self,
-        slot: u32,
-        index: LogIndex,
-        term: Term,
-        epoch: u32,
-        commit: LogIndex,
-    ) -> bool {
+    /// Writes the no-op of a term, or keeps it as [`Io::write_state`] does.
+    fn write_empty(&mut self, slot: u32, index: LogIndex, term: Term, epoch: u32, commit: LogIndex) {
         let note = entry_note(EntryKind::Empty, commit);
         let lane = &mut self.lanes[slot as usize];
-        match self.wal.append(lane.stream, EntryHeader { index: index.0, tag: term.0, note }, &[]) {
-            Ok(ticket) => {
-                self.waiting.touch(lane, slot, ticket, epoch, index.0);
-                true
-            }
-            Err(AppendError::Poisoned(_)) => true,
-            Err(_) => {
-                self.refused(Unwritten::Empty { slot, index, term, epoch, commit });
-                false
+        if !lane.flags.has(Flags::UNWRITTEN) {
+            match self.wal.append(lane.stream, EntryHeader { index: index.0, tag: term.0, note }, &[]) {
+                Ok(ticket) => return self.waiting.touch(lane, slot, ticket, epoch, index.0),
+                Err(AppendError::Poisoned(_)) => return,
+                Err(_) => {}
             }
         }
+        self.refused(Unwritten::Empty { slot, index, term, epoch, commit });
     }
 
     fn refused(&mut self, unwritten: Unwritten) {
@@ -178,25 +168,19 @@ impl<D: Disk> Io<D> {
         self.unwritten.push(unwritten);
     }
 
-    /// Tries again what the log refused, in order, until it refuses again.
+    /// Tries again what the log refused: each group's in its order, until the log refuses again.
     pub(super) fn retry_unwritten(&mut self) {
-        let mut unwritten = std::mem::take(&mut self.unwritten).into_iter();
-        for retried in unwritten.by_ref() {
-            let written = match retried {
-                Unwritten::State { slot, state } => self.write_state(slot, state),
-                Unwritten::Empty { slot, index, term, epoch, commit } => {
-                    self.write_empty(slot, index, term, epoch, commit)
-                }
-            };
-            if !written {
-                break;
-            }
+        let unwritten = std::mem::take(&mut self.unwritten);
+        for retried in &unwritten {
             self.lanes[retried.slot() as usize].flags.lower(Flags::UNWRITTEN);
         }
-        // A group may still have more.
-        unwritten.for_each(|rest| self.unwritten.push(rest));
-        for rest in &self.unwritten {
-            self.lanes[rest.slot() as usize].flags.raise(Flags::UNWRITTEN);
+        for retried in unwritten {
+            match retried {
+                Unwritten::State { slot, state } => self.write_state(slot, state),
+                Unwritten::Empty { slot, index, term, epoch, commit } => {
+                    self.write_empty(slot, index, term, epoch, commit);
+                }
+            }
         }
     }
 

@@ -27,9 +27,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.flush_groups();
         self.begin_loads();
         self.log_news = self.io.wal.submit(self.io.now.0);
+        let backlog_bytes = self.io.wal.backlog_bytes();
         self.apply_committed();
         self.serve_reads();
         self.release_parked();
+        if self.io.wal.backlog_bytes() != backlog_bytes {
+            // Something was released that led to new writes (a vote for itself that nobody else is needed for).
+            self.log_news |= self.io.wal.submit(self.io.now.0);
+        }
         Ok(())
     }
 

@@ -152,6 +152,19 @@ pub enum OpenError {
         /// What was found.
         why: String,
     },
+    /// The owner cannot read what it wrote as a stream's state.
+    #[error(
+        "stream {stream}: its state has version {found}, this software reads version {supported}. Use the version that \
+             wrote it"
+    )]
+    State {
+        /// The stream.
+        stream: u64,
+        /// The version found; 0 if there is none.
+        found: u8,
+        /// Ours.
+        supported: u8,
+    },
     /// The options contradict each other.
     #[error("the log's options are impossible: {why}")]
     Options {

@@ -1,0 +1,145 @@
+use logdrive_shard::NodeId;
+
+use super::*;
+use crate::core::record::{encode_state, entry_note};
+
+/// Slot, index, payload of what was applied.
+type Applied = Vec<(u32, u64, Vec<u8>)>;
+
+/// Keeps what it applied.
+#[derive(Default)]
+struct Journal(Applied);
+
+impl StateMachine for Journal {
+    fn open(&mut self, _groups: &[GroupId]) {}
+
+    fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
+        for entry in entries {
+            self.0.push((entry.slot, entry.index.0, entry.payload.to_vec()));
+            replies.push(&[]);
+        }
+    }
+
+    fn query(&self, _slot: u32, _request: &[u8], _reply: &mut Vec<u8>) {}
+
+    fn digest(&self, _slot: u32) -> u64 {
+        0
+    }
+}
+
+/// Feeds records to a replay of two groups and returns what became of them.
+fn replay(feed: impl FnOnce(&mut Replay<'_, Journal>)) -> (Vec<Replayed>, Applied, u64) {
+    let ids = [GroupId(5), GroupId(9)];
+    let sorted = [(GroupId(5), 0), (GroupId(9), 1)];
+    let applier = Applier {
+        machine: Journal::default(),
+        bytes: Vec::new(),
+        entries: Vec::new(),
+        replies: Replies::default(),
+        applied: 0,
+    };
+    let mut replay = Replay {
+        ids: &ids,
+        sorted: &sorted,
+        groups: ids.iter().map(|_| Replayed::new(1)).collect(),
+        applier,
+        strangers: 0,
+        unknown: None,
+        progress: &mut |_, _| (),
+    };
+    feed(&mut replay);
+    assert!(replay.unknown.is_none());
+    replay.applier.flush(&ids);
+    (replay.groups, replay.applier.machine.0, replay.strangers)
+}
+
+fn entry(replay: &mut Replay<'_, Journal>, group: u64, index: u64, term: u64, commit: u64) {
+    let note = entry_note(EntryKind::Payload, LogIndex(commit));
+    let payload = format!("{index} of term {term}");
+    replay.entry(StreamId(group), EntryHeader { index, tag: term, note }, payload.as_bytes());
+}
+
+#[test]
+fn entries_are_applied_once_a_later_record_proves_them_committed() {
+    let (groups, applied, strangers) = replay(|replay| {
+        entry(replay, 5, 1, 1, 0);
+        entry(replay, 5, 2, 1, 0);
+        entry(replay, 9, 1, 1, 0);
+        entry(replay, 5, 3, 1, 1);
+        entry(replay, 5, 4, 1, 3);
+        entry(replay, 77, 1, 1, 0);
+    });
+    let indexes: Vec<_> = applied.iter().map(|(slot, index, _)| (*slot, *index)).collect();
+    assert_eq!(indexes, [(0, 1), (0, 2), (0, 3)]);
+    assert_eq!((groups[0].applied, groups[0].tail.len(), groups[0].log.last), (3, 1, LogIndex(4)));
+    assert_eq!((groups[1].applied, groups[1].tail.len()), (0, 1));
+    assert_eq!(strangers, 1);
+}
+
+#[test]
+fn a_hard_state_proves_too_and_the_last_one_counts() {
+    let (groups, applied, _) = replay(|replay| {
+        entry(replay, 5, 1, 1, 0);
+        let state = HardState { term: Term(2), vote: NodeId(3), commit: LogIndex(0) };
+        replay.state(StreamId(5), &encode_state(state, 44));
+        assert!(replay.applier.entries.is_empty());
+        let state = HardState { term: Term(4), vote: NodeId(1), commit: LogIndex(1) };
+        replay.state(StreamId(5), &encode_state(state, 44));
+    });
+    assert_eq!(applied.len(), 1);
+    assert_eq!((groups[0].state.term, groups[0].history, groups[0].fresh), (Term(4), 44, false));
+    assert!(groups[1].fresh);
+}
+
+#[test]
+fn replaced_entries_are_never_applied() {
+    let (groups, applied, _) = replay(|replay| {
+        for index in 1..=5 {
+            entry(replay, 5, index, 1, 0);
+        }
+        // A new leader's entries replace the last three, and say that its entry 3 is committed.
+        entry(replay, 5, 3, 2, 3);
+        entry(replay, 5, 4, 2, 3);
+        entry(replay, 5, 5, 3, 4);
+    });
+    let payloads: Vec<_> = applied.iter().map(|(.., payload)| String::from_utf8_lossy(payload)).collect();
+    assert_eq!(payloads, ["1 of term 1", "2 of term 1", "3 of term 2", "4 of term 2"]);
+    let runs = [(1, 1), (3, 2), (5, 3)].map(|(index, term)| (LogIndex(index), Term(term)));
+    assert_eq!(groups[0].log.term_runs, runs);
+}
+
+/// An append that catches a follower up carries a commit index beyond its own entries; not all of it may have become durable.
+#[test]
+fn a_commit_index_beyond_the_log_applies_what_is_there() {
+    let (groups, applied, _) = replay(|replay| {
+        entry(replay, 5, 1, 1, 100);
+        entry(replay, 5, 2, 1, 100);
+    });
+    assert_eq!(applied.len(), 2);
+    assert_eq!((groups[0].applied, groups[0].log.last), (2, LogIndex(2)));
+}
+
+#[test]
+fn the_no_op_of_a_leader_is_not_shown_to_the_machine() {
+    let (groups, applied, _) = replay(|replay| {
+        let note = entry_note(EntryKind::Empty, LogIndex(0));
+        replay.entry(StreamId(5), EntryHeader { index: 1, tag: 1, note }, &[]);
+        entry(replay, 5, 2, 1, 1);
+        entry(replay, 5, 3, 1, 2);
+    });
+    assert_eq!(applied.iter().map(|(_, index, _)| *index).collect::<Vec<_>>(), [2]);
+    assert_eq!(groups[0].applied, 2);
+}
+
+#[test]
+fn a_compacted_log_starts_later() {
+    let (groups, ..) = replay(|replay| {
+        for index in 1..=6 {
+            entry(replay, 5, index, 1 + index / 4, index - 1);
+        }
+        replay.compacted(StreamId(5), 4);
+    });
+    let log = &groups[0].log;
+    assert_eq!((log.first, log.last, log.prev_term), (LogIndex(5), LogIndex(6), Term(2)));
+    assert_eq!(log.term_runs, [(LogIndex(5), Term(2))]);
+}
