@@ -8,6 +8,9 @@ use crate::format::{BLOCK, BatchHeader, HeaderBlock, Incarnation, Lsn, SegmentHe
 
 /// Bytes of one read.
 const PIECE_BYTES: u64 = 1 << 20;
+/// A segment whose header was lost and that has no batch in so many bytes was not used: more than that is never under way
+/// when its header is not durable yet.
+const UNUSED_BYTES: u64 = 8 << 20;
 /// Reads under way.
 const PIECES_AHEAD: usize = 4;
 
@@ -234,16 +237,18 @@ fn feed<E>(
 }
 
 /// Looks at every block of a segment from `offset` on for intact batches of this incarnation, and returns the highest
-/// `durable_end` that they attest.
+/// `durable_end` that they attest. A file that does not look used is given up after a while: prepared segments are many.
 pub(super) fn attested<D: Disk>(disk: &mut D, found: &Found, offset: u64) -> Result<Lsn, DiskError> {
     let mut best = Lsn(0);
     let mut candidates: Vec<(u64, BatchHeader)> = Vec::new();
+    let mut used = found.header().is_some();
     read_pieces(disk, found.file, offset.max(BLOCK), found.bytes, &mut |at, piece| {
         for block in (0..piece.len()).step_by(BLOCK as usize) {
             let Some(header) = BatchHeader::decode(&piece[block..]) else { continue };
             let place = at + block as u64;
             let start = found.header().map(|h| h.start.plus(place - BLOCK));
             let wrong_place = start.is_some_and(|lsn| lsn != header.lsn);
+            used |= header.incarnation == found.incarnation;
             if header.incarnation != found.incarnation || wrong_place || header.durable_end <= best {
                 continue;
             }
@@ -254,7 +259,7 @@ pub(super) fn attested<D: Disk>(disk: &mut D, found: &Found, offset: u64) -> Res
                 None => {}
             }
         }
-        true
+        used || at < UNUSED_BYTES
     })?;
     // Batches that go over the edge of a piece.
     for (place, header) in candidates {

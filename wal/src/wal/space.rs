@@ -15,9 +15,12 @@ const RESERVE_SEGMENTS: u64 = 2;
 /// Segments at least: one that is written, one ahead, and the reserve.
 pub(super) const SEGMENTS_MIN: u64 = 2 + RESERVE_SEGMENTS;
 /// Streams whose state is written again in one turn at most.
-const REWRITES_PER_TURN: usize = 256;
-/// Between two looks at all streams for segments that can be reclaimed.
+const REWRITES_PER_TURN: usize = 1024;
+/// Between two looks at all streams for segments that can be reclaimed, and more for each stream: looking takes a small part
+/// of the core's time whatever their number.
 const RECLAIM_NANOS: u64 = 10_000_000;
+/// See [`RECLAIM_NANOS`].
+const RECLAIM_NANOS_PER_STREAM: u64 = 5_000;
 
 /// A segment with batches.
 #[derive(Debug)]
@@ -106,6 +109,8 @@ pub(super) struct Segments {
     /// A compaction happened since the last look.
     pub(super) reclaim_wanted: bool,
     reclaim_at: u64,
+    /// A stream whose oldest entry was in the oldest segment when this was looked at last.
+    pinned_by: Option<StreamSlot>,
     /// Segments before this one go as soon as the ticket is durable.
     trim: Option<(Ticket, Incarnation)>,
     zeros: Option<Buffer>,
@@ -129,6 +134,7 @@ impl Segments {
             blocked_until: None,
             reclaim_wanted: true,
             reclaim_at: 0,
+            pinned_by: None,
             trim: None,
             zeros: None,
         }
@@ -408,16 +414,26 @@ impl<D: Disk> Wal<D> {
         {
             return;
         }
-        self.segments.reclaim_at = now_nanos.saturating_add(RECLAIM_NANOS);
+        let pause = RECLAIM_NANOS + RECLAIM_NANOS_PER_STREAM * self.index.streams.len() as u64;
+        self.segments.reclaim_at = now_nanos.saturating_add(pause);
         self.segments.reclaim_wanted = false;
-        if self.segments.list.len() < 2 {
+        let oldest = match self.segments.list.front() {
+            Some(front) if self.segments.list.len() > 1 => front.end,
+            _ => return,
+        };
+        let pins = |slot: StreamSlot| self.index.stream(slot).first_at().is_some_and(|at| at < oldest);
+        if self.segments.pinned_by.is_some_and(pins) {
             return;
         }
         let head = self.open.as_ref().or(self.closed.back()).map_or(self.next_lsn, |b| b.lsn);
         let mut entries_low = head;
         let mut low = head;
-        for stream in &self.index.streams {
+        for (slot, stream) in (0..).zip(&self.index.streams) {
             let first = stream.first_at().unwrap_or(head);
+            if first < oldest {
+                self.segments.pinned_by = Some(StreamSlot(slot));
+                return;
+            }
             entries_low = entries_low.min(first);
             low =
                 low.min(first).min(stream.state_at.unwrap_or(head)).min(stream.compacted_at.unwrap_or(head));
@@ -433,9 +449,9 @@ impl<D: Disk> Wal<D> {
             self.segments.reclaim_wanted = true;
             return;
         }
-        let oldest = self.segments.list.front().map_or(head, |s| s.end);
         if entries_low >= oldest {
             self.rewrite_states(oldest);
+            self.segments.reclaim_at = now_nanos.saturating_add(RECLAIM_NANOS);
         }
     }
 
