@@ -52,6 +52,9 @@ pub(crate) struct LogArgs {
     /// A batch of the log is closed at this size, bytes.
     #[arg(long, default_value_t = 256 << 10, value_parser = value_parser!(u32).range(4096..=16 << 20))]
     pub(crate) batch_bytes: u32,
+    /// While a write is under way, a batch smaller than this waits a little for more, bytes. 0: it never waits.
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u32).range(0..=16 << 20))]
+    pub(crate) batch_bytes_min: u32,
     /// Size of a segment file, MiB.
     #[arg(long, default_value_t = 64, value_parser = value_parser!(u64).range(2..=1024))]
     pub(crate) segment_mib: u64,

@@ -194,6 +194,7 @@ impl Bench {
         let mut settings = CoreSettings::default();
         settings.wal.writes_in_flight = arguments.log.writes_in_flight;
         settings.wal.batch_bytes_max = arguments.log.batch_bytes;
+        settings.wal.batch_bytes_min = arguments.log.batch_bytes_min;
         settings.wal.segment_bytes = segment_bytes;
         settings.wal.segments_ahead = segments;
         settings.wal.budget_bytes = u64::from(segments) * segment_bytes;

@@ -108,6 +108,7 @@ pub(crate) fn run(arguments: &WalArgs) -> Result<bool> {
         segment_bytes,
         writes_in_flight: arguments.log.writes_in_flight,
         batch_bytes_max: arguments.log.batch_bytes,
+        batch_bytes_min: arguments.log.batch_bytes_min,
         budget_bytes: u64::from(segments) * segment_bytes,
         segments_ahead: segments,
         ..Options::default()

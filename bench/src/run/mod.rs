@@ -83,12 +83,13 @@ pub(crate) fn run(arguments: &RunArgs) -> Result<bool> {
     let told = Told { acknowledged: outcome.acknowledged, unknown: outcome.refusals.unknown };
     let check = check::check(&nodes.engines, &nodes.applied, arguments.groups, told)?;
     bar.set_message("stopping");
-    nodes.stop()?;
+    let stopped = nodes.stop();
     bar.finish_and_clear();
 
     let ok = check.ok;
     let report = RunReport::new(arguments, prepared, outcome, check, disk_probe, environment, warnings);
     report::deliver(&report, arguments.output.json.as_deref())?;
+    stopped?;
     Ok(ok)
 }
 

@@ -190,6 +190,7 @@ fn node_settings(
     settings.spin_us = arguments.spin_us;
     settings.core.wal.writes_in_flight = arguments.log.writes_in_flight;
     settings.core.wal.batch_bytes_max = arguments.log.batch_bytes;
+    settings.core.wal.batch_bytes_min = arguments.log.batch_bytes_min;
     settings.core.wal.segment_bytes = prepared.segment_bytes;
     // The budget is what was prepared: a run never measures the writing of zeros, it ends instead, and says so.
     settings.core.wal.segments_ahead = prepared.segments;

@@ -51,6 +51,7 @@ struct RunSettings {
     pinned: bool,
     spin_us: u64,
     batch_bytes_max: u32,
+    batch_bytes_min: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -145,6 +146,7 @@ fn settings(arguments: &RunArgs) -> RunSettings {
         pinned: pin_from(arguments, 0).is_some(),
         spin_us: arguments.spin_us,
         batch_bytes_max: arguments.log.batch_bytes,
+        batch_bytes_min: arguments.log.batch_bytes_min,
     }
 }
 
