@@ -426,7 +426,6 @@ impl<D: Disk> Wal<D> {
             return;
         }
         let head = self.open.as_ref().or(self.closed.back()).map_or(self.next_lsn, |b| b.lsn);
-        let mut entries_low = head;
         let mut low = head;
         for (slot, stream) in (0..).zip(&self.index.streams) {
             let first = stream.first_at().unwrap_or(head);
@@ -434,7 +433,6 @@ impl<D: Disk> Wal<D> {
                 self.segments.pinned_by = Some(StreamSlot(slot));
                 return;
             }
-            entries_low = entries_low.min(first);
             low =
                 low.min(first).min(stream.state_at.unwrap_or(head)).min(stream.compacted_at.unwrap_or(head));
         }
@@ -449,10 +447,9 @@ impl<D: Disk> Wal<D> {
             self.segments.reclaim_wanted = true;
             return;
         }
-        if entries_low >= oldest {
-            self.rewrite_states(oldest);
-            self.segments.reclaim_at = now_nanos.saturating_add(RECLAIM_NANOS);
-        }
+        // No entry holds the oldest segment back, only states and marks.
+        self.rewrite_states(oldest);
+        self.segments.reclaim_at = now_nanos.saturating_add(RECLAIM_NANOS);
     }
 
     /// Writes states and compaction marks from before `limit` again, a bounded number at a time.
