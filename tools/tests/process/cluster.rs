@@ -111,8 +111,11 @@ impl Node {
     }
 
     pub(crate) fn wait_ready(&mut self) {
-        let line = self.process.as_ref().unwrap().lines.recv_timeout(PATIENCE);
-        let line = line.unwrap_or_else(|_| panic!("node {} is not ready: {}", self.id, self.stderr()));
+        let process = self.process.as_mut().unwrap();
+        let line = process.lines.recv_timeout(PATIENCE).unwrap_or_else(|error| {
+            let ended = process.child.try_wait().unwrap();
+            panic!("node {} is not ready ({error}, {ended:?}): {}", self.id, self.stderr())
+        });
         assert!(line.starts_with(&format!("ready node={} ", self.id)), "{line}");
     }
 
