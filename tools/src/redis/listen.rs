@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, IntoRawFd};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -10,6 +11,26 @@ use super::config::FrontDoorError;
 
 /// Connections waiting to be accepted, per core.
 const BACKLOG: i32 = 1_024;
+
+/// A process that was killed keeps its sockets until the kernel has ended its operations on them, a moment after its end.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(50);
+
+/// As [`listen_alone`], but an address in use is given a moment to become free: a node is often started again at once.
+pub(super) fn listen_patiently(address: SocketAddr) -> Result<TcpListener, FrontDoorError> {
+    let mut tries = PATIENCE.as_millis() / RETRY.as_millis();
+    loop {
+        match listen_alone(address) {
+            Err(FrontDoorError::Listen { error, .. })
+                if error.kind() == io::ErrorKind::AddrInUse && tries > 0 =>
+            {
+                tries -= 1;
+                std::thread::sleep(RETRY);
+            }
+            result => return result,
+        }
+    }
+}
 
 /// Listens where nobody else does.
 ///
@@ -64,7 +85,7 @@ mod tests {
     fn cores_share_an_address_that_others_cannot_have() {
         let first = listen_alone(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = first.local_addr().unwrap();
-        let error = listen_alone(address).unwrap_err().to_string();
+        let error = listen_patiently(address).unwrap_err().to_string();
         assert!(error.contains(&address.to_string()), "{error}");
         let listeners = share(first, 3).unwrap();
         assert_eq!(listeners.len(), 3);

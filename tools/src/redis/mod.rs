@@ -59,7 +59,7 @@ use net::{Front, PortBackend};
 /// [`Engine::start`](logdrive::runtime::Engine::start) runs on each core.
 pub fn service(config: FrontDoorConfig) -> Result<Box<Service>, FrontDoorError> {
     config.check()?;
-    let first = listen::listen_alone(config.listen)?;
+    let first = listen::listen_patiently(config.listen)?;
     service_on(first, config)
 }
 

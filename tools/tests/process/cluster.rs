@@ -111,11 +111,10 @@ impl Node {
     }
 
     pub(crate) fn wait_ready(&mut self) {
-        let process = self.process.as_mut().unwrap();
-        let line = process.lines.recv_timeout(PATIENCE).unwrap_or_else(|error| {
-            let ended = process.child.try_wait().unwrap();
-            panic!("node {} is not ready ({error}, {ended:?}): {}", self.id, self.stderr())
-        });
+        let process = self.process.as_ref().unwrap();
+        let line = process.lines.recv_timeout(PATIENCE);
+        let line =
+            line.unwrap_or_else(|error| panic!("node {} is not ready ({error}): {}", self.id, self.stderr()));
         assert!(line.starts_with(&format!("ready node={} ", self.id)), "{line}");
     }
 
