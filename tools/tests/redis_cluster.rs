@@ -17,7 +17,8 @@ fn a_cluster_client_reads_what_it_wrote_wherever_it_lives() {
         let () = redis::cmd("SET").arg(format!("key{n}")).arg(n).query(&mut connection).unwrap();
     }
     for n in 0..300 {
-        let value: i64 = redis::cmd("INCRBY").arg(format!("key{n}")).arg(1_000).query(&mut connection).unwrap();
+        let value: i64 =
+            redis::cmd("INCRBY").arg(format!("key{n}")).arg(1_000).query(&mut connection).unwrap();
         assert_eq!(value, n + 1_000);
         let value: i64 = redis::cmd("GET").arg(format!("key{n}")).query(&mut connection).unwrap();
         assert_eq!(value, n + 1_000);
@@ -153,7 +154,10 @@ fn requests_wait_through_an_election_and_get_clusterdown_without_a_majority() {
     eventually("no leader, and the client is told so", || {
         let reply = client.ask(&["SET", "foo", "2"]);
         let text = reply.error();
-        assert!(["MOVED", "CLUSTERDOWN", "INDETERMINATE"].iter().any(|code| text.starts_with(code)), "{text}");
+        assert!(
+            ["MOVED", "CLUSTERDOWN", "INDETERMINATE"].iter().any(|code| text.starts_with(code)),
+            "{text}"
+        );
         (text == "CLUSTERDOWN Hash slot not served").then_some(())
     });
     assert_eq!(client.ask(&["READONLY"]), Reply::ok());
@@ -245,7 +249,9 @@ fn info_and_status_tell_about_all_cores() {
     let cluster = Cluster::start(3, 2, 16);
     let mut client = Client::connect(cluster.address(2));
     let info = client.ask(&["INFO"]);
-    for line in ["cluster_enabled:1", "role:master", "connected_slaves:2", "loading:0", "cores:2", "groups:16"] {
+    for line in
+        ["cluster_enabled:1", "role:master", "connected_slaves:2", "loading:0", "cores:2", "groups:16"]
+    {
         assert!(info.text().contains(&format!("{line}\r\n")), "{line} in {}", info.text());
     }
     let status = client.ask(&["LOGDRIVE", "STATUS"]);

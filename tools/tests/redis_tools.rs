@@ -49,7 +49,24 @@ fn redis_benchmark_runs_in_cluster_mode() {
     let requests = "20000";
     let output = run(
         "redis-benchmark",
-        &["--cluster", "-p", &port, "-t", "set,get,incr", "-n", requests, "-c", "20", "-P", "8", "-r", "1000", "-d", "64", "--csv"],
+        &[
+            "--cluster",
+            "-p",
+            &port,
+            "-t",
+            "set,get,incr",
+            "-n",
+            requests,
+            "-c",
+            "20",
+            "-P",
+            "8",
+            "-r",
+            "1000",
+            "-d",
+            "64",
+            "--csv",
+        ],
     );
     let text = stdout(&output);
     for test in ["\"SET\"", "\"GET\"", "\"INCR\""] {
@@ -59,7 +76,8 @@ fn redis_benchmark_runs_in_cluster_mode() {
         .ids()
         .map(|id| {
             let info = Client::connect(cluster.address(id)).ask(&["INFO", "logdrive"]);
-            let line = info.text().lines().find(|line| line.starts_with("answered_moved:")).unwrap().to_owned();
+            let line =
+                info.text().lines().find(|line| line.starts_with("answered_moved:")).unwrap().to_owned();
             line["answered_moved:".len()..].parse::<u64>().unwrap()
         })
         .sum();

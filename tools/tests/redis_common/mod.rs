@@ -1,7 +1,7 @@
 //! Clusters of nodes with front doors in this process, and a client that shows replies as they came.
 
 // Every test file is a crate of its own and uses its part.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -66,7 +66,8 @@ impl Cluster {
         let nodes = (1..=nodes).zip(peers).zip(clients).map(|((id, peer), client)| {
             let path = dir.path().join(format!("node-{id}"));
             let listen = peer.local_addr().unwrap();
-            let mut settings = NodeSettings::new(CLUSTER, NodeId(id), path, listen, addresses.clone(), groups);
+            let mut settings =
+                NodeSettings::new(CLUSTER, NodeId(id), path, listen, addresses.clone(), groups);
             settings.listener = Some(Arc::new(peer));
             settings.cores = cores;
             settings.bootstrap = true;
@@ -143,8 +144,11 @@ impl Cluster {
     pub fn await_leaders(&self) {
         for group in (1..=self.groups()).map(GroupId) {
             eventually("every node knows the group's leader", || {
-                let seen: Vec<NodeId> =
-                    self.ids().filter_map(|id| self.engine(id)).map(|engine| engine.leader_of(group)).collect();
+                let seen: Vec<NodeId> = self
+                    .ids()
+                    .filter_map(|id| self.engine(id))
+                    .map(|engine| engine.leader_of(group))
+                    .collect();
                 let leader = *seen.first()?;
                 let runs = leader.is_some() && self.engine(leader.0).is_some();
                 (runs && seen.iter().all(|seen| *seen == leader)).then_some(())
@@ -162,7 +166,9 @@ impl Cluster {
             }
         });
         let (slot, groups) = (slot.unwrap(), self.groups());
-        GroupId((1..=groups).find(|g| (g - 1) * 16_384 / groups <= slot && slot < g * 16_384 / groups).unwrap())
+        GroupId(
+            (1..=groups).find(|g| (g - 1) * 16_384 / groups <= slot && slot < g * 16_384 / groups).unwrap(),
+        )
     }
 
     /// The node that leads a key's group.
@@ -170,7 +176,8 @@ impl Cluster {
     pub fn leader_of(&self, key: &str) -> u32 {
         let group = self.group_of(key);
         eventually("a leader", || {
-            self.ids().find(|id| self.engine(*id).is_some_and(|engine| engine.leader_of(group) == NodeId(*id)))
+            self.ids()
+                .find(|id| self.engine(*id).is_some_and(|engine| engine.leader_of(group) == NodeId(*id)))
         })
     }
 
@@ -187,7 +194,8 @@ impl Cluster {
         let Reply::Array(runs) = client.ask(&["CLUSTER", "SLOTS"]) else { panic!("no slots") };
         for run in runs {
             let Reply::Array(run) = run else { panic!("no run") };
-            let (Reply::Integer(start), Reply::Integer(end), Reply::Array(node)) = (&run[0], &run[1], &run[2])
+            let (Reply::Integer(start), Reply::Integer(end), Reply::Array(node)) =
+                (&run[0], &run[1], &run[2])
             else {
                 panic!("{run:?}")
             };
@@ -319,7 +327,9 @@ impl Client {
             "*" => Reply::Array((0..len()).map(|_| self.try_receive()).collect::<Option<_>>()?),
             "~" => Reply::Set((0..len()).map(|_| self.try_receive()).collect::<Option<_>>()?),
             "%" => Reply::Map(
-                (0..len()).map(|_| Some((self.try_receive()?, self.try_receive()?))).collect::<Option<_>>()?,
+                (0..len())
+                    .map(|_| Some((self.try_receive()?, self.try_receive()?)))
+                    .collect::<Option<_>>()?,
             ),
             other => panic!("not a reply: {other}{text}"),
         })
