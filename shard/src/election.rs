@@ -242,7 +242,8 @@ impl Group {
 
     /// Draws a new election deadline. Without a single peer in contact there is none: contact will wake the group.
     pub(crate) fn arm_election<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        if self.is_isolated(env.config) {
+        // An isolated node that still believes in a leader needs the deadline to forget it.
+        if self.is_isolated(env.config) && !self.leader.is_some() {
             self.deadline = Moment::NEVER;
             return;
         }

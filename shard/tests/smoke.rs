@@ -2,7 +2,7 @@
 mod common;
 
 use common::{Cluster, config, ms};
-use logdrive_shard::{LogIndex, Moment, Role};
+use logdrive_shard::{LogIndex, Moment, NodeId, Role};
 
 #[test]
 fn three_nodes_elect_replicate_and_fall_silent() {
@@ -38,4 +38,22 @@ fn a_single_voter_elects_itself() {
     cluster.stabilize();
     assert_eq!(cluster.group(1).applicable(), LogIndex(2));
     assert_eq!(cluster.group(1).next_deadline(), Moment::NEVER);
+}
+
+/// It once named the dead leader for ever, so that clients were sent there instead of being told that nobody leads.
+#[test]
+fn the_last_node_in_contact_with_nobody_forgets_its_leader() {
+    for first in 1..=3 {
+        let mut cluster = Cluster::new(3, config(), 1);
+        let leader = cluster.elect();
+        cluster.run_for(ms(1_000));
+        let others: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
+        // In either order: the other follower dies before the leader, or after it.
+        let (one, two) = if first == leader { (leader, others[0]) } else { (others[0], leader) };
+        cluster.crash(one, 0);
+        cluster.crash(two, 0);
+        cluster.run_for(ms(10_000));
+        assert_eq!(cluster.group(others[1]).leader(), NodeId::NONE);
+        assert_eq!(cluster.group(others[1]).next_deadline(), Moment::NEVER, "nobody would hear it campaign");
+    }
 }
