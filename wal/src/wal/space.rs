@@ -339,6 +339,8 @@ impl<D: Disk> Wal<D> {
     }
 
     pub(super) fn on_space(&mut self, number: u64, completion: Completion, now_nanos: u64) {
+        // What follows is handed to the disk with the next `submit` or `poll`: the owner must not sleep before that.
+        self.news = true;
         if number == 1 {
             // A spare was closed or its name removed. That it stays behind costs space until the next open, no more.
             self.segments.removals -= 1;

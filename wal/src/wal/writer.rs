@@ -245,7 +245,10 @@ impl<D: Disk> Wal<D> {
         }
         self.completions = completions;
         self.advance();
+        let reads = self.stats.reads;
         self.step_reads();
+        // The disk gets them with the next `submit` or `poll`: the owner must not sleep before that.
+        self.news |= self.stats.reads != reads;
     }
 
     fn on_written(&mut self, number: u64, completion: Completion, now_nanos: u64) {
