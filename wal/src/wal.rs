@@ -273,6 +273,12 @@ impl<D: Disk> Wal<D> {
         }
     }
 
+    /// Whether states, compactions and entries without payload of `bytes` together (payloads plus 64 for each) would be taken
+    /// now: they may use the reserve, but a disk that is really full has none.
+    pub fn has_vital_room(&self, bytes: u64) -> bool {
+        bytes <= self.vital_room
+    }
+
     // -- reading ------------------------------------------------------------------------------------------------------
 
     /// Begins to read entries `first ..= last` of a stream (written ones, durable or not), at most `bytes_max` but at least

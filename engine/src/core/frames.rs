@@ -5,6 +5,7 @@ use logdrive_wal::{Disk, Health};
 
 use super::lane::Flags;
 use super::prefetch::AHEAD;
+use super::record::STATE_BYTES;
 use super::step::RECORD_BYTES;
 use super::{Core, LinkId};
 use crate::api::StateMachine;
@@ -13,6 +14,9 @@ use crate::wire::{Address, Entries, EntryKind, FrameError, FrameView, VERSION_MA
 /// A leader's append is not taken while this many times the bound on the log's backlog waits: the runtime should have stopped
 /// reading before.
 const BACKLOG_FACTOR: u64 = 4;
+
+/// The hard state that an append of a new term writes before its entries.
+const STATE_RECORD_BYTES: u64 = STATE_BYTES as u64 + RECORD_BYTES;
 
 impl<D: Disk, M: StateMachine> Core<D, M> {
     pub(super) fn on_frame(&mut self, link: LinkId, bytes: &[u8]) -> Result<(), FrameError> {
@@ -104,7 +108,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     /// Whether the log would take the entries of an append. If not, the append is as good as lost on the way: nothing of it is
-    /// acknowledged, and the leader repeats it. A leader's no-op is let in even without space, so that reads go on.
+    /// acknowledged, and the leader repeats it. A leader's no-op is let in even without space, so that reads go on; but nothing
+    /// is that the reserve has no room for either, together with the hard state of its term.
     fn has_space(&mut self, slot: u32, entries: &Entries<'_>) -> bool {
         let wal = &self.io.wal;
         let bytes = entries.payload_bytes() as u64 + entries.len() as u64 * RECORD_BYTES;
@@ -117,6 +122,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             && !matches!(wal.health(), Health::Poisoned(_))
             && fits
             && (wal.admit(bytes).is_ok() || vital())
+            && wal.has_vital_room(bytes + STATE_RECORD_BYTES)
             && wal.backlog_bytes() <= backlog_bytes_max;
         if !taken {
             self.io.counters.appends_refused += 1;

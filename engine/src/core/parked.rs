@@ -32,6 +32,18 @@ pub(super) struct Parked {
     pub(super) body: ParkedBody,
 }
 
+/// Messages parked at most; further ones are dropped, as a lossy network would, and what they answer is asked again. While the
+/// disk is full peers go on asking, and nothing that was parked may leave.
+const PARKED_MAX: usize = 1 << 17;
+
+impl Parked {
+    /// The vote of the candidate in `slot` for itself.
+    pub(super) fn own_vote(slot: u32, term: Term) -> Parked {
+        let (ticket, to, body) = (Ticket(u64::MAX), Route::NONE, ParkedBody::OwnVote(term));
+        Parked { ticket, slot, history: 0, generation: 0, to, body }
+    }
+}
+
 /// A write of a group that is under way: entries up to `last`, of one epoch, in the batch of one ticket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Touch {
@@ -53,6 +65,11 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// Whether no further message should be parked.
+    pub(super) fn is_full(&self) -> bool {
+        self.parked.len() >= PARKED_MAX
+    }
+
     /// Parks something until the writes of the step under way are durable.
     pub(super) fn park(&mut self, parked: Parked) {
         self.parked.push_back(parked);

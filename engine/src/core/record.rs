@@ -12,7 +12,7 @@ use crate::wire::EntryKind;
 
 /// Version of the state blob.
 pub(super) const STATE_VERSION: u8 = 1;
-const STATE_BYTES: usize = 32;
+pub(super) const STATE_BYTES: usize = 32;
 
 /// The note of an entry.
 pub(super) fn entry_note(kind: EntryKind, commit: LogIndex) -> u64 {

@@ -176,7 +176,15 @@ impl<D: Disk> Io<D> {
         }
         for retried in unwritten {
             match retried {
-                Unwritten::State { slot, state } => self.write_state(slot, state),
+                Unwritten::State { slot, state } => {
+                    self.write_state(slot, state);
+                    let written = !self.lanes[slot as usize].flags.has(Flags::UNWRITTEN);
+                    if written && state.vote == self.me {
+                        // What the candidate's step parked was dropped, its vote for itself as well.
+                        self.waiting.park(Parked::own_vote(slot, state.term));
+                        self.waiting.seal(self.wal.last_ticket());
+                    }
+                }
                 Unwritten::Empty { slot, index, term, epoch, commit } => {
                     self.write_empty(slot, index, term, epoch, commit);
                 }
@@ -267,6 +275,10 @@ impl<D: Disk> StepSink<'_, D> {
 
     fn park(&mut self, to: Route, body: ParkedBody) {
         let Some((link, _)) = unpack(to) else { return };
+        if self.io.waiting.is_full() {
+            self.io.counters.dropped += 1;
+            return;
+        }
         let generation = self.io.links[link].generation;
         let history = self.io.lanes[self.slot as usize].history;
         let (slot, ticket) = (self.slot, Ticket(u64::MAX));
@@ -385,9 +397,7 @@ impl<D: Disk> Sink for StepSink<'_, D> {
     }
 
     fn own_vote_written(&mut self, term: Term) {
-        let (slot, ticket, to) = (self.slot, Ticket(u64::MAX), Route::NONE);
-        let body = ParkedBody::OwnVote(term);
-        self.io.waiting.park(Parked { ticket, slot, history: 0, generation: 0, to, body });
+        self.io.waiting.park(Parked::own_vote(self.slot, term));
     }
 
     fn committed(&mut self, commit: LogIndex) {
