@@ -91,6 +91,39 @@ fn a_payload_over_the_limit_is_refused_and_nothing_is_appended() {
 }
 
 #[test]
+fn what_does_not_fit_into_the_sockets_at_once_arrives_all_the_same() {
+    let mut cluster = Cluster::new(3, 1, 2);
+    for id in 1..=3 {
+        // Little may wait for the log: readers pause and go on.
+        cluster.settings(id).core.log_backlog_bytes_max = 64 << 10;
+        cluster.settings(id).runtime.socket_buffer_bytes = 64 << 10;
+        cluster.settings(id).core.wal.budget_bytes = 512 << 20;
+        cluster.start_node(id);
+    }
+    cluster.set(1, "k", "first");
+    cluster.set(2, "k", "first");
+    let value = "v".repeat(250 << 10);
+    for round in 0..4 {
+        // Far more than a socket holds, in one turn.
+        let groups: Vec<_> =
+            (1..=2).map(|group| (group, cluster.group(cluster.leader(group), group))).collect();
+        for (group, handle) in groups {
+            let payloads = (0..20).map(|n| set(&format!("{round}-{n}"), &value)).collect();
+            let taken = block_on(handle.propose_batch(payloads)).into_iter().filter(Result::is_ok).count();
+            assert!(taken > 0, "round {round}, group {group}");
+        }
+    }
+    cluster.set(1, "k", "last");
+    cluster.set(2, "k", "last");
+    cluster.await_equal();
+    assert_eq!(cluster.get(2, "k").as_deref(), Some("last"));
+    let counters: Vec<_> = (1..=3).map(|id| cluster.engine(id).counters()).collect();
+    assert!(counters.iter().any(|node| node.writes_blocked > 0), "{counters:?}");
+    assert!(counters.iter().any(|node| node.reads_paused > 0), "{counters:?}");
+    assert!(counters.iter().all(|node| node.frames_refused == 0), "{counters:?}");
+}
+
+#[test]
 fn requests_beyond_the_queue_of_a_core_are_busy() {
     let mut cluster = Cluster::new(1, 1, 1);
     cluster.settings(1).runtime.queue_requests_max = 10;

@@ -38,6 +38,7 @@ fn a_failed_write_ends_the_node_and_restart_is_recovery() {
     });
     assert!(told.try_recv().is_err(), "said once");
     let engine = cluster.engines[0].take().unwrap();
+    assert_eq!(engine.failure(), Some(fatal.clone()));
     assert_eq!(engine.shutdown(), Err(fatal));
 
     setrlimit(Resource::Fsize, before).unwrap();

@@ -21,7 +21,7 @@ use super::links::Links;
 use super::mesh::{Asked, Batch, Kind, Limits, Outgoing};
 use super::notify::{Gate, Notify};
 use super::port::{PortOwner, PortTable};
-use super::shared::Node;
+use super::shared::{Node, count};
 use super::tasks::TaskSet;
 use super::transfer::Transfers;
 
@@ -174,7 +174,9 @@ impl<M: StateMachine> CoreCell<M> {
     pub(crate) async fn admitted(&self) {
         let saturated = || {
             let saturated = self.with_core(|core| core.is_saturated()).unwrap_or(false);
-            self.saturated.set(self.saturated.get() || saturated);
+            if saturated && !self.saturated.replace(true) {
+                count(&self.base.node.counters.reads_paused);
+            }
             saturated
         };
         self.unsaturated.wait_while(saturated).await;
@@ -193,7 +195,9 @@ impl<M: StateMachine> CoreCell<M> {
         }
         core.links_with_frames(&mut scratch.links);
         for link in scratch.links.drain(..) {
-            self.links.flush(link, core);
+            if self.links.flush(link, core) {
+                count(&self.base.node.counters.writes_blocked);
+            }
         }
         core.leadership_changes(&mut scratch.leaders);
         if !scratch.leaders.is_empty() {

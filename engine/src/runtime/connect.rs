@@ -135,7 +135,7 @@ async fn greet<M: StateMachine>(cell: Rc<CoreCell<M>>, socket: OwnedFd, permit: 
     let node = &cell.base.node;
     let from = peer_name(&socket);
     let greeted = async {
-        let connection = Connection::new(socket)?;
+        let connection = Connection::new(socket, &node.settings.runtime)?;
         let bytes =
             within(node.settings.runtime.handshake_timeout, read_message(&connection, HELLO_BYTES_MAX))
                 .await?;
@@ -179,7 +179,10 @@ pub(crate) fn adopt<M: StateMachine>(
         drop(permit);
         match shaken {
             Ok((link, peer)) => live(&cell, &connector, &link, peer, &hello).await,
-            Err(error) => note_failure(&cell, cell.base.node.peer(hello.node), &from, &error),
+            Err(error) => {
+                count(&cell.base.node.counters.handshakes_failed);
+                note_failure(cell.base.node.peer(hello.node), &from, &error);
+            }
         }
     });
 }
@@ -190,7 +193,7 @@ async fn answer<'c, M: StateMachine>(
     socket: OwnedFd,
     hello: &Hello,
 ) -> Result<(Rc<Link>, &'c Peer), HandshakeFailed> {
-    let connection = Connection::new(socket)?;
+    let connection = Connection::new(socket, &cell.base.node.settings.runtime)?;
     let version = match connector.memory.judge(hello, durable_end(cell), None) {
         Ok(version) => version,
         Err(reject) => return Err(refuse(&connection, reject).await),
@@ -259,7 +262,7 @@ impl<M: StateMachine> Dialler<M> {
                     Err(error) => {
                         count(&self.cell.base.node.counters.dials_failed);
                         let from = format!("node {} core {}", self.peer().node, core.0);
-                        note_failure(&self.cell, Some(self.peer()), &from, &error);
+                        note_failure(Some(self.peer()), &from, &error);
                     }
                 }
             }
@@ -272,7 +275,7 @@ impl<M: StateMachine> Dialler<M> {
         let address = self.resolve().await?;
         let stream =
             TcpStream::connect_timeout(address, runtime.connect_timeout).await.map_err(io::Error::from)?;
-        let connection = Connection::new(fd::socket_of(&stream)?)?;
+        let connection = Connection::new(fd::socket_of(&stream)?, runtime)?;
         drop(stream);
         within(runtime.handshake_timeout, self.ask(connection, core)).await
     }
@@ -444,13 +447,7 @@ fn remember_end<M: StateMachine>(cell: &CoreCell<M>, connector: &Connector, link
     }
 }
 
-fn note_failure<M: StateMachine>(
-    cell: &CoreCell<M>,
-    peer: Option<&Peer>,
-    from: &str,
-    error: &HandshakeFailed,
-) {
-    count(&cell.base.node.counters.handshakes_failed);
+fn note_failure(peer: Option<&Peer>, from: &str, error: &HandshakeFailed) {
     let refusal = matches!(error, HandshakeFailed::Refused(_) | HandshakeFailed::RefusedByPeer(_));
     match peer {
         // Dialled again and again: said once, and kept for the status.

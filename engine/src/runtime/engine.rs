@@ -130,6 +130,11 @@ impl Engine {
         self.node.leadership_epoch()
     }
 
+    /// Why the node's cores ended by themselves, if they did (see [`super::Hooks::on_fatal`]).
+    pub fn failure(&self) -> Option<Fatal> {
+        self.node.fatal()
+    }
+
     /// Hands leaders over, tells services to stop, answers what is under way, closes the logs, joins the threads. Each step takes
     /// no longer than its bound in [`super::RuntimeSettings`]. Not on an executor's thread.
     pub fn shutdown(mut self) -> Result<(), Fatal> {

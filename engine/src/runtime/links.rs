@@ -21,6 +21,7 @@ use crate::wire::{FRAME_BYTES_MAX, FrameError, HEADER_LEN, frame_len};
 use super::cell::CoreCell;
 use super::fd;
 use super::notify::{Notify, yield_once};
+use super::settings::RuntimeSettings;
 
 /// A connection as the executor sees it: one descriptor for direct system calls, one that glommio waits on.
 pub(crate) struct Connection {
@@ -30,8 +31,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Takes a connected socket over.
-    pub(crate) fn new(socket: OwnedFd) -> io::Result<Connection> {
+    pub(crate) fn new(socket: OwnedFd, settings: &RuntimeSettings) -> io::Result<Connection> {
         let socket = socket2::Socket::from(socket);
+        if settings.socket_buffer_bytes > 0 {
+            socket.set_send_buffer_size(settings.socket_buffer_bytes)?;
+            socket.set_recv_buffer_size(settings.socket_buffer_bytes)?;
+        }
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
         // A peer that vanished without a word (power, cable): pulses are sent all the time, so unacknowledged bytes tell.
@@ -205,14 +210,15 @@ impl Links {
         }
     }
 
-    /// Sends what the core has for a link.
-    pub(crate) fn flush<D: Disk, M: StateMachine>(&self, id: LinkId, core: &mut Core<D, M>) {
+    /// Sends what the core has for a link. True if the socket was full.
+    pub(crate) fn flush<D: Disk, M: StateMachine>(&self, id: LinkId, core: &mut Core<D, M>) -> bool {
         let links = self.links.borrow();
-        let Some(Some(link)) = links.get(usize::from(id.0)) else { return };
+        let Some(Some(link)) = links.get(usize::from(id.0)) else { return false };
         if link.blocked.get() || link.closed.get() || !core.take_frames(id, &mut link.out.borrow_mut()) {
-            return;
+            return false;
         }
         link.send_now();
+        link.blocked.get()
     }
 }
 

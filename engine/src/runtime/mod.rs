@@ -62,7 +62,7 @@ pub struct PeerStatus {
 pub struct RuntimeCounters {
     /// Connections that came in at the address for peers.
     pub connections_accepted: u64,
-    /// Handshakes that did not end in a link: strangers, refusals, timeouts.
+    /// Of those, the ones whose handshake did not end in a link: strangers, refusals, timeouts.
     pub handshakes_failed: u64,
     /// Connections closed at once because too many handshakes were under way.
     pub handshakes_over_limit: u64,
@@ -70,4 +70,8 @@ pub struct RuntimeCounters {
     pub frames_refused: u64,
     /// Dials that did not end in a link.
     pub dials_failed: u64,
+    /// Times that a link's socket was full: its frames waited.
+    pub writes_blocked: u64,
+    /// Times that a core over its bounds kept the links from being read.
+    pub reads_paused: u64,
 }

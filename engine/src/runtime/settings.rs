@@ -97,6 +97,8 @@ pub struct RuntimeSettings {
     pub dial_backoff_min: Duration,
     /// The longest pause.
     pub dial_backoff_max: Duration,
+    /// Buffers of the kernel for each connection and direction, bytes; 0 leaves them to the kernel, which adapts them.
+    pub socket_buffer_bytes: usize,
     /// Accepted connections whose handshake is under way, at most; further ones are closed at once.
     pub handshakes_max: u32,
     /// Requests from one core of this node to another that are not answered, at most; further ones are `Busy`.
@@ -128,6 +130,7 @@ impl Default for RuntimeSettings {
             handshake_timeout: Duration::from_secs(5),
             dial_backoff_min: Duration::from_millis(50),
             dial_backoff_max: Duration::from_secs(2),
+            socket_buffer_bytes: 0,
             handshakes_max: 64,
             mesh_requests_max: 16_384,
             mesh_bytes_max: 16 << 20,

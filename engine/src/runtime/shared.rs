@@ -60,6 +60,8 @@ pub(crate) struct Counters {
     pub(crate) handshakes_over_limit: AtomicU64,
     pub(crate) frames_refused: AtomicU64,
     pub(crate) dials_failed: AtomicU64,
+    pub(crate) writes_blocked: AtomicU64,
+    pub(crate) reads_paused: AtomicU64,
 }
 
 /// Adds one; nobody orders anything by these.
@@ -157,6 +159,8 @@ impl Node {
             handshakes_over_limit: read(&self.counters.handshakes_over_limit),
             frames_refused: read(&self.counters.frames_refused),
             dials_failed: read(&self.counters.dials_failed),
+            writes_blocked: read(&self.counters.writes_blocked),
+            reads_paused: read(&self.counters.reads_paused),
         }
     }
 
