@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use logdrive_shard::GroupId;
+use logdrive_wal::{Fault, FaultKind, OpKind};
 
 use super::cores::Stop;
 use super::world::{MILLISECOND, Plan, World};
@@ -22,6 +23,9 @@ impl World {
     /// One trouble.
     pub(crate) fn trouble(&mut self) {
         let node = self.any_node();
+        if self.plan.disks_fail && self.chance(3) {
+            return self.trouble_with_disk(node);
+        }
         match self.random.below(14) {
             0..3 => {
                 let how = [Stop::Kill, Stop::PowerLoss, Stop::Clean][self.random.below(3) as usize];
@@ -65,6 +69,27 @@ impl World {
                 self.note(|| "the network and the disks heal".to_owned());
                 self.unblock_all();
                 self.heal_disks();
+            }
+        }
+    }
+
+    /// A failed write or sync, a full disk, a damaged frame.
+    fn trouble_with_disk(&mut self, node: usize) {
+        let skip = self.random.below(20) as u32;
+        let fault = |on, what| Fault { skip, ..Fault::next(on, what) };
+        match self.random.below(6) {
+            0 => self.break_disk(node, &fault(OpKind::Write, FaultKind::Errno(libc::EIO))),
+            1 => self.break_disk(node, &fault(OpKind::Sync, FaultKind::Errno(libc::EIO))),
+            2 => self.break_disk(node, &fault(OpKind::Write, FaultKind::Short(4096))),
+            3 => self.break_disk(node, &fault(OpKind::Read, FaultKind::Errno(libc::EIO))),
+            4 => {
+                let left = self.random.below(64) * 4096;
+                self.note(|| format!("the disks of node {} have {left} bytes left", node + 1));
+                self.fill_disk(node, left);
+            }
+            _ => {
+                let connection = self.random.below(self.connections() as u64) as usize;
+                self.damage(connection);
             }
         }
     }

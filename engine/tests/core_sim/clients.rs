@@ -139,6 +139,9 @@ impl World {
         for (completion, reply) in answers.iter() {
             let counter = reply.try_into().ok().map(u64::from_le_bytes);
             let op = self.checker.borrow_mut().on_answer(completion.token, completion.result, counter);
+            if let Err(error @ Error::OutOfSpace { .. }) = completion.result {
+                self.note(|| format!("node {}: {error}", op.node));
+            }
             let client = op.client as usize;
             if self.clients.get(client).is_some_and(|client| client.op == Some(completion.token)) {
                 self.clients[client].op = None;

@@ -3,10 +3,11 @@
 use logdrive::core::{Core, CoreOptions, Event, Slot};
 use logdrive::wire::{FrameView, VERSION_MAX, frame_len};
 use logdrive_shard::{AppendOutcome, GroupId, Moment, NodeId};
+use logdrive_wal::{Fault, OpenError};
 
 use super::machine::Register;
 use super::network::Packet;
-use super::world::{CLUSTER, DISK_LATENCY, Happening, Live, MICROSECOND, MILLISECOND, World};
+use super::world::{CLUSTER, DISK_BYTES, DISK_LATENCY, Happening, Live, MICROSECOND, MILLISECOND, World};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +19,14 @@ pub(crate) enum Stop {
 
 impl World {
     /// An event for a core; its loop turns soon after, with whatever else has come by then.
-    pub(super) fn input(&mut self, actor: usize, event: Event<'_>) {
+    /// False if it was garbage.
+    pub(super) fn input(&mut self, actor: usize, event: Event<'_>) -> bool {
         let (now, delay) = (Moment(self.now), self.random.below(40 * MICROSECOND));
         let state = &mut self.actors[actor];
         let live = state.live.as_mut().expect("only for cores that run");
-        live.core.handle(now, event).expect("frames arrive as they were sent");
+        let taken = live.core.handle(now, event);
         state.turn_at = state.turn_at.min(self.now + delay);
+        taken.is_ok()
     }
 
     pub(super) fn turn(&mut self, actor: usize) {
@@ -40,7 +43,15 @@ impl World {
         let live = state.live.as_mut().expect("turns are for cores that run");
         live.core.wal().disk().advance(self.now);
         live.core.handle(now, Event::Disk).expect("not a frame");
-        live.core.turn(now).expect("no disk fails here");
+        if let Err(fatal) = live.core.turn(now) {
+            self.note(|| fatal.to_string());
+            assert!(self.plan.disks_fail, "node {}: {fatal}", node + 1);
+            // The process ends with this message and is started again.
+            self.stop(node, Stop::Kill);
+            let at = self.now + 50 * MILLISECOND + self.random.below(200 * MILLISECOND);
+            self.restart_at(node, at);
+            return;
+        }
         let due = live.core.wal().disk().next_due().unwrap_or(u64::MAX);
         state.turn_at = live.core.next_deadline().0.min(due).max(self.now);
         self.check_groups(actor);
@@ -117,35 +128,50 @@ impl World {
         self.note(|| format!("node {} starts", node + 1));
         self.members[node].boot += 1;
         self.members[node].alive = true;
-        let (id, boot) = (self.members[node].id, self.members[node].boot);
         for actor in self.members[node].actors.clone() {
-            let seed = self.random.next_u64();
-            let state = &mut self.actors[actor];
-            let disk = state.platter.open().expect("no other process has it");
-            let options = CoreOptions {
-                node: id,
-                core: state.id,
-                cluster: CLUSTER,
-                boot,
-                seed,
-                groups: state.groups.clone(),
-                settings: self.settings.clone(),
-            };
-            let machine = Register::new(id, self.checker.clone());
-            let opened = Core::open(Moment(self.now), options, disk, machine, &mut |_, _| {});
-            let mut core = opened.unwrap_or_else(|error| panic!("node {id} does not start: {error}"));
-            for (slot, group) in state.groups.iter().enumerate() {
-                let status = core.group_status(Slot(slot as u32));
-                let mut checker = self.checker.borrow_mut();
-                checker.on_restart(id, group.id, status.raft.term, status.raft.last);
-                checker.on_state(id, group.voters.len(), &status);
+            self.actors[actor].platter.clear_faults();
+            if let Err(error) = self.open_core(actor) {
+                self.note(|| format!("node {} does not start: {error}", node + 1));
+                assert!(self.members[node].disk_is_full, "node {} does not start: {error}", node + 1);
+                self.members[node].alive = false;
+                self.members[node].actors.iter().for_each(|&actor| {
+                    self.actors[actor].live = None;
+                    self.actors[actor].turn_at = u64::MAX;
+                });
+                self.restart_at(node, self.now + 200 * MILLISECOND);
+                return;
             }
-            core.wal().disk().set_latency(DISK_LATENCY);
-            core.wal().disk().advance(self.now);
-            let port = core.add_port();
-            state.live = Some(Live { core, port, connections: Vec::new() });
-            state.turn_at = self.now;
         }
+    }
+
+    fn open_core(&mut self, actor: usize) -> Result<(), OpenError> {
+        let seed = self.random.next_u64();
+        let state = &mut self.actors[actor];
+        let member = &self.members[state.node];
+        let disk = state.platter.open().expect("no other process has it");
+        let options = CoreOptions {
+            node: member.id,
+            core: state.id,
+            cluster: CLUSTER,
+            boot: member.boot,
+            seed,
+            groups: state.groups.clone(),
+            settings: self.settings.clone(),
+        };
+        let machine = Register::new(member.id, self.checker.clone());
+        let mut core = Core::open(Moment(self.now), options, disk, machine, &mut |_, _| {})?;
+        for (slot, group) in state.groups.iter().enumerate() {
+            let status = core.group_status(Slot(slot as u32));
+            let mut checker = self.checker.borrow_mut();
+            checker.on_restart(member.id, group.id, status.raft.term, status.raft.last);
+            checker.on_state(member.id, group.voters.len(), &status);
+        }
+        core.wal().disk().set_latency(DISK_LATENCY);
+        core.wal().disk().advance(self.now);
+        let port = core.add_port();
+        state.live = Some(Live { core, port, connections: Vec::new() });
+        state.turn_at = self.now;
+        Ok(())
     }
 
     /// Ends a node's process: in order, by a kill, or by a loss of power.
@@ -158,7 +184,10 @@ impl World {
             state.turn_at = u64::MAX;
             let live = state.live.take().expect("a node that runs");
             match how {
-                Stop::Clean => live.core.close(Moment(self.now)).expect("no disk fails here"),
+                Stop::Clean => {
+                    let closed = live.core.close(Moment(self.now));
+                    assert!(closed.is_ok() || self.plan.disks_fail, "{closed:?}");
+                }
                 Stop::Kill | Stop::PowerLoss => drop(live),
             }
             if how == Stop::PowerLoss {
@@ -197,9 +226,31 @@ impl World {
         }
     }
 
+    /// An operation of one of a node's disks will fail.
+    pub(crate) fn break_disk(&mut self, node: usize, fault: &Fault) {
+        for &actor in &self.members[node].actors {
+            self.actors[actor].platter.inject(fault.clone());
+        }
+    }
+
+    /// The disks of a node have this much room left.
+    pub(crate) fn fill_disk(&mut self, node: usize, left: u64) {
+        self.members[node].disk_is_full = true;
+        for &actor in &self.members[node].actors {
+            let platter = &self.actors[actor].platter;
+            let used: u64 = platter.list().iter().map(|file| file.1).sum();
+            platter.set_capacity(used + left);
+        }
+    }
+
     pub(crate) fn heal_disks(&mut self) {
         for node in 0..self.members.len() {
             self.set_disk_latency(node, DISK_LATENCY);
+            self.members[node].disk_is_full = false;
+            for &actor in &self.members[node].actors {
+                self.actors[actor].platter.set_capacity(DISK_BYTES);
+                self.actors[actor].platter.clear_faults();
+            }
         }
     }
 

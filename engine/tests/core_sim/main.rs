@@ -50,7 +50,15 @@ fn for_seeds(test: &'static str, from: u64, count: u64, run: impl Fn(u64)) {
 }
 
 fn plan(seed: u64, nodes: u32) -> Plan {
-    Plan { seed, nodes, groups: 5, clients: 8, three_voter_groups: nodes > 3 }
+    Plan {
+        seed,
+        nodes,
+        groups: 5,
+        clients: 8,
+        three_voter_groups: nodes > 3,
+        disks_fail: false,
+        log_bytes: 64 << 20,
+    }
 }
 
 /// What runs have exercised; printed, so that one sees whether they still do.
@@ -67,10 +75,10 @@ struct Sums {
     busy: u64,
 }
 
-fn chaos(test: &'static str, nodes: u32, from: u64, count: u64) {
+fn chaos(test: &'static str, nodes: u32, disks_fail: bool, from: u64, count: u64) {
     let sums = std::cell::RefCell::new(Sums::default());
     for_seeds(test, from, count, |seed| {
-        let world = chaos::run(plan(seed, nodes), 12);
+        let world = chaos::run(Plan { disks_fail, ..plan(seed, nodes) }, 12);
         let (checker, totals, mut sums) = (world.checker.borrow(), world.totals(), sums.borrow_mut());
         sums.acknowledged += checker.acknowledged;
         sums.indeterminate += checker.indeterminate;
@@ -86,12 +94,17 @@ fn chaos(test: &'static str, nodes: u32, from: u64, count: u64) {
 
 #[test]
 fn five_nodes_in_chaos() {
-    chaos("five_nodes_in_chaos", 5, 1, 70);
+    chaos("five_nodes_in_chaos", 5, false, 1, 70);
 }
 
 #[test]
 fn three_nodes_in_chaos() {
-    chaos("three_nodes_in_chaos", 3, 1_000, 100);
+    chaos("three_nodes_in_chaos", 3, false, 1_000, 100);
+}
+
+#[test]
+fn disks_fail_in_chaos() {
+    chaos("disks_fail_in_chaos", 3, true, 2_000, 60);
 }
 
 #[test]

@@ -163,7 +163,12 @@ impl World {
                 Packet::Groups(bytes) => self.link_up(connection, to, &bytes),
                 Packet::Frame(bytes) => {
                     let link = self.connections[connection].links[to].expect("the handshake comes first");
-                    self.input(actor, Event::Frame { link, bytes: &bytes });
+                    if !self.input(actor, Event::Frame { link, bytes: &bytes }) {
+                        // A peer that sends garbage loses its connection.
+                        assert!(self.plan.disks_fail, "a frame arrived as it was sent and was refused");
+                        self.reset(connection, [0, 0]);
+                        return;
+                    }
                     self.remember_end(actor, connection, to, link);
                 }
             }
@@ -224,6 +229,16 @@ impl World {
         if let Some(link) = state.links[side].take() {
             let actor = state.ends[side];
             self.input(actor, Event::LinkDown { link });
+        }
+    }
+
+    /// Flips a bit of the next frame on its way.
+    pub(crate) fn damage(&mut self, connection: usize) {
+        for queue in &mut self.connections[connection].queues {
+            if let Some((_, Packet::Frame(bytes))) = queue.front_mut() {
+                let bit = self.random.below(bytes.len() as u64 * 8) as usize;
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
         }
     }
 

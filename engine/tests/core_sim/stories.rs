@@ -129,3 +129,52 @@ fn a_leader_whose_disk_is_stuck_is_replaced() {
         assert!(!matches!(world.answer(stuck), Some(Ok(_))), "its own copy is not durable");
     });
 }
+
+#[test]
+fn a_log_at_its_budget_refuses_writes_and_goes_on_reading() {
+    for_seeds("a_log_at_its_budget", 1, 10, |seed| {
+        let mut world = World::new(Plan { log_bytes: 3 << 19, clients: 30, ..plan(seed, 3) });
+        let full = |world: &mut World, group| {
+            let asked = world.voters(group)[0];
+            let leader = world.leader_seen_by(asked, group);
+            leader.is_some()
+                && matches!(
+                    world.ask(Kind::Propose, group, leader, PATIENCE),
+                    Some(Err(Error::OutOfSpace { .. }))
+                )
+        };
+        let mut rounds = 0;
+        while !(1..=world.plan.groups).all(|group| full(&mut world, GroupId(group))) {
+            world.run_for(Duration::from_millis(200));
+            rounds += 1;
+            assert!(rounds < 300, "the logs never fill");
+        }
+        world.clients_run = false;
+        world.run_for(Duration::from_millis(300));
+        everything_can_be_read(&mut world);
+        // Room for votes and for the first entry of a term is held in reserve. (Reads need a quorum of voters that have
+        // everything: while one node is away that is not certain, as another one may have been full before.)
+        for node in world.voters(GROUP) {
+            world.stop(place(node), Stop::Kill);
+            world.run_for(Duration::from_millis(20));
+            world.restart(place(node));
+            everything_can_be_read(&mut world);
+        }
+    });
+}
+
+/// Every group answers a linearizable read before long.
+fn everything_can_be_read(world: &mut World) {
+    for group in (1..=world.plan.groups).map(GroupId) {
+        let end = world.now + PATIENCE.as_nanos() as u64 * 4;
+        loop {
+            let leader = world.leader_seen_by(world.voters(group)[0], group);
+            let able = leader.is_some() && world.is_alive(place(leader));
+            if able && matches!(world.ask(Kind::ReadLinearizable, group, leader, PATIENCE), Some(Ok(_))) {
+                break;
+            }
+            assert!(world.now < end, "group {group}: no reads");
+            world.run_for(Duration::from_millis(10));
+        }
+    }
+}

@@ -24,6 +24,9 @@ pub(super) const CLIENT_PATIENCE: u64 = 1_500 * MILLISECOND;
 /// Disk operations take so long when the disk is well.
 pub(super) const DISK_LATENCY: std::ops::Range<u64> = 50 * MICROSECOND..800 * MICROSECOND;
 
+/// Size of a disk.
+pub(super) const DISK_BYTES: u64 = 256 << 20;
+
 /// What kind of world.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -33,6 +36,10 @@ pub(crate) struct Plan {
     pub(crate) clients: u32,
     /// In a cluster of more than three nodes some groups have three voters only.
     pub(crate) three_voter_groups: bool,
+    /// Disks fail and fill up, and frames are damaged on their way.
+    pub(crate) disks_fail: bool,
+    /// Budget of a core's log.
+    pub(crate) log_bytes: u64,
 }
 
 /// A core that runs.
@@ -65,6 +72,7 @@ pub(super) struct Member {
     pub(super) alive: bool,
     /// The process gets no CPU until then.
     pub(super) paused_until: u64,
+    pub(super) disk_is_full: bool,
 }
 
 #[derive(Default)]
@@ -107,7 +115,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(plan: Plan) -> World {
         let mut random = Random::new(plan.seed);
-        let settings = settings(&mut random);
+        let mut settings = settings(&mut random);
+        settings.wal.budget_bytes = plan.log_bytes;
         let nodes = plan.nodes as usize;
         let mut world = World {
             plan,
@@ -148,7 +157,7 @@ impl World {
             let cores = 1 + self.random.below(2);
             let first = self.actors.len();
             for core in 0..cores {
-                let options = SimOptions { seed: self.random.next_u64(), capacity_bytes: 256 << 20 };
+                let options = SimOptions { seed: self.random.next_u64(), capacity_bytes: DISK_BYTES };
                 let platter = SimDisk::new(options).platter();
                 let (id, groups) = (CoreId(core as u16), Vec::new());
                 self.actors.push(Actor {
@@ -163,7 +172,15 @@ impl World {
             }
             let actors = (first..self.actors.len()).collect();
             let (boot, memory) = (0, PeersMemory::default());
-            self.members.push(Member { id, actors, boot, memory, alive: false, paused_until: 0 });
+            self.members.push(Member {
+                id,
+                actors,
+                boot,
+                memory,
+                alive: false,
+                paused_until: 0,
+                disk_is_full: false,
+            });
         }
         for group in 1..=self.plan.groups {
             let mut voters = ids.clone();
@@ -265,7 +282,6 @@ fn settings(random: &mut Random) -> CoreSettings {
     let mut rarely = |value: u64, tight: u64| if random.below(4) == 0 { tight } else { value };
     settings.wal.segment_bytes = 128 << 10;
     settings.wal.payload_bytes_max = 16 << 10;
-    settings.wal.budget_bytes = 64 << 20;
     settings.wal.batch_bytes_max = rarely(64 << 10, 4096) as u32;
     settings.wal.writes_in_flight = rarely(4, 1) as u32;
     settings.payload_bytes_max = 8 << 10;
