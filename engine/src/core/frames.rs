@@ -35,6 +35,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.send_pulse(at);
         }
         if frame.pulse().is_some() {
+            self.see_peers_room();
             self.judge_link(at);
         }
         self.on_replies(at, &frame);

@@ -5,7 +5,7 @@ use logdrive_wal::{AppendError, Disk};
 
 use super::lane::Flags;
 use super::requests::busy;
-use super::step::{Effects, RECORD_BYTES, StepSink};
+use super::step::{Effects, StepSink};
 use super::{Core, Event, PortId, Slot};
 use crate::api::{Busy, Error, ReadPolicy, StateMachine};
 use crate::wire::{EntryKind, FrameError};
@@ -132,10 +132,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if self.io.wal.backlog_bytes() > self.io.settings.log_backlog_bytes_max {
             return Err(busy(Busy::LogBacklog));
         }
-        self.io.wal.admit(payload.len() as u64 + RECORD_BYTES).map_err(|error| self.log_error(&error))?;
-        if self.io.lanes[at as usize].flags.has(Flags::UNWRITTEN) {
-            return Err(self.out_of_space());
-        }
+        self.admit_entry(slot, payload.len() as u64)?;
         let proposed = self.step(at, |group, env| group.propose(env, 1, payload.len() as u32));
         let proposed = proposed.map_err(refused)?;
         let commit = self.io.effects.commit;
@@ -163,7 +160,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if leader != self.io.me { leader } else { group.transferring().unwrap_or(NodeId::NONE) }
     }
 
-    fn log_error(&self, error: &AppendError) -> Error {
+    pub(super) fn log_error(&self, error: &AppendError) -> Error {
         match *error {
             AppendError::OutOfSpace { used, budget } => Error::OutOfSpace { used, budget },
             AppendError::PayloadTooLarge { bytes, limit } => Error::PayloadTooLarge { bytes, limit },
@@ -172,7 +169,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
-    fn out_of_space(&self) -> Error {
+    pub(super) fn out_of_space(&self) -> Error {
         let space = self.io.wal.space();
         Error::OutOfSpace { used: space.used_bytes, budget: space.budget_bytes }
     }

@@ -89,6 +89,8 @@ pub(super) struct Link {
     seen: u64,
     heard_at: Moment,
     peer_healthy: bool,
+    /// Its log is about to take no more entries.
+    pub(super) peer_full: bool,
     /// When the latest of our pulses that the peer has echoed was sent.
     echoed_sent_at: Moment,
 
@@ -121,6 +123,7 @@ impl Link {
             seen: 0,
             heard_at: Moment(0),
             peer_healthy: false,
+            peer_full: false,
             echoed_sent_at: Moment(0),
             sent_bytes: 0,
             arrived_bytes: 0,
@@ -154,6 +157,7 @@ impl Link {
         self.pulses = [Sent::default(); PULSES];
         self.seen = 0;
         self.peer_healthy = false;
+        self.peer_full = false;
         self.heard_at = Moment(0);
         self.echoed_sent_at = Moment(0);
         self.sent_bytes = 0;
@@ -211,11 +215,11 @@ impl Link {
     // -- liveness -----------------------------------------------------------------------------------------------------
 
     /// Adds a pulse to the frame under construction.
-    pub(super) fn pulse(&mut self, now: Moment, healthy: bool, durable_end: u64) {
+    pub(super) fn pulse(&mut self, now: Moment, healthy: bool, full: bool, durable_end: u64) {
         self.pulse_seq += 1;
         self.received_since_pulse = 0;
         self.bytes_at_pulse = self.bytes();
-        self.builder.pulse(Pulse { seq: self.pulse_seq, echo: self.seen, healthy, durable_end });
+        self.builder.pulse(Pulse { seq: self.pulse_seq, echo: self.seen, healthy, full, durable_end });
         let latest = self.pulses[self.latest];
         let is_later = now.since(latest.at) >= self.limits.timeout / FINENESS;
         let has_more = self.bytes_at_pulse >= latest.bytes + self.pulse_bytes();
@@ -231,6 +235,7 @@ impl Link {
         self.seen = self.seen.max(pulse.seq);
         self.heard_at = now;
         self.peer_healthy = pulse.healthy;
+        self.peer_full = pulse.full;
         self.peer_durable_end = self.peer_durable_end.max(pulse.durable_end);
         // The latest remembered that the peer has seen: not later than the one it echoes.
         let seen = self.pulses.iter().filter(|sent| sent.seq != 0 && sent.seq <= pulse.echo);

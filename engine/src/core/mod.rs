@@ -20,6 +20,7 @@
 //! | `links`, `peers` | links, pulses, contact, routes |
 //! | `apply` | applying and serving reads |
 //! | `balance` | leader placement, hand-over |
+//! | `room` | room in the logs of a group's members |
 //! | `recovery`, `record` | opening, and what the log's records mean |
 //!
 //! # Deliberately absent
@@ -40,6 +41,7 @@ mod prefetch;
 mod record;
 mod recovery;
 mod requests;
+mod room;
 mod status;
 mod step;
 mod timers;
@@ -53,6 +55,7 @@ use logdrive_wal::{Disk, Wal};
 
 use crate::api::{Completions, Replies, StateMachine};
 use balance::Balance;
+use room::Room;
 use step::Io;
 
 pub use status::Counters;
@@ -86,6 +89,7 @@ pub struct Core<D: Disk, M: StateMachine> {
     io: Io<D>,
     machine: M,
     balance: Balance,
+    room: Room,
     /// When the next pulses are due; `NEVER` without links.
     next_pulse: Moment,
     /// When a log that is out of space is tried again.

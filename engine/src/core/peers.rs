@@ -104,8 +104,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     pub(super) fn send_pulse(&mut self, link: usize) {
         let healthy = self.is_healthy() && !self.has_handed_over();
-        let durable_end = self.io.wal.durable_end();
-        self.io.links[link].pulse(self.io.now, healthy, durable_end);
+        let (full, durable_end) = (self.is_log_full(), self.io.wal.durable_end());
+        self.io.links[link].pulse(self.io.now, healthy, full, durable_end);
     }
 
     /// Finds out whether the peer core is in contact, and tells the groups when that changes.

@@ -12,6 +12,7 @@ use super::loads::Loads;
 use super::parked::Waiting;
 use super::record::{STATE_VERSION, decode_state, first_history, note_commit, note_kind};
 use super::requests::{Ports, Proposals, Reads};
+use super::room::Room;
 use super::status::Counters;
 use super::step::{Effects, Io, Queues};
 use super::timers::TimerWheel;
@@ -259,6 +260,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .map(|(id, group)| Lane::new(wal.stream(StreamId(id.0)), group.history, LogIndex(group.applied)));
         let lanes: Vec<Lane> = lanes.collect();
         let config = settings.shard.clone();
+        let room = Room::new(&settings, wal.space().budget_bytes);
         let mut core = Core {
             core: options.core,
             boot: options.boot,
@@ -294,6 +296,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             config,
             machine: applier.machine,
             balance: Balance::new(),
+            room,
             next_pulse: Moment::NEVER,
             next_log_retry: Moment::NEVER,
             log_news: false,

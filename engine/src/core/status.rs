@@ -54,7 +54,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             log_used_bytes: space.used_bytes,
             log_budget_bytes: space.budget_bytes,
             log_out_of_space: *self.io.wal.health() == Health::OutOfSpace
-                || self.io.wal.admit(self.io.settings.payload_bytes_max.min(LARGE_BYTES).into()).is_err(),
+                || self.refuses_proposals_of(self.io.settings.payload_bytes_max.min(LARGE_BYTES)),
             log_writes: stats.writes,
             log_write_bytes: stats.write_bytes,
             log_records: stats.records,

@@ -25,6 +25,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.expire_deadlines();
         self.resume_drained();
         self.flush_groups();
+        self.tell_room();
         self.begin_loads();
         self.log_news = self.io.wal.submit(self.io.now.0);
         let backlog_bytes = self.io.wal.backlog_bytes();

@@ -76,6 +76,8 @@ pub struct Pulse {
     pub echo: u64,
     /// The sender's loop turns and its disk writes.
     pub healthy: bool,
+    /// The sender's log is about to take no more entries: a leader that needs its copy lets no proposals in.
+    pub full: bool,
     /// The end of what is durable in the sender's log; see the peers memory of [`crate::node`].
     pub durable_end: u64,
 }
@@ -199,9 +201,9 @@ impl FrameBuilder {
 
     /// Sets the frame's pulse; the last one counts.
     pub fn pulse(&mut self, pulse: Pulse) {
-        let Pulse { seq, echo, healthy, durable_end } = pulse;
+        let Pulse { seq, echo, healthy, full, durable_end } = pulse;
         self.body.pulses.clear();
-        self.body.pulses.push(WirePulse { seq, echo, durable_end, healthy: u64::from(healthy) });
+        self.body.pulses.push(WirePulse { seq, echo, durable_end, flags: flags(healthy, full) });
     }
 
     /// Whether there is nothing to send.

@@ -73,8 +73,9 @@ fn messages() -> impl Strategy<Value = Vec<(Address, Message)>> {
 
 fn pulse() -> impl Strategy<Value = Option<Pulse>> {
     proptest::option::of(
-        (any::<u64>(), any::<u64>(), any::<bool>(), any::<u64>())
-            .prop_map(|(seq, echo, healthy, durable_end)| Pulse { seq, echo, healthy, durable_end }),
+        (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>(), any::<u64>()).prop_map(
+            |(seq, echo, healthy, full, durable_end)| Pulse { seq, echo, healthy, full, durable_end },
+        ),
     )
 }
 
@@ -276,7 +277,7 @@ fn buffers_are_swapped_and_reused() {
 
 #[test]
 fn the_last_pulse_counts() {
-    let pulse = |seq| Pulse { seq, echo: 1, healthy: true, durable_end: 4096 };
+    let pulse = |seq| Pulse { seq, echo: 1, healthy: true, full: false, durable_end: 4096 };
     let mut builder = FrameBuilder::new();
     builder.pulse(pulse(1));
     builder.pulse(pulse(2));

@@ -108,8 +108,8 @@ pub(super) struct WirePulse {
     pub(super) seq: u64,
     pub(super) echo: u64,
     pub(super) durable_end: u64,
-    /// 0 or 1.
-    pub(super) healthy: u64,
+    /// Bit 0: healthy. Bit 1: full.
+    pub(super) flags: u64,
 }
 
 /// Everything of a frame but its payloads: parallel arrays, one per kind of message.

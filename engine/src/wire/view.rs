@@ -91,7 +91,8 @@ impl<'a> FrameView<'a> {
         self.body.pulses.first().map(|pulse| Pulse {
             seq: pulse.seq.to_native(),
             echo: pulse.echo.to_native(),
-            healthy: pulse.healthy.to_native() != 0,
+            healthy: pulse.flags.to_native() & 1 != 0,
+            full: pulse.flags.to_native() & 2 != 0,
             durable_end: pulse.durable_end.to_native(),
         })
     }
@@ -211,7 +212,7 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
     }
     numbers |= check_votes(body)?;
     numbers = body.timeouts.iter().fold(numbers, |all, m| all | m.term.to_native());
-    if body.pulses.len() > 1 || body.pulses.iter().any(|pulse| pulse.healthy.to_native() > 1) {
+    if body.pulses.len() > 1 || body.pulses.iter().any(|pulse| pulse.flags.to_native() > 3) {
         return Err("a pulse of an unknown form");
     }
     if numbers >= NUMBER_LIMIT {
