@@ -163,6 +163,30 @@ fn a_log_at_its_budget_refuses_writes_and_goes_on_reading() {
     });
 }
 
+#[test]
+fn a_new_leader_finds_a_follower_whose_disk_is_full() {
+    for_seeds("a_new_leader_finds_a_follower", 1, 20, |seed| {
+        let (mut world, leader) = calm(Plan { disks_fail: true, ..plan(seed, 3) });
+        let mut others = world.voters(GROUP);
+        others.retain(|&voter| voter != leader);
+        let (full, next) = (others[0], others[1]);
+        world.fill_disk(place(full), 0);
+        // Every start takes a fresh segment, until there is none.
+        for _ in 0..4 {
+            world.stop(place(full), Stop::Kill);
+            world.restart(place(full));
+            world.run_for(Duration::from_millis(300));
+        }
+        // The first entry of the new term finds no room at all on the full disk, not even the reserve's.
+        world.transfer(GROUP, next);
+        world.run_for(PATIENCE);
+        world.write_somewhere(GROUP, &[leader, next], PATIENCE);
+        world.heal();
+        world.settle(Duration::from_secs(10));
+        every_group_takes_a_write(&mut world);
+    });
+}
+
 /// Every group answers a linearizable read before long.
 fn everything_can_be_read(world: &mut World) {
     for group in (1..=world.plan.groups).map(GroupId) {
