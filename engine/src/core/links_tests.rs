@@ -23,7 +23,7 @@ impl Pair {
 
     /// One end sends a pulse, and it arrives `delay` ms later.
     fn pulse(&mut self, from: usize, healthy: bool, delay: u64) {
-        self.ends[from].pulse(Moment(self.now), healthy, 0);
+        self.ends[from].pulse(Moment(self.now), healthy, false, 0);
         self.hand_over(from, delay);
     }
 
@@ -73,7 +73,7 @@ fn a_peer_that_falls_silent_or_deaf_or_ill_is_out_of_contact() {
     for _ in 0..9 {
         deaf.pulse(1, true, 100);
         assert!(deaf.judge(0));
-        deaf.ends[0].pulse(Moment(deaf.now), true, 0);
+        deaf.ends[0].pulse(Moment(deaf.now), true, false, 0);
         deaf.ends[0].builder.clear();
     }
     deaf.pulse(1, true, 100);
@@ -98,7 +98,7 @@ fn hundreds_of_pulses_on_the_way_do_not_end_contact() {
         on_the_way.push_back(pair.ends[1].seen);
         if on_the_way.len() > 900 {
             let echo = on_the_way.pop_front().expect("just filled");
-            let pulse = Pulse { seq: n, echo, healthy: true, durable_end: 0 };
+            let pulse = Pulse { seq: n, echo, healthy: true, full: false, durable_end: 0 };
             pair.ends[0].on_pulse(Moment(pair.now), pulse);
             assert!(pair.judge(0), "an echo of 900 ms ago is recent: pulse {n}");
         }
