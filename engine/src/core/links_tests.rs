@@ -134,7 +134,7 @@ fn a_full_way_holds_back_and_tells_who_waits_when_it_has_drained() {
         }
         if pair.ends[0].wants_pulse() {
             let now = Moment(pair.now);
-            pair.ends[0].pulse(now, true, 0);
+            pair.ends[0].pulse(now, true, false, 0);
         }
         pair.hand_over(0, 0);
     }
