@@ -3,11 +3,13 @@
 //! `cargo run --release -p logdrive --example core_loop -- [groups] [clients] [payload bytes] [proposals] [seed]`
 //!
 //! Clients have one proposal in flight each, to the leader of a random group. Printed: nanoseconds of CPU time per committed proposal,
-//! all three nodes together, and how many proposals a turn of a leader took on average. For instructions, run it
+//! all three nodes together, how many proposals a turn took on average, and heap allocations per proposal. For instructions, run it
 //! under `valgrind --tool=callgrind --toggle-collect='*measured*'`.
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use logdrive::api::{ApplyEntry, Completions, CoreSettings, Replies, StateMachine};
@@ -16,6 +18,34 @@ use logdrive_shard::{GroupId, Moment, NodeId, Random};
 use logdrive_wal::{Buffer, Completion, Disk, Done, FileId, Op, Token};
 
 const NODES: u32 = 3;
+
+/// Counts what is asked of the heap.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the system allocator's conditions.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static HEAP: Counting = Counting;
 
 /// A disk that says yes.
 #[derive(Default)]
@@ -126,6 +156,7 @@ struct Bench {
     committed: u64,
     answers: Completions,
     links: Vec<LinkId>,
+    sent: Vec<(LinkId, Vec<u8>)>,
     ports: Vec<PortId>,
     /// By slot.
     leaders: Vec<u32>,
@@ -167,6 +198,7 @@ impl Bench {
             committed: 0,
             answers: Completions::default(),
             links: Vec::new(),
+            sent: Vec::new(),
             ports: Vec::new(),
             leaders: vec![0; groups as usize],
         };
@@ -219,7 +251,7 @@ impl Bench {
         node.proposals.clear();
         node.core.turn(now).expect("the disk never fails");
         node.core.links_with_frames(&mut self.links);
-        let mut sent = Vec::new();
+        let mut sent = std::mem::take(&mut self.sent);
         for link in self.links.drain(..) {
             let mut bytes = self.spare.pop().unwrap_or_default();
             bytes.clear();
@@ -231,11 +263,12 @@ impl Bench {
         for port in self.ports.drain(..) {
             node.core.take_answers(port, &mut answers);
         }
-        for (link, bytes) in sent {
+        for (link, bytes) in sent.drain(..) {
             let to = (1..=NODES).find(|&to| self.nodes[at].core.link_of(NodeId(to), CoreId(0)) == Some(link));
             let to = to.expect("a link to a node") as usize - 1;
             self.nodes[to].inbox.push_back((at as u32 + 1, bytes));
         }
+        self.sent = sent;
         for (completion, _) in answers.iter() {
             self.committed += u64::from(completion.result.is_ok());
             self.propose(completion.token);
@@ -291,15 +324,18 @@ fn main() {
     bench.measured(proposals / 10);
     let turns: u64 = bench.nodes.iter().map(|node| node.turns).sum();
     let before = bench.committed;
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed);
     let started = cpu_time();
     bench.measured(proposals);
     let elapsed = cpu_time() - started;
     let committed = bench.committed - before;
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
     let turns = bench.nodes.iter().map(|node| node.turns).sum::<u64>() - turns;
     println!(
         "{groups} groups, {clients} clients, {payload} bytes: {:.0} ns of CPU per committed proposal (three nodes), {:.0} \
-         proposals per turn",
+         proposals per turn, {:.4} allocations per proposal",
         elapsed.as_nanos() as f64 / committed as f64,
-        committed as f64 / turns as f64
+        committed as f64 / turns as f64,
+        allocations as f64 / committed as f64
     );
 }

@@ -17,6 +17,7 @@
 //! | `turn` | `turn`: what a turn does, in which order |
 //! | `step` | stepping one group; the sink its steps write through |
 //! | `lane`, `cache`, `requests`, `parked`, `loads` | what the core keeps beside the groups |
+//! | `timers`, `prefetch` | deadlines of all groups; asking for memory ahead |
 //! | `links`, `peers` | links, pulses, contact, routes |
 //! | `apply` | applying and serving reads |
 //! | `balance` | leader placement, hand-over |
