@@ -141,7 +141,7 @@ impl Default for RuntimeSettings {
             drain_max: Duration::from_secs(5),
             io_memory_bytes: 512 << 10,
             preempt_timer: Duration::from_millis(2),
-            wake_interval: Duration::from_millis(5),
+            wake_interval: Duration::from_millis(10),
         }
     }
 }
