@@ -54,9 +54,10 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-/// Log lines go to standard error; `RUST_LOG` chooses which (the default is `info`).
+/// Log lines go to standard error; `RUST_LOG` chooses which. What glommio warns about in passing (buffers that are not
+/// registered) the engine says itself, with what to do about it.
 fn start_tracing() {
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,glommio=error"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Fails only if a subscriber is there already, and then that one prints.
     let _ = subscriber.with_ansi(false).try_init();
