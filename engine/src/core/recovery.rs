@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use logdrive_shard::{Group, GroupId, HardState, LogIndex, LogState, Moment, Random, Setup, Term};
+use logdrive_shard::{Group, GroupId, HardState, LogIndex, LogState, Moment, NodeId, Random, Setup, Term};
 use logdrive_wal::{Disk, EntryHeader, OpenError, Recovery, StreamId, Wal};
 
 use super::balance::Balance;
@@ -110,6 +110,11 @@ struct Applier<M> {
 }
 
 impl<M: StateMachine> Applier<M> {
+    fn new(machine: M) -> Applier<M> {
+        let replies = Replies::default();
+        Applier { machine, bytes: Vec::new(), entries: Vec::new(), replies, applied: 0 }
+    }
+
     fn push(&mut self, ids: &[GroupId], slot: u32, index: u64, payload: &[u8]) {
         self.bytes.extend_from_slice(payload);
         self.entries.push((slot, index, self.bytes.len()));
@@ -213,6 +218,42 @@ fn clamp(mut settings: CoreSettings) -> CoreSettings {
     settings
 }
 
+impl<D: Disk> Io<D> {
+    fn new(
+        now: Moment,
+        me: NodeId,
+        settings: CoreSettings,
+        wal: Wal<D>,
+        lanes: Vec<Lane>,
+        preferred: Vec<NodeId>,
+        applied: u64,
+    ) -> Io<D> {
+        Io {
+            me,
+            now,
+            wal,
+            streams: lanes.iter().map(|lane| lane.stream).collect(),
+            preferred,
+            cache: Cache::new(settings.cache_bytes_max),
+            loads: Loads::default(),
+            links: Vec::new(),
+            waiting: Waiting::default(),
+            proposals: Proposals::default(),
+            reads: Reads::new(lanes.len()),
+            ports: Ports::default(),
+            requests: 0,
+            request_bytes: 0,
+            queues: Queues::default(),
+            unwritten: Vec::new(),
+            handing_over: false,
+            effects: Effects::default(),
+            counters: Counters { applied, ..Counters::default() },
+            lanes,
+            settings,
+        }
+    }
+}
+
 impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Opens the log, replays what is known committed into `machine`, and creates the groups. Blocks on the disk: start-up.
     pub fn open(
@@ -233,13 +274,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             ids: &ids,
             sorted: &sorted,
             groups: ids.iter().map(|&id| Replayed::new(first_history(options.cluster, id))).collect(),
-            applier: Applier {
-                machine,
-                bytes: Vec::new(),
-                entries: Vec::new(),
-                replies: Replies::default(),
-                applied: 0,
-            },
+            applier: Applier::new(machine),
             strangers: 0,
             unknown: None,
             progress,
@@ -259,6 +294,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .zip(&replayed)
             .map(|(id, group)| Lane::new(wal.stream(StreamId(id.0)), group.history, LogIndex(group.applied)));
         let lanes: Vec<Lane> = lanes.collect();
+        let preferred = options.groups.iter().map(|group| group.preferred_leader).collect();
         let config = settings.shard.clone();
         let room = Room::new(&settings, wal.space().budget_bytes);
         let mut core = Core {
@@ -268,29 +304,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             groups: Vec::with_capacity(ids.len()),
             random: Random::new(options.seed),
             timers: TimerWheel::new(now, ids.len() as u32),
-            io: Io {
-                me: options.node,
-                now,
-                wal,
-                streams: lanes.iter().map(|lane| lane.stream).collect(),
-                lanes,
-                preferred: options.groups.iter().map(|group| group.preferred_leader).collect(),
-                cache: Cache::new(settings.cache_bytes_max),
-                loads: Loads::default(),
-                links: Vec::new(),
-                waiting: Waiting::default(),
-                proposals: Proposals::default(),
-                reads: Reads::new(ids.len()),
-                ports: Ports::default(),
-                requests: 0,
-                request_bytes: 0,
-                queues: Queues::default(),
-                unwritten: Vec::new(),
-                handing_over: false,
-                effects: Effects::default(),
-                counters: Counters { applied: applier.applied, ..Counters::default() },
-                settings,
-            },
+            io: Io::new(now, options.node, settings, wal, lanes, preferred, applier.applied),
             ids,
             sorted,
             config,

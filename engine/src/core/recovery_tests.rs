@@ -1,5 +1,3 @@
-use logdrive_shard::NodeId;
-
 use super::*;
 use crate::core::record::{encode_state, entry_note};
 
@@ -31,13 +29,7 @@ impl StateMachine for Journal {
 fn replay(feed: impl FnOnce(&mut Replay<'_, Journal>)) -> (Vec<Replayed>, Applied, u64) {
     let ids = [GroupId(5), GroupId(9)];
     let sorted = [(GroupId(5), 0), (GroupId(9), 1)];
-    let applier = Applier {
-        machine: Journal::default(),
-        bytes: Vec::new(),
-        entries: Vec::new(),
-        replies: Replies::default(),
-        applied: 0,
-    };
+    let applier = Applier::new(Journal::default());
     let mut replay = Replay {
         ids: &ids,
         sorted: &sorted,
