@@ -46,7 +46,7 @@ pub enum Condition {
 /// A change of one group's state, with the semantics of the Redis command named. All keys belong to the same group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// SET key value [NX | XX] [GET]. Replies `Ok`, or `Nil` if the condition did not hold; with `get`: the value before, or
+    /// `SET key value [NX | XX] [GET]`. Replies `Ok`, or `Nil` if the condition did not hold; with `get`: the value before, or
     /// `Nil`, whether or not it was set.
     Set {
         /// Key.

@@ -94,17 +94,17 @@ fn chaos(test: &'static str, nodes: u32, disks_fail: bool, from: u64, count: u64
 
 #[test]
 fn five_nodes_in_chaos() {
-    chaos("five_nodes_in_chaos", 5, false, 1, 70);
+    chaos("five_nodes_in_chaos", 5, false, 1, 60);
 }
 
 #[test]
 fn three_nodes_in_chaos() {
-    chaos("three_nodes_in_chaos", 3, false, 1_000, 100);
+    chaos("three_nodes_in_chaos", 3, false, 1_000, 70);
 }
 
 #[test]
 fn disks_fail_in_chaos() {
-    chaos("disks_fail_in_chaos", 3, true, 2_000, 60);
+    chaos("disks_fail_in_chaos", 3, true, 2_000, 70);
 }
 
 #[test]
