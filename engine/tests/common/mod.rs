@@ -500,6 +500,11 @@ impl Cluster {
         }
     }
 
+    /// Something happened at a node: it has a turn at once.
+    pub fn wake(&mut self, node: u32) {
+        self.node(node).dirty = true;
+    }
+
     /// Hands a frame to a node as if it read its clock at `now`.
     pub fn receive(&mut self, node: u32, from: u32, bytes: &[u8], now: u64) {
         let link = self.link(node, from);
