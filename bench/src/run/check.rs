@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_lite::future::block_on;
+use logdrive::core::GroupStatus;
 use logdrive::runtime::Engine;
 use logdrive_shard::GroupId;
 
@@ -40,13 +41,41 @@ pub(super) fn check(
     let start = clock::now_nanos();
     loop {
         let found = wait_for_followers(applied, told.acknowledged);
-        let report = judge(&found, &all_ends(engines, groups)?, told);
+        let ends = all_ends(engines, groups)?;
+        let mut report = judge(&found, &ends, told);
         // A new leader's first entry, which no client sent, may have been on its way while the nodes were asked.
         if report.ok || clock::since(start) > CATCH_UP_MAX {
+            if let Some(group) = first_different(&ends) {
+                report.message.push_str(&describe(engines, group));
+            }
             return Ok(report);
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// The first group that is not the same on all nodes.
+fn first_different(ends: &[Vec<GroupEnd>]) -> Option<GroupId> {
+    let groups = ends.first().map_or(0, Vec::len);
+    let group = (0..groups).find(|&g| ends.iter().any(|node| node[g] != ends[0][g]))?;
+    Some(GroupId(group as u64 + 1))
+}
+
+/// How a group is on every node, for whoever has to find out what went wrong.
+fn describe(engines: &[Engine], group: GroupId) -> String {
+    let mut text = format!("; group {group}:");
+    for (node, engine) in engines.iter().enumerate() {
+        let status = engine.group(group).and_then(|group| block_on(group.status()));
+        let one = match status {
+            Ok(GroupStatus { raft, applied, digest, .. }) => format!(
+                "{:?} of term {}, leader {}, commit {}, durable {}, last {}, applied {applied}, digest {digest:016x}",
+                raft.role, raft.term, raft.leader, raft.commit, raft.durable, raft.last
+            ),
+            Err(error) => error.to_string(),
+        };
+        text.push_str(&format!(" node {}: {one};", node + 1));
+    }
+    text
 }
 
 fn all_ends(engines: &[Engine], groups: u64) -> Result<Vec<Vec<GroupEnd>>> {
