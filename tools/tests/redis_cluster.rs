@@ -1,4 +1,5 @@
 //! Clients of a cluster of nodes in this process: real sockets, real engines, real logs.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod redis_common;
 
