@@ -96,7 +96,7 @@ fn pipeline(n: usize, keys: &[String], state: &mut BTreeMap<String, i64>) -> (Ve
             let reply = state.get(key).map_or(Reply::Nil, |value| Reply::bulk(&value.to_string()));
             (Client::encode(&["GET", key]), reply)
         }
-        _ if n % 3 == 0 => {
+        _ if n.is_multiple_of(3) => {
             let removed = i64::from(state.remove(key).is_some());
             (Client::encode(&["DEL", key]), Reply::Integer(removed))
         }
