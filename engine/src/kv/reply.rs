@@ -13,6 +13,9 @@ const FAILED: u8 = 5;
 /// Length that says "no value".
 const ABSENT: u32 = u32::MAX;
 
+/// Bytes of all values of one reply. A request is short, whatever it asks for.
+pub(super) const VALUES_BYTES_MAX: usize = 64 << 20;
+
 /// Why a command or query had no effect. The text is what Redis says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -26,6 +29,12 @@ pub enum Failure {
     /// The payload is not a command or query that this build knows. Nothing was changed.
     #[error("ERR malformed command")]
     Malformed,
+    /// The values asked for are too many bytes for one reply.
+    #[error(
+        "ERR the values are over the limit of {} bytes for one reply; ask for fewer keys",
+        VALUES_BYTES_MAX
+    )]
+    ReplyTooLarge,
 }
 
 /// What the machine answers.
@@ -65,6 +74,7 @@ impl<'a> Reply<'a> {
             (FAILED, [1]) => Ok(Reply::Failed(Failure::NotAnInteger)),
             (FAILED, [2]) => Ok(Reply::Failed(Failure::Overflow)),
             (FAILED, [3]) => Ok(Reply::Failed(Failure::Malformed)),
+            (FAILED, [4]) => Ok(Reply::Failed(Failure::ReplyTooLarge)),
             _ => Err(Malformed),
         }
     }
@@ -89,14 +99,16 @@ impl<'a> Reply<'a> {
                     Failure::NotAnInteger => 1,
                     Failure::Overflow => 2,
                     Failure::Malformed => 3,
+                    Failure::ReplyTooLarge => 4,
                 },
             ]),
         }
     }
 }
 
-/// Encodes a [`Reply::Values`] from where the values are.
+/// Encodes a [`Reply::Values`] from where the values are, or a failure if they are too many bytes.
 pub(super) fn put_values<'v>(out: &mut Vec<u8>, values: impl Iterator<Item = Option<&'v [u8]>>) {
+    let start = out.len();
     out.push(VALUES);
     let count_at = out.len();
     out.extend_from_slice(&[0; 4]);
@@ -104,7 +116,12 @@ pub(super) fn put_values<'v>(out: &mut Vec<u8>, values: impl Iterator<Item = Opt
     for value in values {
         count += 1;
         out.extend_from_slice(&value.map_or(ABSENT, |value| value.len() as u32).to_le_bytes());
-        out.extend_from_slice(value.unwrap_or_default());
+        let value = value.unwrap_or_default();
+        if out.len() - start + value.len() > VALUES_BYTES_MAX {
+            out.truncate(start);
+            return Reply::Failed(Failure::ReplyTooLarge).encode(out);
+        }
+        out.extend_from_slice(value);
     }
     out[count_at..count_at + 4].copy_from_slice(&count.to_le_bytes());
 }
@@ -181,6 +198,22 @@ mod tests {
     }
 
     #[test]
+    fn values_are_bounded_in_bytes() {
+        let value = vec![7; 1 << 20];
+        let ask = |count: usize| {
+            let mut bytes = vec![1, 2, 3];
+            put_values(&mut bytes, std::iter::repeat_n(Some(&value[..]), count));
+            assert_eq!(bytes[..3], [1, 2, 3], "what was there before stays");
+            match Reply::decode(&bytes[3..]) {
+                Ok(Reply::Values(values)) => values.left(),
+                Ok(Reply::Failed(Failure::ReplyTooLarge)) => 0,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((ask(63), ask(64), ask(65_536)), (63, 0, 0));
+    }
+
+    #[test]
     fn plain_replies_are_read_back() {
         for reply in [
             Reply::Ok,
@@ -188,6 +221,7 @@ mod tests {
             Reply::Failed(Failure::NotAnInteger),
             Reply::Failed(Failure::Overflow),
             Reply::Failed(Failure::Malformed),
+            Reply::Failed(Failure::ReplyTooLarge),
         ] {
             check(&reply);
         }

@@ -322,6 +322,34 @@ fn reading_pauses_while_the_client_does_not_take_its_replies() {
 }
 
 #[test]
+fn reading_pauses_while_large_values_are_awaited() {
+    let mut bench = Bench::new(Limits { output_bytes_max: 32 * 1024, ..Limits::default() });
+    let key = bench.connect();
+    let value = "x".repeat(4_000);
+    assert_eq!(bench.ask(key, &format!("SET foo {value}")), "+OK\r\n");
+    let reply = format!("$4000\r\n{value}\r\n");
+    let mut asked_max = Vec::new();
+    for _ in 0..20 {
+        bench.send(key, "GET foo\r\n".repeat(100));
+        let (mut received, mut most) = (String::new(), 0);
+        while !bench.asked().is_empty() {
+            most = most.max(bench.asked().len());
+            bench.answer(0);
+            received += &bench.received(key);
+        }
+        assert_eq!(received, reply.repeat(100));
+        asked_max.push(most);
+    }
+    assert!(asked_max.iter().all(|most| (2..=12).contains(most)), "about 32 KiB under way: {asked_max:?}");
+    bench.ask(key, "SET foo x");
+    for _ in 0..100 {
+        bench.ask(key, "GET foo");
+    }
+    bench.send(key, "GET foo\r\n".repeat(100));
+    assert_eq!(bench.asked().len(), 100, "small ones are not held back");
+}
+
+#[test]
 fn a_protocol_error_is_told_behind_the_earlier_replies_and_ends_the_connection() {
     let (mut bench, key) = bench();
     bench.send(key, "SET foo 1\r\n*1\r\nPING\r\nGET foo\r\n");

@@ -37,6 +37,17 @@ pub(crate) enum Ask<'a> {
     Read(Query<'a>),
 }
 
+impl Ask<'_> {
+    /// Values the reply will have.
+    fn values(&self) -> u32 {
+        match self {
+            Ask::Read(Query::Get { .. }) => 1,
+            Ask::Read(Query::GetMany { keys }) => keys.len() as u32,
+            _ => 0,
+        }
+    }
+}
+
 /// The order of the requests to the groups of one lane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {
@@ -107,7 +118,9 @@ impl Session {
             _ => {}
         }
         let deadline = now.after(hub.limits.park());
-        let pending = Pending::asked(kind, self.protocol, lane as u8, slot, group, deadline);
+        let mut pending = Pending::asked(kind, self.protocol, lane as u8, slot, group, deadline);
+        pending.values = ask.values();
+        self.await_values(pending.values);
         let seq = self.ring.push_encoded(pending, |out| match ask {
             Ask::Write(command) => command.encode(out),
             Ask::Read(query) => query.encode(out),
@@ -306,7 +319,11 @@ impl Session {
         reply: &[u8],
     ) {
         match result {
-            Ok(_) => self.answer(hub, seq, true, |writer| write_reply(writer, reply)),
+            Ok(_) => {
+                let values = self.ring.expect(seq).values;
+                self.on_values(values, reply.len());
+                self.answer(hub, seq, true, |writer| write_reply(writer, reply));
+            }
             Err(error) => {
                 let text = error_text(hub, &error);
                 let executed = matches!(error, Error::Indeterminate | Error::Timeout);

@@ -64,6 +64,8 @@ pub(crate) struct Pending {
     pub(crate) reason: Reason,
     /// Not held for a leader beyond this.
     pub(crate) deadline: Moment,
+    /// Values the reply will have, whose sizes nobody knows yet.
+    pub(crate) values: u32,
     /// The next one in the lane's queue, if it is held and not the last.
     pub(crate) next: Seq,
     /// The encoded reply, once `Done` and not the oldest.
@@ -83,6 +85,7 @@ impl Pending {
             group: GroupId(0),
             reason: Reason::NoLeader,
             deadline: Moment::NEVER,
+            values: 0,
             next: 0,
             answer: Vec::new(),
             body: (0, 0),

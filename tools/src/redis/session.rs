@@ -10,6 +10,11 @@ use super::ring::{Kind, Pending, Ring, Seq, State};
 /// Output buffer kept by a connection that has nothing to send.
 const OUTPUT_KEPT: usize = 16 * 1024;
 
+/// How large a value is taken to be before the first one was read.
+const VALUE_BYTES_GUESS: u64 = 16 * 1024;
+/// The guess never gets lower than this.
+const VALUE_BYTES_MIN: u64 = 64;
+
 /// How far a connection is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
@@ -36,6 +41,9 @@ pub(crate) struct Session {
     pub(crate) barrier: Option<Barrier>,
     /// Answers that the engine owes.
     pub(crate) outstanding: u32,
+    /// Values that requests under way will read, and how large they may be, judging by those read lately.
+    values_awaited: u64,
+    value_bytes: u64,
     output: Vec<u8>,
     sent: usize,
 }
@@ -53,6 +61,8 @@ impl Session {
             lanes: Box::new([Lane::default(); LANES]),
             barrier: None,
             outstanding: 0,
+            values_awaited: 0,
+            value_bytes: VALUE_BYTES_GUESS,
             output: Vec::new(),
             sent: 0,
         }
@@ -65,7 +75,26 @@ impl Session {
             && self.barrier.is_none()
             && self.ring.len() < limits.pipeline_requests_max as usize
             && self.ring.bytes() < u64::from(limits.pipeline_bytes_max)
-            && self.output().len() < limits.output_bytes_max as usize
+            && self.reply_bytes_expected() < u64::from(limits.output_bytes_max)
+    }
+
+    /// Reply bytes that wait or are likely to come. Only a guess can bound them: a pipeline of reads is short, what it reads need
+    /// not be. One request is always taken.
+    fn reply_bytes_expected(&self) -> u64 {
+        self.values_awaited.saturating_mul(self.value_bytes).saturating_add(self.output().len() as u64)
+    }
+
+    /// A request will read so many values.
+    pub(crate) fn await_values(&mut self, values: u32) {
+        self.values_awaited += u64::from(values);
+    }
+
+    /// A reply of so many bytes had so many values.
+    pub(crate) fn on_values(&mut self, values: u32, bytes: usize) {
+        if values > 0 {
+            let smaller = (self.value_bytes - self.value_bytes / 8).max(VALUE_BYTES_MIN);
+            self.value_bytes = smaller.max(bytes as u64 / u64::from(values));
+        }
     }
 
     /// Reply bytes to be sent.
@@ -131,6 +160,7 @@ impl Session {
         let is_first = seq == self.ring.first();
         let pending = self.ring.expect(seq);
         pending.state = State::Done(executed);
+        self.values_awaited -= u64::from(pending.values);
         if is_first {
             write(&mut Writer::new(&mut self.output, pending.protocol));
             self.ring.pop();
@@ -162,6 +192,7 @@ impl Session {
         self.drop_held(hub);
         self.ring = Ring::default();
         self.barrier = None;
+        self.values_awaited = 0;
         self.output = Vec::new();
         self.sent = 0;
     }
