@@ -8,6 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{logdrive, temp_dir, text, wait_for};
 
+/// What is said once the leaders are spread.
+const EVEN: &str = "all 48 groups have a leader: node 1 leads 16, node 2 leads 16, node 3 leads 16";
+
 /// A supervisor and what it says.
 struct Dev {
     child: Child,
@@ -103,9 +106,7 @@ fn a_cluster_starts_serves_and_stops_without_a_trace() {
     let mut dev = Dev::start(&[]);
     let addresses = dev.wait_ready();
     assert_eq!(addresses.len(), 3);
-    assert!(
-        dev.said().contains("all 48 groups have a leader: node 1 leads 16, node 2 leads 16, node 3 leads 16")
-    );
+    dev.wait_for_line(EVEN, 1);
     let urls: Vec<String> = addresses.iter().map(|address| format!("redis://{address}")).collect();
     let mut client = redis::cluster::ClusterClient::new(urls).unwrap().get_connection().unwrap();
     redis::cmd("SET").arg("key").arg("value").exec(&mut client).unwrap();
@@ -132,8 +133,7 @@ fn a_dead_node_is_reported_restarted_and_leads_again() {
     dev.wait_for_line("node 2 (pid", 1);
     dev.wait_for_line("node 2: starting it again", 1);
     dev.wait_for_line("a node is back: 3 of 3 answer", 1);
-    let even = "all 48 groups have a leader: node 1 leads 16, node 2 leads 16, node 3 leads 16";
-    dev.wait_for_line(even, 2);
+    dev.wait_for_line(EVEN, 2);
     signal(dev.child.id(), Signal::TERM);
     assert!(dev.wait_end().success(), "{}", dev.said());
 }
