@@ -39,26 +39,47 @@ pub(super) fn check(
     told: Told,
 ) -> Result<CheckReport> {
     let start = clock::now_nanos();
-    loop {
-        let found = wait_for_followers(applied, told.acknowledged);
-        let ends = all_ends(engines, groups)?;
-        let mut report = judge(&found, &ends, told);
-        // A new leader's first entry, which no client sent, may have been on its way while the nodes were asked.
-        if report.ok || clock::since(start) > CATCH_UP_MAX {
-            if let Some(group) = first_different(&ends) {
-                report.message.push_str(&describe(engines, group));
-            }
-            return Ok(report);
+    let found = wait_for_followers(applied, told.acknowledged);
+    let mut pending: Vec<GroupId> = (1..=groups).map(GroupId).collect();
+    let differences = loop {
+        // A new leader's first entry, which no client sent, may be on its way while nodes are asked one after the other: what
+        // was not equal is asked for again. The digest covers clients' entries only.
+        let differences = differences(&pending, &all_ends(engines, &pending)?);
+        if differences.is_empty() || clock::since(start) > CATCH_UP_MAX {
+            break differences;
         }
+        pending = differences.iter().map(|d| d.group).collect();
         std::thread::sleep(POLL);
+    };
+    let mut report = judge(&found, groups, &differences, told);
+    if let Some(first) = differences.first() {
+        report.message.push_str(&describe(engines, first.group));
     }
+    Ok(report)
 }
 
-/// The first group that is not the same on all nodes.
-fn first_different(ends: &[Vec<GroupEnd>]) -> Option<GroupId> {
-    let groups = ends.first().map_or(0, Vec::len);
-    let group = (0..groups).find(|&g| ends.iter().any(|node| node[g] != ends[0][g]))?;
-    Some(GroupId(group as u64 + 1))
+/// A group that was not the same on all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Difference {
+    group: GroupId,
+    in_index: bool,
+    in_digest: bool,
+}
+
+/// `ends[node][n]` is how `groups[n]` is on a node.
+fn differences(groups: &[GroupId], ends: &[Vec<GroupEnd>]) -> Vec<Difference> {
+    let differs =
+        |n: usize, of: fn(&GroupEnd) -> u64| ends.iter().any(|node| of(&node[n]) != of(&ends[0][n]));
+    groups
+        .iter()
+        .enumerate()
+        .map(|(n, &group)| Difference {
+            group,
+            in_index: differs(n, |end| end.0),
+            in_digest: differs(n, |end| end.1),
+        })
+        .filter(|d| d.in_index || d.in_digest)
+        .collect()
 }
 
 /// How a group is on every node, for whoever has to find out what went wrong.
@@ -78,7 +99,7 @@ fn describe(engines: &[Engine], group: GroupId) -> String {
     text
 }
 
-fn all_ends(engines: &[Engine], groups: u64) -> Result<Vec<Vec<GroupEnd>>> {
+fn all_ends(engines: &[Engine], groups: &[GroupId]) -> Result<Vec<Vec<GroupEnd>>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> =
             engines.iter().map(|engine| scope.spawn(move || group_ends(engine, groups))).collect();
@@ -105,18 +126,17 @@ fn wait_for_followers(applied: &[Arc<AtomicU64>], acknowledged: u64) -> Vec<u64>
     }
 }
 
-fn group_ends(engine: &Engine, groups: u64) -> Result<Vec<GroupEnd>> {
-    let mut ends = Vec::with_capacity(groups as usize);
-    for id in 1..=groups {
-        let group = engine.group(GroupId(id)).with_context(|| format!("cannot ask for group {id}"))?;
+fn group_ends(engine: &Engine, groups: &[GroupId]) -> Result<Vec<GroupEnd>> {
+    let end = |&id: &GroupId| {
+        let group = engine.group(id).with_context(|| format!("cannot ask for group {id}"))?;
         let status =
             block_on(group.status()).with_context(|| format!("group {id} does not tell its status"))?;
-        ends.push((status.applied.0, status.digest));
-    }
-    Ok(ends)
+        Ok((status.applied.0, status.digest))
+    };
+    groups.iter().map(end).collect()
 }
 
-fn judge(found: &[u64], ends: &[Vec<GroupEnd>], told: Told) -> CheckReport {
+fn judge(found: &[u64], groups: u64, differences: &[Difference], told: Told) -> CheckReport {
     let mut faults = Vec::new();
     for (node, &entries) in found.iter().enumerate() {
         let node = node + 1;
@@ -132,23 +152,21 @@ fn judge(found: &[u64], ends: &[Vec<GroupEnd>], told: Told) -> CheckReport {
             ));
         }
     }
-    let groups = ends.first().map_or(0, Vec::len);
-    let mut compare = |what: &str, of: fn(&GroupEnd) -> u64| {
-        let differs = |&g: &usize| ends.iter().any(|node| of(&node[g]) != of(&ends[0][g]));
-        let differ: Vec<usize> = (0..groups).filter(differs).collect();
+    let mut name = |what: &str, differs: fn(&Difference) -> bool| {
+        let differ: Vec<&Difference> = differences.iter().filter(|d| differs(d)).collect();
         if differ.is_empty() {
             return;
         }
-        let named: Vec<String> = differ.iter().take(NAMED_MAX).map(|g| (g + 1).to_string()).collect();
+        let named: Vec<String> = differ.iter().take(NAMED_MAX).map(|d| d.group.to_string()).collect();
         let more = if differ.len() > NAMED_MAX { ", ..." } else { "" };
-        let (differ, groups) = (count(differ.len() as f64), plural(groups as u64, "group"));
+        let (differ, groups) = (count(differ.len() as f64), plural(groups, "group"));
         faults.push(format!(
             "{differ} of {groups} differ between nodes in {what} (group {}{more})",
             named.join(", ")
         ));
     };
-    compare("the index applied", |end| end.0);
-    compare("the digest of their state", |end| end.1);
+    name("the index applied", |d| d.in_index);
+    name("the digest of their state", |d| d.in_digest);
     let ok = faults.is_empty();
     let message = if ok {
         let unknown = match told.unknown {
@@ -159,7 +177,7 @@ fn judge(found: &[u64], ends: &[Vec<GroupEnd>], told: Told) -> CheckReport {
             "every one of {} applied the same {} entries (index and digest of {} are equal); {} were acknowledged{unknown}",
             plural(found.len() as u64, "node"),
             count(found.first().copied().unwrap_or(0) as f64),
-            plural(groups as u64, "group"),
+            plural(groups, "group"),
             count(told.acknowledged as f64)
         )
     } else {
@@ -174,14 +192,10 @@ mod tests {
 
     const TOLD: Told = Told { acknowledged: 10, unknown: 2 };
 
-    fn same(nodes: usize) -> Vec<Vec<GroupEnd>> {
-        vec![vec![(5, 50), (6, 60)]; nodes]
-    }
-
     #[test]
     fn equal_nodes_with_everything_acknowledged_are_well() {
         for found in [10, 11, 12] {
-            let report = judge(&[found; 3], &same(3), TOLD);
+            let report = judge(&[found; 3], 2, &[], TOLD);
             assert!(report.ok, "{}", report.message);
             assert!(
                 report.message.contains("3 nodes") && report.message.contains("unknown"),
@@ -193,17 +207,20 @@ mod tests {
 
     #[test]
     fn lost_and_invented_entries_are_faults() {
-        let lost = judge(&[10, 9, 10], &same(3), TOLD);
+        let lost = judge(&[10, 9, 10], 2, &[], TOLD);
         assert!(!lost.ok && lost.message.contains("node 2 lacks 1 "), "{}", lost.message);
-        let invented = judge(&[13, 13, 13], &same(3), TOLD);
+        let invented = judge(&[13, 13, 13], 2, &[], TOLD);
         assert!(!invented.ok && invented.message.contains("more than the 12"), "{}", invented.message);
     }
 
     #[test]
     fn groups_that_differ_are_named() {
-        let mut ends = same(3);
-        ends[2][1] = (6, 61);
-        let report = judge(&[10; 3], &ends, TOLD);
+        let groups = [GroupId(1), GroupId(2)];
+        let ends = [vec![(5, 50), (6, 60)], vec![(5, 50), (6, 60)], vec![(5, 50), (6, 61)]];
+        assert!(differences(&groups, &ends[..2]).is_empty());
+        let found = differences(&groups, &ends);
+        assert_eq!(found, [Difference { group: GroupId(2), in_index: false, in_digest: true }]);
+        let report = judge(&[10; 3], 2, &found, TOLD);
         assert!(!report.ok, "{}", report.message);
         assert!(
             report.message.contains("1 of 2 groups differ between nodes in the digest"),
