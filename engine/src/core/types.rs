@@ -50,7 +50,7 @@ pub struct CoreOptions {
     pub settings: CoreSettings,
 }
 
-/// One thing that happened. `handle` steps the groups it touches; nothing leaves before [`Core::turn`].
+/// One thing that happened. `handle` steps the groups it touches; nothing leaves before [`Core::turn`](crate::core::Core::turn).
 #[derive(Debug)]
 pub enum Event<'a> {
     /// One whole frame (header included) arrived on a link.
@@ -91,7 +91,7 @@ pub enum Event<'a> {
         slot: Slot,
         /// How it may be answered.
         policy: ReadPolicy,
-        /// For [`StateMachine::query`].
+        /// For [`StateMachine::query`](crate::api::StateMachine::query).
         request: &'a [u8],
     },
     /// The log's disk has completions.

@@ -6,11 +6,11 @@ use crate::disk::DiskError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
-/// A stream's dense handle in this open log: no hashing after [`Wal::stream`].
+/// A stream's dense handle in this open log: no hashing after [`Wal::stream`](crate::Wal::stream).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamSlot(pub u32);
 
-/// Names a write: what was appended under a ticket is durable once [`Wal::durable`] is at or past it. Tickets are per batch,
+/// Names a write: what was appended under a ticket is durable once [`Wal::durable`](crate::Wal::durable) is at or past it. Tickets are per batch,
 /// consecutive, and become durable in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -231,7 +231,7 @@ pub enum Health {
 /// A read that ended: entries in order from the first asked for; fewer than asked if `bytes_max` was reached.
 #[derive(Debug)]
 pub struct ReadDone {
-    /// As given to [`Wal::read`].
+    /// As given to [`Wal::read`](crate::Wal::read).
     pub token: u64,
     /// Headers and payloads, or why not (damage is named).
     pub result: Result<Vec<(EntryHeader, Vec<u8>)>, ReadError>,
