@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 9] = [
+const MUTANTS: [&str; 10] = [
     "own_copy_early",
     "own_vote_early",
     "reports_last",
@@ -11,6 +11,7 @@ const MUTANTS: [&str; 9] = [
     "aba",
     "votes_after_restart",
     "elevated_term",
+    "vote_unsaved",
 ];
 
 fn main() {

@@ -198,7 +198,9 @@ impl Group {
         if granted && !message.pre_vote {
             if self.cold.vote != from {
                 self.cold.vote = from;
-                self.flags.set(Flags::UNSAVED);
+                if !mutant::VOTE_UNSAVED {
+                    self.flags.set(Flags::UNSAVED);
+                }
             }
             self.arm_election(env);
         }

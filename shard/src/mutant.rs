@@ -19,3 +19,5 @@ pub(crate) const ABA: bool = cfg!(mutant_aba);
 pub(crate) const VOTES_AFTER_RESTART: bool = cfg!(mutant_votes_after_restart);
 /// No rehearsal and no stickiness: whoever returns with a higher term deposes the leader.
 pub(crate) const ELEVATED_TERM: bool = cfg!(mutant_elevated_term);
+/// A vote given in a term that was saved before is not saved itself (tikv#8381).
+pub(crate) const VOTE_UNSAVED: bool = cfg!(mutant_vote_unsaved);

@@ -339,6 +339,22 @@ fn field_15_every_change_of_term_or_vote_is_handed_to_the_log_in_its_step() {
 }
 
 #[test]
+fn field_15_a_vote_in_a_term_that_was_adopted_and_saved_before_is_saved_too() {
+    let mut cluster = led_by_one();
+    // Node 3 learns of term 9 without voting in it, and that is durable before anybody asks for the vote.
+    let refusal = VoteReply { pre_vote: false, granted: false, term: Term(9) };
+    cluster.hand_over(from(2, 3, Message::VoteReply(refusal)));
+    cluster.complete_writes(3);
+    let on_disk = cluster.nodes[&3].disk.hard_state;
+    assert_eq!((on_disk.term, on_disk.vote), (Term(9), NodeId::NONE));
+    let (last_index, last_term) = (LogIndex(9), Term(9));
+    let request = VoteRequest { pre_vote: false, transfer: true, term: Term(9), last_index, last_term };
+    cluster.hand_over(from(2, 3, Message::VoteRequest(request)));
+    cluster.complete_writes(3);
+    assert_eq!(cluster.nodes[&3].disk.hard_state.vote, NodeId(2), "a vote that is given is on disk");
+}
+
+#[test]
 fn field_16_no_vote_and_no_campaign_within_one_election_timeout_after_a_restart() {
     let mut cluster = led_by_one();
     cluster.crash(3, 0);
