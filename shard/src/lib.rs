@@ -41,6 +41,7 @@
 //! | `uncommitted.rs` | the limits on what is proposed and not committed |
 //! | `contact.rs` | routes, contact, deadlines |
 //! | `quorum.rs` | majorities |
+//! | `sessions.rs` | exactly-once commands of clients: replicated state that the caller feeds |
 //! | `mutant.rs` | bugs that can be compiled in, for the tests to catch |
 //! | `message.rs`, `sink.rs`, `api.rs`, `config.rs`, `types.rs` | the interface |
 //!
@@ -51,7 +52,7 @@
 //!   [`Group::on_contact`]. A group's own heartbeats carry a read round, a commit index or an announcement, when there is
 //!   one. (Tens of thousands of groups that heartbeat each for itself saturate a core.)
 //! - **A tick.** The group names its next deadline.
-//! - **Leases, membership changes, learners, sessions, installing snapshots.** The places where they attach are there:
+//! - **Leases, membership changes, learners, installing snapshots.** The places where they attach are there:
 //!   [`Sink::snapshot_wanted`], [`Group::on_snapshot_report`], [`Group::compacted`], contact as an input.
 //! - **Trust in peers.** What no correct member would send is ignored and counted ([`Group::refused_messages`]); it
 //!   never trips an assertion. Assertions guard this crate's invariants and the caller's duties, and stay on in release.
@@ -72,6 +73,7 @@ mod random;
 mod read_index;
 mod replication;
 mod role;
+mod sessions;
 mod sink;
 mod term_runs;
 #[cfg(test)]
@@ -87,5 +89,9 @@ pub use message::{
     Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow, VoteReply, VoteRequest,
 };
 pub use random::Random;
+pub use sessions::{
+    Admitted, SESSION_HEADER_MAX, SESSION_REPLY_BYTES_MAX, SESSION_WINDOW, SESSIONS_MAX, SessionEntry,
+    SessionFormatError, SessionKey, SessionOp, SessionRefused, SessionTable,
+};
 pub use sink::{Fit, Sink};
 pub use types::{GroupId, LogIndex, Moment, NodeId, Route, Term};
