@@ -18,6 +18,7 @@
 //! admitted before the first is executed, as when a batch is applied in one call.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 mod codec;
 #[cfg(test)]
@@ -217,10 +218,8 @@ impl SessionTable {
         if sequence < from || sequence > to {
             return Admitted::Refused(SessionRefused::Sequence { session: id, sequence, from, to });
         }
-        if !session.kept.contains_key(&sequence) {
-            let kept = Kept { index, reply: None };
-            self.bytes += kept.cost();
-            session.kept.insert(sequence, kept);
+        if let Entry::Vacant(free) = session.kept.entry(sequence) {
+            self.bytes += free.insert(Kept { index, reply: None }).cost();
             self.make_room();
             return Admitted::Execute { key: SessionKey { session: id, sequence, index }, command };
         }
