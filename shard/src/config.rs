@@ -47,7 +47,7 @@ impl Default for Config {
 }
 
 /// What must be durable before a message that depends on it leaves (Raft paper, figure 2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// Latest term seen.
     pub term: Term,

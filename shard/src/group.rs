@@ -20,6 +20,10 @@ pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 ///
 /// Four cache lines, of which the steady path of a group of three touches three, and a cold part that it does not
 /// touch. Callers keep groups in a dense array.
+///
+/// A clone is the same member twice: for models that explore what may happen next, never for a running system. Equal states
+/// have equal hashes, so that a model recognises a state it has been in.
+#[derive(Clone, Hash)]
 #[repr(C, align(64))]
 pub struct Group {
     // -- first line: the log --
@@ -58,6 +62,7 @@ pub struct Group {
 const _: () = assert!(size_of::<Group>() <= 256);
 
 /// The part of a group that elections, reads, transfers and old entries need.
+#[derive(Clone, Hash)]
 pub(crate) struct Cold {
     pub(crate) me: NodeId,
     /// Candidate voted for in the present term.

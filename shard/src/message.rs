@@ -8,7 +8,7 @@ use crate::{LogIndex, Term};
 /// AppendEntries (Raft paper, 5.3): `count` entries, all of term `entry_term`, after `prev_index`.
 ///
 /// A run of entries that spans terms is sent as several messages, so that one term describes all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Append {
     /// The leader's term.
     pub term: Term,
@@ -25,7 +25,7 @@ pub struct Append {
 }
 
 /// The answer to [`Append`]. Sent only when everything it vouches for is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AppendReply {
     /// The follower's term.
     pub term: Term,
@@ -34,7 +34,7 @@ pub struct AppendReply {
 }
 
 /// What became of an [`Append`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AppendOutcome {
     /// The log equals the leader's up to here, durably: `prev_index + count` of the append that is answered, never the
     /// follower's own last index.
@@ -51,7 +51,7 @@ pub enum AppendOutcome {
 }
 
 /// Leader to follower: "I lead this term", a commit index, and a round of ReadIndex to confirm (0: none).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Heartbeat {
     /// The leader's term.
     pub term: Term,
@@ -63,7 +63,7 @@ pub struct Heartbeat {
 }
 
 /// The answer to [`Heartbeat`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HeartbeatReply {
     /// The follower's term.
     pub term: Term,
@@ -72,7 +72,7 @@ pub struct HeartbeatReply {
 }
 
 /// RequestVote, or its rehearsal: PreVote (dissertation, 9.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VoteRequest {
     /// Whether this only asks if a vote would be given. Then `term` is the term the candidate *would* campaign in.
     pub pre_vote: bool,
@@ -87,7 +87,7 @@ pub struct VoteRequest {
 }
 
 /// The answer to [`VoteRequest`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VoteReply {
     /// Whether this answers a pre-vote.
     pub pre_vote: bool,
@@ -98,7 +98,7 @@ pub struct VoteReply {
 }
 
 /// The leader orders its successor to campaign at once (dissertation, 3.10).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimeoutNow {
     /// The leader's term.
     pub term: Term,

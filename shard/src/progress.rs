@@ -4,7 +4,7 @@ use crate::LogIndex;
 use crate::inflights::Ring;
 
 /// How the leader sends to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     /// Where the logs part is not known: one append at a time until one matches.
     Probe,
@@ -15,7 +15,7 @@ pub(crate) enum State {
 }
 
 /// One peer. Four of them lie inline in a leader, so every byte counts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Progress {
     /// The peer's log is durable and equal up to here. Invariant: `matched < next`.
     pub(crate) matched: LogIndex,

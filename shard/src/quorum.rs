@@ -6,7 +6,7 @@ use crate::{LogIndex, VOTERS_MAX};
 pub(crate) const PEERS_MAX: usize = VOTERS_MAX - 1;
 
 /// A set of peers, by position in the group's list of peers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct PeerSet(u8);
 
 const _: () = assert!(PEERS_MAX <= u8::BITS as usize);

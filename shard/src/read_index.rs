@@ -11,7 +11,7 @@ use crate::role::{Flags, RoleState};
 use crate::{Env, Group, Heartbeat, HeartbeatReply, LogIndex, NodeId, Refused, Route, Sink};
 
 /// The rounds of a leader. Numbers are never used twice in a group's life, so replies to old rounds are recognised.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Reads {
     /// The round that reads registered now belong to: the one after the round that is out, or after the last one.
     pub(crate) collecting: u64,

@@ -15,6 +15,7 @@ pub(crate) const INLINE_PEERS: usize = 4;
 ///
 /// The tag hides in a spare value of the first peer's [`crate::progress::State`], or the group would not fit into four
 /// cache lines; the assertion on its size guards that.
+#[derive(Clone, Hash)]
 pub(crate) enum RoleState {
     Follower(Follower),
     PreCandidate(PreCandidate),
@@ -23,7 +24,7 @@ pub(crate) enum RoleState {
 }
 
 /// Follows a leader, or waits for one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) struct Follower {
     /// The leader was heard on its present route and since contact with it began. While that holds and contact lasts,
     /// there is no deadline.
@@ -31,14 +32,14 @@ pub(crate) struct Follower {
 }
 
 /// Asks whether it would be elected.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) struct PreCandidate {
     /// Peers that would.
     pub(crate) granted: PeerSet,
 }
 
 /// Campaigns.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) struct Candidate {
     /// Peers that voted for this node.
     pub(crate) granted: PeerSet,
@@ -47,12 +48,14 @@ pub(crate) struct Candidate {
 }
 
 /// Leads: the part that every proposal touches.
+#[derive(Clone, Hash)]
 pub(crate) struct Leader {
     /// Of the first peers; the rest is in [`LeaderCold`].
     pub(crate) progress: [Progress; INLINE_PEERS],
 }
 
 /// Leads: the part that the steady path does not need. Kept between leaderships for its buffers; cleared at the start.
+#[derive(Clone, Hash)]
 pub(crate) struct LeaderCold {
     /// Progress of the peers that are not inline.
     pub(crate) more_progress: [Progress; PEERS_MAX - INLINE_PEERS],
@@ -107,7 +110,7 @@ impl RoleState {
 }
 
 /// One-bit facts of the hot state, so that the steady path need not look at the cold one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Flags(u8);
 
 impl Flags {

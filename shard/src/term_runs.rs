@@ -7,7 +7,7 @@
 use crate::{LogIndex, LogState, Term};
 
 /// The end of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tail {
     /// Last index.
     pub(crate) last: LogIndex,
@@ -18,7 +18,7 @@ pub(crate) struct Tail {
 }
 
 /// The start of the log, and every run but the last.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct OlderRuns {
     /// The position before the first entry that is still in the log. Its term is known, the entry is gone.
     pub(crate) base: LogIndex,

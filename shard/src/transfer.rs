@@ -4,7 +4,7 @@ use crate::role::Flags;
 use crate::{Env, Group, Moment, NodeId, Refused, Route, Sink, TimeoutNow};
 
 /// A transfer under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Transfer {
     /// Position of the target among the peers.
     peer: usize,
