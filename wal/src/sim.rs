@@ -6,10 +6,16 @@
 //! happen *later*, until the file is flushed next. Directory changes that were not synced survive as a prefix.
 //!
 //! By default every operation completes at the next poll, in random order. [`SimDisk::hold`] leaves that to the test,
-//! [`SimDisk::set_latency`] to a simulated clock. Faults are values ([`Fault`]) that are injected and listed.
+//! [`SimDisk::set_latency`] to a simulated clock.
+//!
+//! Faults are values ([`Fault`]). What chance decides is made of the same values: [`SimPlatter::record`] writes it down,
+//! [`SimPlatter::calm`] turns chance off, and what was recorded, injected into a calm disk, makes the same things happen again, so
+//! that [`minimise`] can leave out what does not matter.
 
+mod fate;
 mod fault;
 mod handle;
+mod minimise;
 mod perform;
 mod platter;
 
@@ -17,9 +23,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-pub use self::fault::{Fault, FaultKind, OpKind};
+pub use self::fault::{Fault, FaultKind, OpKind, list_faults};
 pub use self::handle::SimPlatter;
-use self::platter::{Orphan, Platter};
+pub use self::minimise::minimise;
+use self::platter::Platter;
 use crate::buffer::{Buffer, Spares};
 use crate::disk::{Completion, Disk, Op, Token};
 
@@ -53,6 +60,8 @@ struct Pending {
     op: Op,
     /// Nanoseconds of the simulated clock; 0 without one.
     due: u64,
+    /// Polls in which it is left out, without a clock.
+    stalled: u32,
     /// What goes wrong with it, decided when it was submitted.
     fault: Option<FaultKind>,
 }
@@ -111,24 +120,22 @@ impl SimDisk {
 
     /// The process dies. What is complete stays in the device's cache, what is under way may land until the next flush.
     pub fn crash_kill(mut self) -> SimPlatter {
-        let orphans = self.orphans();
-        {
-            let mut platter = self.platter.borrow_mut();
-            platter.orphans.extend(orphans);
-            platter.land_some();
-        }
+        self.leave();
+        self.platter.borrow_mut().land_some();
         self.platter()
     }
 
     /// The power goes, for the process and the device.
     pub fn power_loss(mut self) -> SimPlatter {
-        let orphans = self.orphans();
-        self.platter.borrow_mut().power_loss(orphans);
+        self.leave();
+        self.platter.borrow_mut().power_loss();
         self.platter()
     }
 
-    fn orphans(&mut self) -> Vec<Orphan> {
-        std::mem::take(&mut self.pending).iter().filter_map(|p| self.orphan_of(&p.op)).collect()
+    fn leave(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            self.orphan(&pending.op);
+        }
     }
 
     /// Operations complete only when [`SimDisk::run`] lets them.
@@ -149,13 +156,29 @@ impl SimDisk {
     /// Performs at most so many operations, chosen at random.
     pub fn run_some(&mut self, count: usize) {
         for _ in 0..count {
-            let choice = match self.pending.len() {
-                0 => return,
-                n => self.platter.borrow_mut().random.below(n as u64) as usize,
-            };
-            let pending = self.pending.swap_remove(choice);
+            let Some(pending) = self.take_next() else { return };
             self.perform(pending);
         }
+    }
+
+    /// One of the operations under way that are not stalled: the oldest, or one that overtakes it.
+    fn take_next(&mut self) -> Option<Pending> {
+        let free = self.pending.iter().filter(|p| p.stalled == 0).count();
+        let mut place = 0;
+        if free > 1 {
+            let draw = |random: &mut fate::Random| match random.below(free as u64) {
+                0 => None,
+                place => Some(FaultKind::Overtakes(place as u32)),
+            };
+            let fate = &mut self.platter.borrow_mut().fate;
+            if let Some(FaultKind::Overtakes(places)) = fate.decide(OpKind::Turn, "", false, draw) {
+                place = places as usize % free;
+            }
+        }
+        let mut free = (0..self.pending.len()).filter(|n| self.pending[*n].stalled == 0);
+        let place = free.nth(place)?;
+        drop(free);
+        Some(self.pending.remove(place))
     }
 
     /// Performs the operation under way that was submitted at this place (0 is the oldest); false if there is none.
@@ -211,19 +234,22 @@ impl SimDisk {
 
     /// Adds a fault.
     pub fn inject(&mut self, fault: Fault) {
-        self.platter.borrow_mut().faults.push(fault);
+        self.platter.borrow_mut().fate.faults.push(fault);
+    }
+
+    /// What an operation takes beyond the least, below a bound.
+    fn latency(&self, bound: u64) -> u64 {
+        let draw = |random: &mut fate::Random| Some(FaultKind::Delay(random.below(bound)));
+        match self.platter.borrow_mut().fate.decide(OpKind::Latency, "", false, draw) {
+            Some(FaultKind::Delay(nanos)) => nanos,
+            _ => 0,
+        }
     }
 
     fn submit_fault(&mut self, op: &Op) -> Option<FaultKind> {
         let (kind, durable) = kind_of(op);
         let name = self.name_of(op);
-        let mut platter = self.platter.borrow_mut();
-        for fault in &mut platter.faults {
-            if fault.hits(kind, &name, durable) {
-                return Some(fault.what);
-            }
-        }
-        None
+        self.platter.borrow_mut().fate.of(kind, &name, durable)
     }
 
     fn name_of(&self, op: &Op) -> String {
@@ -256,13 +282,16 @@ impl Disk for SimDisk {
     fn submit(&mut self, token: Token, op: Op) {
         let fault = self.submit_fault(&op);
         let mut due = match self.pace {
-            Pace::Timed(from, to) => self.now + from + self.platter.borrow_mut().random.below(to - from),
+            Pace::Timed(from, to) => self.now + from + self.latency(to - from),
             _ => 0,
         };
-        if let Some(FaultKind::Delay(nanos)) = fault {
-            due += nanos;
+        let mut stalled = 0;
+        match fault {
+            Some(FaultKind::Delay(nanos)) => due += nanos,
+            Some(FaultKind::Stall(polls)) => stalled = polls,
+            _ => {}
         }
-        self.pending.push(Pending { token, op, due, fault });
+        self.pending.push(Pending { token, op, due, stalled, fault });
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {
@@ -272,6 +301,7 @@ impl Disk for SimDisk {
         if let Pace::Poll = self.pace {
             self.run();
         }
+        self.pending.iter_mut().for_each(|p| p.stalled = p.stalled.saturating_sub(1));
         completions.append(&mut self.complete);
     }
 
@@ -284,7 +314,11 @@ impl Disk for SimDisk {
                     let first = (0..self.pending.len()).min_by_key(|&i| self.pending[i].due);
                     self.run_at(first.unwrap_or(0));
                 }
-                _ => self.run_some(1),
+                _ => {
+                    let least = self.pending.iter().map(|p| p.stalled).min().unwrap_or(0);
+                    self.pending.iter_mut().for_each(|p| p.stalled = p.stalled.saturating_sub(least));
+                    self.run_some(1);
+                }
             }
             completions.append(&mut self.complete);
         }
@@ -319,9 +353,8 @@ impl Disk for SimDisk {
 impl Drop for SimDisk {
     fn drop(&mut self) {
         // A process that ends in order has waited for its operations; one that did not is as good as killed.
-        let orphans = self.orphans();
+        self.leave();
         let mut platter = self.platter.borrow_mut();
-        platter.orphans.extend(orphans);
         if platter.owner == Some(self.generation) {
             platter.owner = None;
         }

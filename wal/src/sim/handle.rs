@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::SimDisk;
-use super::fault::Fault;
+use super::fault::{Fault, FaultKind};
+use super::perform::spoil;
 use super::platter::{DirChange, Platter};
-use crate::disk::DiskError;
+use crate::disk::{ALIGNMENT, DiskError};
 
 /// What outlives the processes that work on a simulated disk.
 #[derive(Clone)]
@@ -50,22 +51,44 @@ impl SimPlatter {
 
     /// The power goes while no process has the disk open, or after it was dropped.
     pub fn power_loss(&self) {
-        self.platter.borrow_mut().power_loss(Vec::new());
+        self.platter.borrow_mut().power_loss();
     }
 
     /// Adds a fault.
     pub fn inject(&self, fault: Fault) {
-        self.platter.borrow_mut().faults.push(fault);
+        self.platter.borrow_mut().fate.faults.push(fault);
     }
 
-    /// The faults, as far as they are used up.
+    /// Nothing happens by chance any more: operations are performed in the order in which they came, and at a crash what was not
+    /// durable is lost. Only faults make a difference.
+    pub fn calm(&self) {
+        self.platter.borrow_mut().fate.calm = true;
+    }
+
+    /// From now on every fault that strikes and every decision that chance takes is recorded, as a fault.
+    pub fn record(&self) {
+        self.platter.borrow_mut().fate.record();
+    }
+
+    /// What was recorded: injected into a calm disk at the place where the recording began, before the same operations, it makes
+    /// the same things happen.
+    pub fn recorded(&self) -> Vec<Fault> {
+        self.platter.borrow().fate.recorded()
+    }
+
+    /// Injects a list of faults.
+    pub fn inject_all(&self, faults: &[Fault]) {
+        self.platter.borrow_mut().fate.faults.extend_from_slice(faults);
+    }
+
+    /// The faults, as far as they are not used up.
     pub fn faults(&self) -> Vec<Fault> {
-        self.platter.borrow().faults.clone()
+        self.platter.borrow().fate.faults.clone()
     }
 
     /// Removes all faults.
     pub fn clear_faults(&self) {
-        self.platter.borrow_mut().faults.clear();
+        self.platter.borrow_mut().fate.faults.clear();
     }
 
     /// Changes the size of the disk.
@@ -107,6 +130,29 @@ impl SimPlatter {
             file.flip(place, old ^ byte);
         }
         true
+    }
+
+    /// Damages the bytes at rest from `offset` on, in the cache and on the medium: [`FaultKind::Flip`] of a byte,
+    /// [`FaultKind::Garbage`] in a sector, [`FaultKind::Lost`] (zeros in a block), [`FaultKind::Misdirected`] (the block there is
+    /// replaced by another one). Others do nothing. False if there is no such place.
+    pub fn damage(&self, name: &str, offset: u64, what: FaultKind) -> bool {
+        let Some(file) = self.read_file(name) else { return false };
+        let Some(from) = usize::try_from(offset).ok().filter(|from| *from < file.len()) else { return false };
+        let mut bytes = file[from..(from + ALIGNMENT).min(file.len())].to_vec();
+        match what {
+            FaultKind::Lost => bytes.fill(0),
+            FaultKind::Misdirected { block } => {
+                let at = block as usize * ALIGNMENT % file.len();
+                bytes.iter_mut().zip(&file[at..]).for_each(|(old, new)| *old = *new);
+            }
+            what => spoil(&mut bytes, what),
+        }
+        self.overwrite(name, offset, &bytes)
+    }
+
+    /// A copy of the files and names as they are now, on a disk of its own that nobody has open: to try many damages on one log.
+    pub fn copy(&self, seed: u64) -> SimPlatter {
+        SimPlatter { platter: Rc::new(RefCell::new(self.platter.borrow().copy(seed))) }
     }
 
     /// Flips bits of one byte, in the cache and on the medium. False if there is no such byte.

@@ -1,7 +1,8 @@
 //! Performing one operation of the simulated disk.
 
+use super::fate::Random;
 use super::fault::FaultKind;
-use super::platter::{DirChange, Orphan, Platter};
+use super::platter::{DirChange, Platter, SECTOR};
 use super::{Handle, Pending, SimDisk, kind_of};
 use crate::buffer::Buffer;
 use crate::disk::{ALIGNMENT, Completion, DiskError, Done, FileId, Op, OpenMode};
@@ -22,8 +23,7 @@ impl SimDisk {
             let buffer = self.copy_buffer(&pending.op);
             self.complete.push(Completion { token: pending.token, result: Err(error), buffer });
             if self.platter.borrow().owner == Some(self.generation) {
-                let orphan = self.orphan_of(&pending.op);
-                self.platter.borrow_mut().orphans.extend(orphan);
+                self.orphan(&pending.op);
             }
             return;
         }
@@ -38,10 +38,12 @@ impl SimDisk {
         }
     }
 
-    pub(super) fn orphan_of(&self, op: &Op) -> Option<Orphan> {
-        let Op::Write { file, offset, buffer, len, .. } = op else { return None };
-        let inode = self.files.get(&file.0)?.inode;
-        Some(Orphan { inode, offset: *offset, bytes: buffer.as_slice()[..*len as usize].to_vec() })
+    /// Leaves an operation behind that was under way when its process died.
+    pub(super) fn orphan(&self, op: &Op) {
+        let Op::Write { file, offset, buffer, len, .. } = op else { return };
+        let Some(handle) = self.files.get(&file.0) else { return };
+        let bytes = buffer.as_slice()[..*len as usize].to_vec();
+        self.platter.borrow_mut().orphan(handle.inode, *offset, bytes);
     }
 
     fn perform_alive(&mut self, pending: Pending) -> Completion {
@@ -87,7 +89,7 @@ impl SimDisk {
                 returned = Some(buffer);
                 result
             }
-            Op::Sync { file } => self.sync(&mut platter, file),
+            Op::Sync { file } => self.sync(&mut platter, file, fault),
             Op::Rename { from, to } => self.rename(&mut platter, from, to),
             Op::Unlink { name } => match platter.names.contains_key(&name) {
                 true => {
@@ -105,12 +107,15 @@ impl SimDisk {
         Completion { token, result: result.map_err(error), buffer: returned }
     }
 
-    fn sync(&self, platter: &mut Platter, file: FileId) -> Result<Done, i32> {
+    fn sync(&self, platter: &mut Platter, file: FileId, fault: Option<FaultKind>) -> Result<Done, i32> {
         let inode = self.files.get(&file.0).ok_or(libc::EBADF)?.inode;
         platter.settle(inode);
-        if let Some(file) = platter.inodes.get_mut(&inode) {
-            file.sync();
+        let Some(file) = platter.inodes.get_mut(&inode) else { return Ok(Done::Ok) };
+        if let Some(FaultKind::Forgets(errno)) = fault {
+            file.forget();
+            return Err(errno);
         }
+        file.sync();
         Ok(Done::Ok)
     }
 
@@ -158,7 +163,8 @@ impl SimDisk {
         if !offset.is_multiple_of(ALIGNMENT as u64) || !bytes.len().is_multiple_of(ALIGNMENT) {
             return Err(libc::EINVAL);
         }
-        let mut len = bytes.len();
+        let asked = bytes.len();
+        let mut len = asked;
         match fault {
             Some(FaultKind::Short(short)) => len = len.min(short as usize),
             Some(FaultKind::Lost) => return Ok(Done::Transferred(len as u32)),
@@ -174,7 +180,31 @@ impl SimDisk {
             }
             len = fits as usize;
         }
-        data.write(offset, &bytes[..len], durable && len == bytes.len());
+        let bytes = &bytes[..len];
+        let durable = durable && len == asked;
+        match fault {
+            Some(FaultKind::Torn { sectors, errno }) => {
+                let mut torn = vec![0; len];
+                data.read(offset, &mut torn);
+                let sector = |number: usize| number * SECTOR..((number + 1) * SECTOR).min(len);
+                for range in (0..len.div_ceil(SECTOR)).filter(|n| sectors >> (n % 64) & 1 == 1).map(sector) {
+                    torn[range.clone()].copy_from_slice(&bytes[range]);
+                }
+                data.write(offset, &torn, durable);
+                if errno != 0 {
+                    return Err(errno);
+                }
+            }
+            Some(FaultKind::Misdirected { block }) => {
+                data.write(wrong_place(data.len, len, block), bytes, durable);
+            }
+            Some(what @ (FaultKind::Flip { .. } | FaultKind::Garbage { .. })) => {
+                let mut changed = bytes.to_vec();
+                spoil(&mut changed, what);
+                data.write(offset, &changed, durable);
+            }
+            _ => data.write(offset, bytes, durable),
+        }
         Ok(Done::Transferred(len as u32))
     }
 
@@ -195,6 +225,44 @@ impl SimDisk {
             Some(FaultKind::Short(short)) => out.len().min(short as usize),
             _ => out.len(),
         };
-        Ok(Done::Transferred(data.read(offset, &mut out[..len]) as u32))
+        let out = &mut out[..len];
+        let bytes = match fault {
+            Some(FaultKind::Stale) => data.read_stale(offset, out),
+            Some(FaultKind::Misdirected { block }) => {
+                let bytes = data.read(offset, out);
+                data.read(wrong_place(data.len, bytes, block), &mut out[..bytes])
+            }
+            _ => data.read(offset, out),
+        };
+        if let Some(what) = fault {
+            spoil(&mut out[..bytes], what);
+        }
+        Ok(Done::Transferred(bytes as u32))
+    }
+}
+
+/// Where in a file of `file_bytes` a misdirected transfer of `bytes` goes: inside of it.
+fn wrong_place(file_bytes: u64, bytes: usize, block: u32) -> u64 {
+    let places = (file_bytes.saturating_sub(bytes as u64) / ALIGNMENT as u64) + 1;
+    u64::from(block) % places * ALIGNMENT as u64
+}
+
+/// What happens to bytes on their way.
+pub(super) fn spoil(bytes: &mut [u8], what: FaultKind) {
+    if bytes.is_empty() {
+        return;
+    }
+    match what {
+        FaultKind::Flip { at, mask } => {
+            let at = at as usize % bytes.len();
+            bytes[at] ^= mask;
+        }
+        FaultKind::Garbage { sector, seed } => {
+            let sector = sector as usize % bytes.len().div_ceil(SECTOR);
+            let end = ((sector + 1) * SECTOR).min(bytes.len());
+            let mut random = Random::new(u64::from(seed));
+            bytes[sector * SECTOR..end].fill_with(|| random.next() as u8);
+        }
+        _ => {}
     }
 }

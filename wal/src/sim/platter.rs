@@ -3,33 +3,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::fault::Fault;
+use super::fate::{Fate, Random};
+use super::fault::{FaultKind, OpKind};
 use crate::disk::ALIGNMENT;
 
 /// What the device writes atomically.
 pub(super) const SECTOR: usize = 512;
 
 type Page = Rc<[u8; ALIGNMENT]>;
-
-/// Numbers from a seed (SplitMix64).
-#[derive(Clone, Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-}
 
 /// One file: its pages as readers see them, its pages as they are on the medium, and the writes between the two. Pages that
 /// are missing are zeros.
@@ -41,13 +22,24 @@ pub(super) struct File {
     durable: BTreeMap<u64, Page>,
     /// Completed and not durable, in order.
     cached: Vec<(u64, Page)>,
+    /// What readers saw before the last write to a page.
+    previous: BTreeMap<u64, Page>,
 }
 
 impl File {
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
+        self.read_from(&self.pages, offset, out)
+    }
+
+    /// As [`File::read`], but the pages as they were before they were last written.
+    pub(super) fn read_stale(&self, offset: u64, out: &mut [u8]) -> usize {
+        self.read_from(&self.previous, offset, out)
+    }
+
+    fn read_from(&self, pages: &BTreeMap<u64, Page>, offset: u64, out: &mut [u8]) -> usize {
         let len = out.len().min(usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX));
         for (number, chunk) in out[..len].chunks_mut(ALIGNMENT).enumerate() {
-            match self.pages.get(&(offset / ALIGNMENT as u64 + number as u64)) {
+            match pages.get(&(offset / ALIGNMENT as u64 + number as u64)) {
                 Some(page) => chunk.copy_from_slice(&page[..chunk.len()]),
                 None => chunk.fill(0),
             }
@@ -77,6 +69,10 @@ impl File {
     }
 
     fn put(&mut self, at: u64, page: &Page) {
+        match self.pages.get(&at) {
+            Some(old) => self.previous.insert(at, old.clone()),
+            None => self.previous.remove(&at),
+        };
         set(&mut self.pages, at, page);
     }
 
@@ -87,19 +83,28 @@ impl File {
         self.durable_len = self.len;
     }
 
+    /// A sync that failed: what it should have written is taken for clean.
+    pub(super) fn forget(&mut self) {
+        self.cached.clear();
+    }
+
     /// The power goes: each cached write is kept, lost or torn by itself.
-    fn power_loss(&mut self, random: &mut Random) {
+    fn power_loss(&mut self, name: &str, fate: &mut Fate) {
         for (at, page) in std::mem::take(&mut self.cached) {
-            let sectors = tear(random);
-            let torn = mix(self.durable.get(&at), &page, sectors);
-            set(&mut self.durable, at, &torn);
+            let draw = |random: &mut Random| Some(FaultKind::Keeps { sectors: tear(random) });
+            if let Some(FaultKind::Keeps { sectors }) = fate.decide(OpKind::CachedBlock, name, false, draw) {
+                let torn = mix(self.durable.get(&at), &page, sectors);
+                set(&mut self.durable, at, &torn);
+            }
         }
-        if random.below(2) == 0 {
+        let draw = |random: &mut Random| (random.below(2) == 0).then_some(FaultKind::KeepsLength);
+        if self.durable_len != self.len && fate.decide(OpKind::CachedLength, name, false, draw).is_some() {
             self.durable_len = self.len;
         }
         self.len = self.durable_len;
         self.durable.retain(|at, _| at * (ALIGNMENT as u64) < self.durable_len);
         self.pages = self.durable.clone();
+        self.previous.clear();
     }
 
     pub(super) fn byte(&self, offset: u64) -> u8 {
@@ -182,11 +187,13 @@ pub(super) struct Orphan {
     pub(super) inode: u64,
     pub(super) offset: u64,
     pub(super) bytes: Vec<u8>,
+    /// After so many polls, or at the next flush; `None`: never.
+    lands: Option<u32>,
 }
 
 /// The medium, its cache and its directory.
 pub(super) struct Platter {
-    pub(super) random: Random,
+    pub(super) fate: Fate,
     pub(super) inodes: BTreeMap<u64, File>,
     next_inode: u64,
     pub(super) names: BTreeMap<String, u64>,
@@ -195,7 +202,6 @@ pub(super) struct Platter {
     changes: Vec<DirChange>,
     /// Writes of dead processes that may still land.
     pub(super) orphans: Vec<Orphan>,
-    pub(super) faults: Vec<Fault>,
     pub(super) capacity: u64,
     /// The process that has the directory open; others are refused.
     pub(super) owner: Option<u64>,
@@ -209,19 +215,30 @@ pub(super) struct Platter {
 impl Platter {
     pub(super) fn new(seed: u64, capacity: u64) -> Platter {
         Platter {
-            random: Random::new(seed),
+            fate: Fate::new(seed),
             inodes: BTreeMap::new(),
             next_inode: 1,
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             changes: Vec::new(),
             orphans: Vec::new(),
-            faults: Vec::new(),
             capacity,
             owner: None,
             generation: 0,
             performed: 0,
             halt_after: None,
+        }
+    }
+
+    /// The same files and names, without processes, faults and history. Pages are shared until they are written.
+    pub(super) fn copy(&self, seed: u64) -> Platter {
+        Platter {
+            inodes: self.inodes.clone(),
+            next_inode: self.next_inode,
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            changes: self.changes.clone(),
+            ..Platter::new(seed, self.capacity)
         }
     }
 
@@ -257,12 +274,32 @@ impl Platter {
         self.names.values().filter_map(|inode| self.inodes.get(inode)).map(|f| f.len).sum()
     }
 
-    /// Some writes of dead processes land now, others stay where they are.
+    /// A process died with this write under way.
+    pub(super) fn orphan(&mut self, inode: u64, offset: u64, bytes: Vec<u8>) {
+        let draw = |random: &mut Random| match random.below(8) {
+            0 => Some(FaultKind::Lands(0)),
+            1 | 2 => Some(FaultKind::Lands(1 + random.below(20) as u32)),
+            3 | 4 => Some(FaultKind::Lands(u32::MAX)),
+            _ => None,
+        };
+        let lands = match self.fate.decide(OpKind::Orphan, "", false, draw) {
+            Some(FaultKind::Lands(polls)) => Some(polls),
+            _ => None,
+        };
+        self.orphans.push(Orphan { inode, offset, bytes, lands });
+    }
+
+    /// Writes of dead processes whose time has come land; the time of the others comes nearer.
     pub(super) fn land_some(&mut self) {
-        for orphan in std::mem::take(&mut self.orphans) {
-            match self.random.below(8) {
-                0 => self.land(&orphan),
-                _ => self.orphans.push(orphan),
+        for mut orphan in std::mem::take(&mut self.orphans) {
+            match &mut orphan.lands {
+                Some(0) => self.land(&orphan),
+                polls => {
+                    if let Some(polls) = polls.as_mut().filter(|polls| **polls != u32::MAX) {
+                        *polls -= 1;
+                    }
+                    self.orphans.push(orphan);
+                }
             }
         }
     }
@@ -271,11 +308,11 @@ impl Platter {
     pub(super) fn settle(&mut self, inode: u64) {
         let (settled, others) = std::mem::take(&mut self.orphans).into_iter().partition(|o| o.inode == inode);
         self.orphans = others;
-        for orphan in settled {
-            if self.random.below(2) == 0 {
-                self.land(&orphan);
-            }
-        }
+        self.land_all(settled);
+    }
+
+    fn land_all(&mut self, orphans: Vec<Orphan>) {
+        orphans.iter().filter(|o| o.lands.is_some()).for_each(|o| self.land(o));
     }
 
     fn land(&mut self, orphan: &Orphan) {
@@ -284,20 +321,28 @@ impl Platter {
         }
     }
 
-    pub(super) fn power_loss(&mut self, mut under_way: Vec<Orphan>) {
+    pub(super) fn power_loss(&mut self) {
         // What was under way may have reached the cache, and from there the medium, like anything else.
-        under_way.append(&mut self.orphans);
-        for orphan in under_way {
-            if self.random.below(2) == 0 {
-                self.land(&orphan);
+        let orphans = std::mem::take(&mut self.orphans);
+        self.land_all(orphans);
+        for (inode, file) in &mut self.inodes {
+            let name = self.names.iter().find(|(_, n)| *n == inode).map_or("", |(name, _)| name);
+            file.power_loss(name, &mut self.fate);
+        }
+        let unsynced = self.changes.len() as u32;
+        let mut kept = 0;
+        if unsynced > 0 {
+            let draw = |random: &mut Random| {
+                Some(FaultKind::KeepsNames(random.below(u64::from(unsynced) + 1) as u32))
+            };
+            if let Some(FaultKind::KeepsNames(count)) =
+                self.fate.decide(OpKind::CachedNames, ".", false, draw)
+            {
+                kept = count.min(unsynced);
             }
         }
-        for file in self.inodes.values_mut() {
-            file.power_loss(&mut self.random);
-        }
-        let kept = self.random.below(self.changes.len() as u64 + 1) as usize;
         let mut names = std::mem::take(&mut self.durable_names);
-        self.changes.drain(..).take(kept).for_each(|change| apply(&mut names, &change));
+        self.changes.drain(..).take(kept as usize).for_each(|change| apply(&mut names, &change));
         self.names = names.clone();
         self.durable_names = names;
         let live: Vec<u64> = self.names.values().copied().collect();
