@@ -3,13 +3,13 @@
 //! Everything here takes bytes from outside and answers with values or errors; nothing panics on them.
 
 /// Version of the format, in every segment header.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// Blocks of this many bytes are written; batches are padded to them.
 pub(crate) const BLOCK: u64 = 4096;
 /// First bytes of a segment.
 pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"LDSEGMNT";
-/// First bytes of a batch: `LDB1`.
-pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"LDB1");
+/// First bytes of a batch: `LDB2`.
+pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"LDB2");
 /// Bytes of a segment header that its checksum covers. The rest of the block is zero.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 128;
 /// Bytes of a batch header.
@@ -20,6 +20,8 @@ pub(crate) const RECORD_FIXED_BYTES: usize = 9;
 pub(crate) const RECORD_OVERHEAD_MAX: usize = 64;
 /// Records start at multiples of this.
 pub(crate) const RECORD_ALIGN: usize = 8;
+/// A payload is copied and checksummed in pieces of this many bytes, so that the checksum finds them in the first cache.
+const COPY_PIECE_BYTES: usize = 6 << 10;
 /// Largest payload that the format can express.
 pub(crate) const PAYLOAD_MAX: u32 = (1 << 28) - 1;
 
@@ -199,12 +201,43 @@ pub(crate) struct BatchHeader {
     /// Checksum of the predecessor: a batch, or the header of the segment.
     pub(crate) previous_crc: u32,
     pub(crate) records: u32,
-    /// Of header and records.
+    /// Over the checksums of the records, which cover the records: see [`digest_append`].
+    pub(crate) digest: u32,
+    /// Of the header. Through the digest it stands for every byte of the batch.
     pub(crate) crc: u32,
 }
 
+/// Why a batch is not intact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BatchFault {
+    /// The header's checksum is wrong.
+    Header { stored: u32, computed: u32 },
+    /// A record, `at` bytes from the beginning of the batch, is wrong by itself.
+    Record { at: u32, fault: RecordFault },
+    /// Every record is right, and together they are not those that the header names.
+    Digest { stored: u32, computed: u32 },
+}
+
+impl BatchFault {
+    /// The checksum as stored and as computed; zeros where something else is wrong.
+    pub(crate) fn checksums(self) -> (u32, u32) {
+        match self {
+            BatchFault::Header { stored, computed }
+            | BatchFault::Digest { stored, computed }
+            | BatchFault::Record { fault: RecordFault::Crc { stored, computed }, .. } => (stored, computed),
+            BatchFault::Record { .. } => (0, 0),
+        }
+    }
+}
+
+/// Continues the digest of a batch, which begins with 0, by the checksum of its next record.
+#[inline]
+pub(crate) fn digest_append(digest: u32, record_crc: u32) -> u32 {
+    crc32c::crc32c_append(digest, &record_crc.to_le_bytes())
+}
+
 impl BatchHeader {
-    /// Completes a batch whose records are in place, and returns its checksum.
+    /// Writes the header in front of records that are in place, and returns its checksum.
     pub(crate) fn seal(&self, batch: &mut [u8]) -> u32 {
         let head = &mut batch[..BATCH_HEADER_BYTES];
         head.fill(0);
@@ -215,8 +248,9 @@ impl BatchHeader {
         head[24..32].copy_from_slice(&self.durable_end.0.to_le_bytes());
         head[32..36].copy_from_slice(&self.previous_crc.to_le_bytes());
         head[40..44].copy_from_slice(&self.records.to_le_bytes());
-        let crc = batch_crc(&batch[..self.length as usize]);
-        batch[36..40].copy_from_slice(&crc.to_le_bytes());
+        head[44..48].copy_from_slice(&self.digest.to_le_bytes());
+        let crc = batch_header_crc(head);
+        head[36..40].copy_from_slice(&crc.to_le_bytes());
         crc
     }
 
@@ -233,6 +267,7 @@ impl BatchHeader {
             previous_crc: u32_at(bytes, 32)?,
             crc: u32_at(bytes, 36)?,
             records: u32_at(bytes, 40)?,
+            digest: u32_at(bytes, 44)?,
         };
         (header.length as usize >= BATCH_HEADER_BYTES).then_some(header)
     }
@@ -242,18 +277,37 @@ impl BatchHeader {
         u64::from(self.length).next_multiple_of(BLOCK)
     }
 
-    /// Checks a whole batch; the computed checksum if it differs.
-    pub(crate) fn check(&self, batch: &[u8]) -> Result<(), u32> {
-        let Some(bytes) = batch.get(..self.length as usize) else { return Err(0) };
-        let computed = batch_crc(bytes);
-        if computed == self.crc { Ok(()) } else { Err(computed) }
+    /// Checks the header alone, at the beginning of `bytes`: what it says was submitted, whatever became of the records.
+    pub(crate) fn check_header(&self, bytes: &[u8]) -> Result<(), BatchFault> {
+        let head = bytes.get(..BATCH_HEADER_BYTES).unwrap_or(&[]);
+        let computed = if head.is_empty() { !self.crc } else { batch_header_crc(head) };
+        if computed == self.crc { Ok(()) } else { Err(BatchFault::Header { stored: self.crc, computed }) }
+    }
+
+    /// Checks a whole batch, every byte of it.
+    pub(crate) fn check(&self, batch: &[u8]) -> Result<(), BatchFault> {
+        self.check_header(batch)?;
+        let batch = batch.get(..self.length as usize).unwrap_or(batch);
+        let (mut at, mut digest) = (BATCH_HEADER_BYTES, 0);
+        for _ in 0..self.records {
+            let bytes = batch.get(at..).unwrap_or(&[]);
+            let (crc, record_bytes) = check_record(bytes, self.lsn.plus(at as u64))
+                .map_err(|fault| BatchFault::Record { at: at as u32, fault })?;
+            digest = digest_append(digest, crc);
+            at += record_bytes;
+        }
+        if digest == self.digest && at == self.length as usize {
+            Ok(())
+        } else {
+            Err(BatchFault::Digest { stored: self.digest, computed: digest })
+        }
     }
 }
 
-fn batch_crc(bytes: &[u8]) -> u32 {
-    let crc = crc32c::crc32c(&bytes[..36]);
+fn batch_header_crc(head: &[u8]) -> u32 {
+    let crc = crc32c::crc32c(&head[..36]);
     let crc = crc32c::crc32c_append(crc, &[0; 4]);
-    crc32c::crc32c_append(crc, &bytes[40..])
+    crc32c::crc32c_append(crc, &head[40..BATCH_HEADER_BYTES])
 }
 
 /// What a record is.
@@ -310,9 +364,19 @@ pub(crate) enum RecordFault {
     Kind(u32),
 }
 
-/// The checksum of a record starts from its position, so that it is valid nowhere else.
+/// What stands in the place of a record's checksum while it is computed: it binds the record to its position, so that it is
+/// valid nowhere else.
 fn record_seed(lsn: Lsn) -> u32 {
     (lsn.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+}
+
+/// The checksum of a record as read, `bytes` from its beginning to its aligned end.
+#[inline]
+fn record_crc(bytes: &[u8], lsn: Lsn) -> u32 {
+    let mut first = [0u8; 8];
+    first.copy_from_slice(&bytes[..8]);
+    first[..4].copy_from_slice(&record_seed(lsn).to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&first), &bytes[8..])
 }
 
 /// log2 of the bytes that a field takes: 1, 2, 4 or 8.
@@ -322,11 +386,13 @@ fn width_code(value: u64) -> u8 {
     CODES[(71 - (value | 1).leading_zeros()) as usize / 8]
 }
 
-/// Writes a record at the beginning of `out` and returns its bytes, alignment included. `out` must have room for the payload
-/// and [`RECORD_OVERHEAD_MAX`].
+/// Writes a record at the beginning of `out` and returns its bytes, alignment included, and its checksum. The payload is
+/// copied once, and the checksum computed while it is in the cache. `out` must have room for the payload and
+/// [`RECORD_OVERHEAD_MAX`].
 #[inline]
-pub(crate) fn encode_record(out: &mut [u8], lsn: Lsn, header: &RecordHeader, payload: &[u8]) -> usize {
+pub(crate) fn encode_record(out: &mut [u8], lsn: Lsn, header: &RecordHeader, payload: &[u8]) -> (usize, u32) {
     assert!(out.len() >= payload.len() + RECORD_OVERHEAD_MAX && payload.len() <= PAYLOAD_MAX as usize);
+    out[0..4].copy_from_slice(&record_seed(lsn).to_le_bytes());
     out[4..8].copy_from_slice(&(payload.len() as u32 | header.kind.code() << 28).to_le_bytes());
     let fields = [header.stream, header.index, header.tag, header.note];
     let mut at = RECORD_FIXED_BYTES;
@@ -339,13 +405,33 @@ pub(crate) fn encode_record(out: &mut [u8], lsn: Lsn, header: &RecordHeader, pay
         at += 1 << code;
     }
     out[8] = widths;
-    out[at..at + payload.len()].copy_from_slice(payload);
     let end = at + payload.len();
-    let crc = crc32c::crc32c_append(record_seed(lsn), &out[4..end]);
-    out[0..4].copy_from_slice(&crc.to_le_bytes());
     let padded = end.next_multiple_of(RECORD_ALIGN);
-    out[end..end + RECORD_ALIGN].fill(0);
-    padded
+    let crc = if payload.len() <= COPY_PIECE_BYTES {
+        out[at..end].copy_from_slice(payload);
+        out[end..end + RECORD_ALIGN].fill(0);
+        crc32c::crc32c(&out[..padded])
+    } else {
+        copy_in_pieces(out, at, payload)
+    };
+    out[0..4].copy_from_slice(&crc.to_le_bytes());
+    (padded, crc)
+}
+
+/// Copies a large payload to `at` and returns the checksum of `out` up to the aligned end.
+fn copy_in_pieces(out: &mut [u8], at: usize, payload: &[u8]) -> u32 {
+    let padded = (at + payload.len()).next_multiple_of(RECORD_ALIGN);
+    let (mut at, mut crc, mut summed) = (at, 0, 0);
+    for piece in payload.chunks(COPY_PIECE_BYTES) {
+        out[at..at + piece.len()].copy_from_slice(piece);
+        at += piece.len();
+        // Whole words only: the rest of a word goes with the next piece.
+        let end = at / RECORD_ALIGN * RECORD_ALIGN;
+        crc = crc32c::crc32c_append(crc, &out[summed..end]);
+        summed = end;
+    }
+    out[at..at + RECORD_ALIGN].fill(0);
+    crc32c::crc32c_append(crc, &out[summed..padded])
 }
 
 /// A record as read.
@@ -357,29 +443,47 @@ pub(crate) struct Record<'a> {
     pub(crate) bytes: usize,
 }
 
-/// Reads the record at the beginning of `bytes`. With `lsn` its checksum is checked too; inside a batch that was checked
-/// as a whole this is not needed.
-pub(crate) fn decode_record(bytes: &[u8], lsn: Option<Lsn>) -> Result<Record<'_>, RecordFault> {
-    let fixed = RecordFault::Short { bytes: RECORD_FIXED_BYTES };
-    let (Some(stored), Some(length), Some(&widths)) = (u32_at(bytes, 0), u32_at(bytes, 4), bytes.get(8))
-    else {
-        return Err(fixed);
+/// Where the fields of a record and its payload begin, where the payload ends, and the aligned end.
+#[derive(Clone, Copy)]
+struct Layout {
+    starts: [usize; 5],
+    end: usize,
+    padded: usize,
+}
+
+#[inline]
+fn layout(bytes: &[u8]) -> Result<Layout, RecordFault> {
+    let (Some(length), Some(&widths)) = (u32_at(bytes, 4), bytes.get(8)) else {
+        return Err(RecordFault::Short { bytes: RECORD_FIXED_BYTES });
     };
-    let payload_bytes = (length & PAYLOAD_MAX) as usize;
     let mut starts = [0usize; 5];
     starts[0] = RECORD_FIXED_BYTES;
     for number in 0..4 {
         starts[number + 1] = starts[number] + (1 << (widths >> (2 * number) & 3));
     }
-    let end = starts[4] + payload_bytes;
-    if bytes.len() < end {
-        return Err(RecordFault::Short { bytes: end });
+    let end = starts[4] + (length & PAYLOAD_MAX) as usize;
+    let padded = end.next_multiple_of(RECORD_ALIGN);
+    if bytes.len() < padded {
+        return Err(RecordFault::Short { bytes: padded });
     }
+    Ok(Layout { starts, end, padded })
+}
+
+/// Checks the record at the beginning of `bytes` and returns its checksum and its bytes, alignment included.
+#[inline]
+pub(crate) fn check_record(bytes: &[u8], lsn: Lsn) -> Result<(u32, usize), RecordFault> {
+    let padded = layout(bytes)?.padded;
+    let stored = u32_at(bytes, 0).unwrap_or(0);
+    let computed = record_crc(&bytes[..padded], lsn);
+    if computed == stored { Ok((stored, padded)) } else { Err(RecordFault::Crc { stored, computed }) }
+}
+
+/// Reads the record at the beginning of `bytes`. With `lsn` its checksum is checked too; inside a batch that was checked
+/// as a whole this is not needed.
+pub(crate) fn decode_record(bytes: &[u8], lsn: Option<Lsn>) -> Result<Record<'_>, RecordFault> {
+    let Layout { starts, end, padded } = layout(bytes)?;
     if let Some(lsn) = lsn {
-        let computed = crc32c::crc32c_append(record_seed(lsn), &bytes[4..end]);
-        if computed != stored {
-            return Err(RecordFault::Crc { stored, computed });
-        }
+        check_record(bytes, lsn)?;
     }
     let field = |number: usize| {
         let mut value = [0u8; 8];
@@ -387,9 +491,10 @@ pub(crate) fn decode_record(bytes: &[u8], lsn: Option<Lsn>) -> Result<Record<'_>
         value[..source.len()].copy_from_slice(source);
         u64::from_le_bytes(value)
     };
-    let kind = Kind::from_code(length >> 28).ok_or(RecordFault::Kind(length >> 28))?;
+    let code = u32_at(bytes, 4).unwrap_or(0) >> 28;
+    let kind = Kind::from_code(code).ok_or(RecordFault::Kind(code))?;
     let header = RecordHeader { kind, stream: field(0), index: field(1), tag: field(2), note: field(3) };
-    Ok(Record { header, payload: &bytes[starts[4]..end], bytes: end.next_multiple_of(RECORD_ALIGN) })
+    Ok(Record { header, payload: &bytes[starts[4]..end], bytes: padded })
 }
 
 /// The records of a batch that was checked, with their positions.

@@ -53,7 +53,7 @@ fn batches(platter: &SimPlatter) -> Vec<(String, u64, u32)> {
         for offset in (4096..bytes.len()).step_by(4096) {
             let word =
                 |at: usize| u64::from_le_bytes(bytes[offset + at..offset + at + 8].try_into().unwrap());
-            if &bytes[offset..offset + 4] == b"LDB1" && word(8) == number {
+            if &bytes[offset..offset + 4] == b"LDB2" && word(8) == number {
                 found.push((word(16), name.clone(), offset as u64, (word(0) >> 32) as u32));
             }
         }
@@ -198,7 +198,7 @@ fn field_25_old_batches_of_a_recycled_segment_are_not_replayed() {
     assert!(wal.stats().segments_recycled > 0);
     let current = batches(&platter).pop().unwrap();
     let bytes = platter.read_file(&current.0).unwrap();
-    let stale = bytes[current.1 as usize + 8192..].chunks(4096).any(|block| block.starts_with(b"LDB1"));
+    let stale = bytes[current.1 as usize + 8192..].chunks(4096).any(|block| block.starts_with(b"LDB2"));
     assert!(stale, "the segment holds batches of its former life behind the new ones");
     drop(wal.into_disk().power_loss());
     let (_, found) = reopen(&platter, small());

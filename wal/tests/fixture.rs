@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::{Streams, header, payload, settle};
 use logdrive_wal::offline::Log;
 use logdrive_wal::{
-    Disk, Done, EntryHeader, Op, OpenMode, Options, SimDisk, SimOptions, StreamId, Token, Wal,
+    Disk, Done, EntryHeader, Op, OpenError, OpenMode, Options, SimDisk, SimOptions, StreamId, Token, Wal,
 };
 
 fn options() -> Options {
@@ -86,11 +86,11 @@ fn load(directory: &Path) -> SimDisk {
 }
 
 #[test]
-fn a_directory_of_version_1_is_read() {
+fn a_directory_of_version_2_is_read() {
     let (mut wal, platter) = fresh();
     let model = write(&mut wal);
     wal.close(0).unwrap();
-    let directory = path(1);
+    let directory = path(2);
     if std::env::var_os("LOGDRIVE_WRITE_FIXTURE").is_some() {
         std::fs::create_dir(&directory).unwrap();
         for (name, _) in platter.list() {
@@ -111,10 +111,16 @@ fn this_version_still_writes_the_same_bytes() {
     let (mut wal, platter) = fresh();
     write(&mut wal);
     wal.close(0).unwrap();
-    for entry in std::fs::read_dir(path(1)).unwrap() {
+    for entry in std::fs::read_dir(path(2)).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
         let same = platter.read_file(&name) == Some(std::fs::read(entry.path()).unwrap());
         assert!(same, "{name} differs: a change of the format needs a new version and a new fixture");
     }
+}
+
+#[test]
+fn a_directory_of_version_1_is_refused_by_its_version() {
+    let opened = Wal::open(load(&path(1)), options(), 0, &mut Streams::default());
+    let Err(OpenError::Version { found: 1, supported: 2, .. }) = opened else { panic!("{:?}", opened.err()) };
 }

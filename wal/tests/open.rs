@@ -69,7 +69,7 @@ fn a_segment_of_another_version_is_refused() {
     platter.overwrite(&name, 0, &block);
     match refused(&platter, small()) {
         OpenError::Version { segment, found, supported } => {
-            assert_eq!((segment, found, supported), (name, 9, 1))
+            assert_eq!((segment, found, supported), (name, 9, 2))
         }
         other => panic!("{other}"),
     }
@@ -177,7 +177,7 @@ fn the_last_batch_torn_at_each_sector_is_cut_as_a_whole() {
     drop(wal);
     let name = used(&platter).pop().unwrap();
     let full = platter.read_file(&name).unwrap();
-    let last = (4096..full.len()).step_by(4096).filter(|at| full[*at..].starts_with(b"LDB1")).max().unwrap();
+    let last = (4096..full.len()).step_by(4096).filter(|at| full[*at..].starts_with(b"LDB2")).max().unwrap();
     for sector in 0..12 {
         for backwards in [false, true] {
             let mut torn = full.clone();

@@ -28,9 +28,11 @@ fn record() -> impl Strategy<Value = Written> {
 fn batch(lsn: Lsn, records: &[Written]) -> (BatchHeader, Vec<u8>) {
     let room: usize = records.iter().map(|(_, p)| p.len() + RECORD_OVERHEAD_MAX).sum();
     let mut bytes = vec![0xaa; BATCH_HEADER_BYTES + room];
-    let mut at = BATCH_HEADER_BYTES;
+    let (mut at, mut digest) = (BATCH_HEADER_BYTES, 0);
     for (header, payload) in records {
-        at += encode_record(&mut bytes[at..], lsn.plus(at as u64), header, payload);
+        let (len, crc) = encode_record(&mut bytes[at..], lsn.plus(at as u64), header, payload);
+        at += len;
+        digest = digest_append(digest, crc);
     }
     bytes.truncate(at);
     let mut header = BatchHeader {
@@ -40,6 +42,7 @@ fn batch(lsn: Lsn, records: &[Written]) -> (BatchHeader, Vec<u8>) {
         durable_end: Lsn(lsn.0 / 2),
         previous_crc: 77,
         records: records.len() as u32,
+        digest,
         crc: 0,
     };
     header.crc = header.seal(&mut bytes);
@@ -51,7 +54,7 @@ proptest! {
     fn records_come_back_as_written((header, payload) in record(), position in any::<u32>()) {
         let lsn = Lsn(u64::from(position) * 8);
         let mut out = vec![0xbb; payload.len() + RECORD_OVERHEAD_MAX];
-        let bytes = encode_record(&mut out, lsn, &header, &payload);
+        let (bytes, _) = encode_record(&mut out, lsn, &header, &payload);
         prop_assert!(bytes.is_multiple_of(RECORD_ALIGN));
         prop_assert!(bytes <= payload.len() + RECORD_OVERHEAD_MAX);
         let record = decode_record(&out[..bytes], Some(lsn));
@@ -95,7 +98,7 @@ proptest! {
             bytes[4..8].copy_from_slice(&len.to_le_bytes());
         }
         if let Some(header) = BatchHeader::decode(&bytes) {
-            let _ = header.check(&bytes);
+            let _ = (header.check(&bytes), header.check_header(&bytes));
             // Even if the checksum were right, by chance or malice: the records are walked without a panic.
             for record in Records::new(&header, &bytes) {
                 let _ = record;
@@ -183,8 +186,34 @@ fn names_that_are_not_quite_segments_are_left_alone() {
 #[test]
 fn a_small_record_takes_few_bytes_beside_its_payload() {
     let mut out = vec![0; 256];
-    let bytes = encode_record(&mut out, Lsn(64), &header(Kind::Entry, [1000, 100_000, 5, 99_990]), &[1; 128]);
+    let (bytes, _) =
+        encode_record(&mut out, Lsn(64), &header(Kind::Entry, [1000, 100_000, 5, 99_990]), &[1; 128]);
     assert!(bytes <= 128 + 24, "{bytes}");
+}
+
+#[test]
+fn large_payloads_are_copied_in_pieces_and_checked_as_a_whole() {
+    for len in [COPY_PIECE_BYTES, COPY_PIECE_BYTES + 1, 2 * COPY_PIECE_BYTES + 5, 100_000] {
+        let payload: Vec<u8> = (0..len).map(|n| (n * 31 % 251) as u8).collect();
+        let header = header(Kind::Entry, [3, 70_000, 1, 2]);
+        let mut out = vec![0xbb; len + RECORD_OVERHEAD_MAX];
+        let (bytes, crc) = encode_record(&mut out, Lsn(4096), &header, &payload);
+        assert_eq!(check_record(&out, Lsn(4096)), Ok((crc, bytes)));
+        assert_eq!(decode_record(&out, Some(Lsn(4096))), Ok(Record { header, payload: &payload, bytes }));
+    }
+}
+
+#[test]
+fn records_that_were_written_for_another_batch_are_noticed() {
+    let lsn = Lsn(8 * BLOCK);
+    let one = (header(Kind::Entry, [1, 2, 3, 4]), vec![5; 40]);
+    let other = (header(Kind::Entry, [1, 2, 3, 4]), vec![6; 40]);
+    let (header, mut bytes) = batch(lsn, &[one.clone(), one.clone()]);
+    let (_, stale) = batch(lsn, &[other, one]);
+    // Every record is right where it stands; only the digest knows that it is not the one that was written.
+    bytes[BATCH_HEADER_BYTES..].copy_from_slice(&stale[BATCH_HEADER_BYTES..]);
+    assert!(matches!(header.check(&bytes), Err(BatchFault::Digest { .. })), "{:?}", header.check(&bytes));
+    assert_eq!(header.check_header(&bytes), Ok(()));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The batch that is being filled.
 
 use crate::buffer::Buffer;
-use crate::format::{BATCH_HEADER_BYTES, Lsn, RECORD_OVERHEAD_MAX, RecordHeader, encode_record};
+use crate::format::{
+    BATCH_HEADER_BYTES, Lsn, RECORD_OVERHEAD_MAX, RecordHeader, digest_append, encode_record,
+};
 use crate::wal::Ticket;
 
 /// A batch in memory: open while it grows, then closed, then sealed when its place is known.
@@ -12,6 +14,8 @@ pub(crate) struct Batch {
     /// Records are put in up to here.
     pub(crate) limit: usize,
     pub(crate) records: u32,
+    /// Over the checksums of the records so far.
+    pub(crate) digest: u32,
     /// Where it will be: right behind its predecessor.
     pub(crate) lsn: Lsn,
     pub(crate) ticket: Ticket,
@@ -20,7 +24,7 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn new(buffer: Buffer, limit: usize, lsn: Lsn, ticket: Ticket) -> Batch {
         let limit = limit.min(buffer.capacity());
-        Batch { buffer, len: BATCH_HEADER_BYTES, limit, records: 0, lsn, ticket }
+        Batch { buffer, len: BATCH_HEADER_BYTES, limit, records: 0, digest: 0, lsn, ticket }
     }
 
     /// Whether a record with so much payload fits.
@@ -33,8 +37,10 @@ impl Batch {
     #[inline]
     pub(crate) fn put(&mut self, header: &RecordHeader, payload: &[u8]) -> Lsn {
         let lsn = self.lsn.plus(self.len as u64);
-        let bytes = encode_record(&mut self.buffer.as_mut_slice()[self.len..], lsn, header, payload);
+        let out = &mut self.buffer.as_mut_slice()[self.len..];
+        let (bytes, crc) = encode_record(out, lsn, header, payload);
         self.len += bytes;
+        self.digest = digest_append(self.digest, crc);
         self.records += 1;
         lsn
     }

@@ -225,8 +225,9 @@ fn feed<E>(
             carry.extend_from_slice(&piece[..take]);
             &carry[..]
         };
-        if let Err(found_crc) = header.check(batch) {
-            return Ok(Some(Damage { offset: follower.offset(), expected_crc: header.crc, found_crc }));
+        if let Err(fault) = header.check(batch) {
+            let (expected_crc, found_crc) = fault.checksums();
+            return Ok(Some(Damage { offset: follower.offset(), expected_crc, found_crc }));
         }
         on_batch(&header, batch, follower.offset())?;
         *follower.chain = Chain { lsn: header.lsn.plus(header.padded()), crc: header.crc };

@@ -172,6 +172,7 @@ impl<D: Disk> Wal<D> {
             durable_end: self.durable_end,
             previous_crc: self.chain,
             records: batch.records,
+            digest: batch.digest,
             crc: 0,
         };
         let len = batch.len;
