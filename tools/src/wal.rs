@@ -153,6 +153,14 @@ fn dump_record(text: &mut String, record: &Record<'_>) {
         RecordKind::State => writeln!(text, "    state at {lsn}: group {stream}, {bytes} bytes"),
         RecordKind::Compacted => writeln!(text, "    compacted at {lsn}: group {stream} up to index {index}"),
         RecordKind::Trim => writeln!(text, "    trim at {lsn}: segments before {index} are not needed"),
+        RecordKind::Repair => {
+            writeln!(text, "    repair at {lsn}: group {stream} index {index}, {bytes} bytes")
+        }
+        RecordKind::StateCopy => writeln!(text, "    state copy at {lsn}: group {stream}, {bytes} bytes"),
+        RecordKind::Verdict => writeln!(text, "    verdict at {lsn}: group {stream} from index {index}"),
+        RecordKind::Healed => writeln!(text, "    healed at {lsn}: group {stream}"),
+        RecordKind::Judged => writeln!(text, "    judged at {lsn}: damage from position {index}"),
+        kind => writeln!(text, "    {kind:?} at {lsn}: group {stream} index {index}, {bytes} bytes"),
     };
 }
 

@@ -321,6 +321,16 @@ pub(crate) enum Kind {
     Compacted,
     /// Segments before incarnation `index` are not needed any more. Of the log itself; `stream` is 0.
     Trim,
+    /// Entry `index` of a stream, whose own record is damaged. It replaces nothing behind it.
+    Repair,
+    /// The state of a stream once more, in another segment.
+    StateCopy,
+    /// A stream may have lost bytes and nothing tells which; see [`crate::wal::damage`].
+    Verdict,
+    /// The owner has dealt with what an earlier verdict said of a stream.
+    Healed,
+    /// A damaged place was judged: verdicts for its streams were written before. Of the log itself.
+    Judged,
 }
 
 impl Kind {
@@ -330,6 +340,11 @@ impl Kind {
             Kind::State => 2,
             Kind::Compacted => 3,
             Kind::Trim => 4,
+            Kind::Repair => 5,
+            Kind::StateCopy => 10,
+            Kind::Verdict => 11,
+            Kind::Healed => 12,
+            Kind::Judged => 13,
         }
     }
     fn from_code(code: u32) -> Option<Kind> {
@@ -338,6 +353,11 @@ impl Kind {
             2 => Kind::State,
             3 => Kind::Compacted,
             4 => Kind::Trim,
+            5 => Kind::Repair,
+            10 => Kind::StateCopy,
+            11 => Kind::Verdict,
+            12 => Kind::Healed,
+            13 => Kind::Judged,
             _ => return None,
         })
     }

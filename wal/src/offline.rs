@@ -189,6 +189,7 @@ impl<'a> Batch<'a> {
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RecordKind {
     /// An entry of a stream.
     Entry,
@@ -198,6 +199,16 @@ pub enum RecordKind {
     Compacted,
     /// Segments before number `index` are not needed any more.
     Trim,
+    /// Entry `index` of the stream, whose own record is damaged.
+    Repair,
+    /// The state of the stream once more, in another segment.
+    StateCopy,
+    /// The stream may have lost entries from `index` on (bit 0 of `note`) or its newest state (bit 1).
+    Verdict,
+    /// The owner has dealt with that.
+    Healed,
+    /// Damage from position `index` to `tag` was judged.
+    Judged,
 }
 
 /// A record.
@@ -257,6 +268,11 @@ impl<'a> Iterator for Records<'a> {
                         Kind::State => RecordKind::State,
                         Kind::Compacted => RecordKind::Compacted,
                         Kind::Trim => RecordKind::Trim,
+                        Kind::Repair => RecordKind::Repair,
+                        Kind::StateCopy => RecordKind::StateCopy,
+                        Kind::Verdict => RecordKind::Verdict,
+                        Kind::Healed => RecordKind::Healed,
+                        Kind::Judged => RecordKind::Judged,
                     },
                     stream: header.stream,
                     index: header.index,

@@ -1,17 +1,20 @@
 //! The log of one core, shared by all its streams.
 
 mod batch;
+mod losses;
 mod reader;
 mod recovery;
 mod scan;
 mod space;
 mod tail;
+mod taken;
 mod types;
 mod writer;
 
 use std::collections::VecDeque;
 
 use self::batch::Batch;
+use self::losses::Losses;
 use self::reader::Reader;
 pub(crate) use self::recovery::verify_log;
 use self::space::Segments;
@@ -52,6 +55,8 @@ pub struct Wal<D: Disk> {
     options: Options,
     log_id: u64,
     index: Index,
+    /// What opening found damaged.
+    losses: Losses,
     /// The batch that takes records.
     open: Option<Batch>,
     /// Full batches that found no free write, oldest first.
@@ -109,7 +114,12 @@ impl<D: Disk> Wal<D> {
 
     /// The handle of a stream, made if it is new. Hashes; once per stream.
     pub fn stream(&mut self, id: StreamId) -> StreamSlot {
-        self.index.slot(id)
+        let known = self.index.streams.len();
+        let slot = self.index.slot(id);
+        if self.losses.unknown && slot.0 as usize == known {
+            self.accuse_stranger(slot);
+        }
+        slot
     }
 
     // -- writing: into the open batch ---------------------------------------------------------------------------------
@@ -147,6 +157,9 @@ impl<D: Disk> Wal<D> {
         };
         let (lsn, ticket) = self.put(&record, payload);
         self.index.push(stream, header.index, lsn);
+        if !self.losses.is_empty() {
+            self.losses.replaced(stream, header.index);
+        }
         Ok(ticket)
     }
 
@@ -189,6 +202,7 @@ impl<D: Disk> Wal<D> {
         let record = RecordHeader { kind: Kind::Compacted, stream: id.0, index, tag: 0, note: 0 };
         let (lsn, ticket) = self.put(&record, &[]);
         self.index.stream_mut(stream).compacted_at = Some(lsn);
+        self.losses.compacted(stream, index);
         self.segments.reclaim_wanted = true;
         Ok(ticket)
     }

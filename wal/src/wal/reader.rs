@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::losses::Place;
 use super::writer::FlightBytes;
 use super::{CLASS_READ, EntryHeader, Health, ReadDone, ReadError, StreamSlot, Wal, token};
 use crate::buffer::Buffer;
@@ -110,11 +111,14 @@ impl Reader {
 
     fn finish(&mut self, job: Job) {
         let result = match job.error {
-            // What was read before the damage is right, and worth less than the news of it.
-            Some(error) if job.entries.is_empty() || !matches!(error, ReadError::NotFound { .. }) => {
-                Err(error)
-            }
-            _ => Ok(job.entries),
+            // Damage that this read found is news, and worth more than what was read before it.
+            Some(error) => match error {
+                ReadError::NotFound { .. } | ReadError::Damaged { .. } if !job.entries.is_empty() => {
+                    Ok(job.entries)
+                }
+                error => Err(error),
+            },
+            None => Ok(job.entries),
         };
         self.done.push_back(ReadDone { token: job.token, result });
     }
@@ -192,10 +196,17 @@ impl<D: Disk> Wal<D> {
 
     /// Takes the next entry from a batch in memory, if it is there. Also ends the job if the entry is nowhere.
     fn take_from_memory(&mut self, job: &mut Job) -> bool {
-        let stream = self.index.stream(job.stream);
-        let Some(lsn) = stream.lsn(job.next) else {
-            job.fail(ReadError::NotFound { index: job.next });
-            return true;
+        let lsn = match self.place_of(job.stream, job.next) {
+            Place::At(lsn) => lsn,
+            Place::Damaged => {
+                let stream = self.index.stream(job.stream).id.0;
+                job.fail(ReadError::Damaged { stream, index: job.next });
+                return true;
+            }
+            Place::Nowhere => {
+                job.fail(ReadError::NotFound { index: job.next });
+                return true;
+            }
         };
         let batches = self.closed.iter().chain(self.open.as_ref());
         let bytes = match batches.filter_map(|b| b.bytes_at(lsn)).next() {
@@ -222,7 +233,9 @@ impl<D: Disk> Wal<D> {
             return false;
         }
         let stream = self.index.stream(job.stream);
-        let Some(lsn) = stream.lsn(job.plan) else { return false };
+        // Repairs lie elsewhere than their neighbours, so a stream that has some is read entry by entry.
+        let alone = self.losses.contains(job.stream);
+        let Place::At(lsn) = self.place_of(job.stream, job.plan) else { return false };
         if lsn >= self.next_lsn || !matches!(self.flight_at(lsn), FlightBytes::OnDisk) {
             return false;
         }
@@ -231,7 +244,7 @@ impl<D: Disk> Wal<D> {
         let offset = segment.offset(lsn);
         let file_offset = offset / BLOCK * BLOCK;
         let (first, mut last, mut end) = (job.plan, job.plan, offset + RECORD_BYTES_GUESS);
-        while last < job.last {
+        while last < job.last && !alone {
             let Some(next) = stream.lsn(last + 1) else { break };
             let same = next >= segment.start && next < segment.end;
             if !same || !matches!(self.flight_at(next), FlightBytes::OnDisk) {
@@ -345,7 +358,7 @@ impl<D: Disk> Wal<D> {
     fn entry_in<'a>(&self, job: &Job, window: &Window, data: &'a [u8]) -> Result<Record<'a>, Trouble> {
         let stream = self.index.stream(job.stream);
         let not_found = Trouble::Error(ReadError::NotFound { index: job.next });
-        let Some(lsn) = stream.lsn(job.next) else { return Err(not_found) };
+        let Place::At(lsn) = self.place_of(job.stream, job.next) else { return Err(not_found) };
         let written = match self.segments.at(lsn).map(|n| self.segments.get(n)) {
             // The entry was replaced while it was read.
             Some(segment) if segment.incarnation == window.incarnation && lsn >= window.lsn => segment,
@@ -360,7 +373,7 @@ impl<D: Disk> Wal<D> {
         };
         match decode_record(data.get(at..).unwrap_or(&[]), Some(lsn)) {
             Ok(record) => {
-                let wrong = record.header.kind != Kind::Entry
+                let wrong = !matches!(record.header.kind, Kind::Entry | Kind::Repair)
                     || record.header.stream != stream.id.0
                     || record.header.index != job.next;
                 if wrong { Err(corrupt(0, 0)) } else { Ok(record) }

@@ -6,13 +6,13 @@ use super::reader::Reader;
 use super::scan::{Chain, Damage, Found, attested, perform, scan_segment};
 use super::space::{SEGMENTS_MIN, Segment, Segments, Spare};
 use super::tail::move_tail;
-use super::{EntryHeader, Health, OpenError, Options, Recovered, Recovery, Stats, StreamId, Ticket, Wal};
+use super::taken::Taken;
+use super::{Health, OpenError, Options, Recovered, Recovery, Stats, Ticket, Wal};
 use crate::disk::{Disk, DiskError, Done, Op, OpenMode};
 use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK, BatchHeader, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, Kind, Lsn,
-    PAYLOAD_MAX, RECORD_OVERHEAD_MAX, Record, Records, SegmentHeader, parse_file_name,
+    BATCH_HEADER_BYTES, BLOCK, BatchHeader, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, Lsn,
+    PAYLOAD_MAX, RECORD_OVERHEAD_MAX, Records, SegmentHeader, parse_file_name,
 };
-use crate::index::Index;
 
 /// Largest budget that is taken by default.
 const BUDGET_BYTES_MAX: u64 = 64 << 30;
@@ -30,8 +30,7 @@ struct Replay {
     kept: Vec<Segment>,
     chain: Chain,
     durable_end: Lsn,
-    /// The oldest segment that is needed, as the newest trim record or header says.
-    first_live: Incarnation,
+    taken: Taken,
     recovered: Recovered,
 }
 
@@ -41,7 +40,7 @@ impl Replay {
             kept: Vec::new(),
             chain: Chain { lsn: Lsn(0), crc: 0 },
             durable_end: Lsn(0),
-            first_live: Incarnation::NONE,
+            taken: Taken::new(),
             recovered: Recovered::default(),
         }
     }
@@ -56,9 +55,9 @@ pub(super) fn open<D: Disk>(
     let budget_bytes = check_options(&mut disk, &options)?;
     let listing = list(&mut disk)?;
     let log_id = check_identity(&listing, options.log_id, now_nanos)?;
-    let mut index = Index::new();
     let mut replay = Replay::new();
-    follow(&mut disk, &listing.segments, &mut index, recovery, &mut replay)?;
+    follow(&mut disk, &listing.segments, recovery, &mut replay)?;
+    replay.taken.tell_verdicts(recovery);
     let incarnation = listing.segments.last().map_or(Incarnation::NONE, |f| f.incarnation).next();
     let mut segments = Segments::new(&options, budget_bytes, incarnation);
     // From here on the directory is changed. What was read may have come from caches: it has to be on stable storage before
@@ -69,10 +68,12 @@ pub(super) fn open<D: Disk>(
     }
     retire(&mut replay, &listing, &mut segments);
     let durable_end = replay.chain.lsn;
+    let Taken { index, losses, .. } = replay.taken;
     let mut wal = Wal {
         disk,
         log_id,
         index,
+        losses,
         open: None,
         closed: VecDeque::new(),
         closed_bytes: 0,
@@ -240,7 +241,7 @@ pub(crate) fn verify_log<D: Disk>(
     let mut run = || {
         let listing = list(disk)?;
         check_identity(&listing, 0, 0)?;
-        follow(disk, &listing.segments, &mut Index::new(), recovery, &mut replay)
+        follow(disk, &listing.segments, recovery, &mut replay)
     };
     let outcome = run();
     (replay.recovered, outcome.err())
@@ -249,7 +250,6 @@ pub(crate) fn verify_log<D: Disk>(
 fn follow<D: Disk>(
     disk: &mut D,
     segments: &[Found],
-    index: &mut Index,
     recovery: &mut dyn Recovery,
     replay: &mut Replay,
 ) -> Result<(), OpenError> {
@@ -275,10 +275,10 @@ fn follow<D: Disk>(
         }
         replay.chain.crc = header.crc;
         replay.durable_end = replay.durable_end.max(header.durable_end);
-        replay.first_live = replay.first_live.max(header.first_live);
+        replay.taken.first_live = replay.taken.first_live.max(header.first_live);
         let successor = chain_segments.get(number + 1).and_then(|f| f.header());
         let limit = successor.filter(|h| h.predecessor == found.incarnation).map(|h| h.start);
-        let damage = scan(disk, found, &header, limit, index, recovery, replay)?;
+        let damage = scan(disk, found, &header, limit, recovery, replay)?;
         replay.kept.push(Segment {
             incarnation: found.incarnation,
             file: found.file,
@@ -304,7 +304,7 @@ fn follow<D: Disk>(
         }
     }
     let oldest = chain_segments.first().map_or(Incarnation::NONE, |f| f.incarnation);
-    if missing != Incarnation::NONE && replay.first_live < oldest {
+    if missing != Incarnation::NONE && replay.taken.first_live < oldest {
         return Err(OpenError::MissingSegment { segment: missing.file_name() });
     }
     Ok(())
@@ -315,7 +315,6 @@ fn scan<D: Disk>(
     found: &Found,
     header: &SegmentHeader,
     limit: Option<Lsn>,
-    index: &mut Index,
     recovery: &mut dyn Recovery,
     replay: &mut Replay,
 ) -> Result<Option<Damage>, OpenError> {
@@ -328,7 +327,7 @@ fn scan<D: Disk>(
         for record in Records::new(batch, bytes) {
             let malformed = |why: String| OpenError::Malformed { segment: found.name(), offset, why };
             let (lsn, record) = record.map_err(|fault| malformed(format!("record {records}: {fault:?}")))?;
-            take(index, recovery, &mut replay.first_live, lsn, &record).map_err(malformed)?;
+            replay.taken.take(recovery, lsn, &record).map_err(malformed)?;
             records += 1;
         }
         replay.recovered.records += records;
@@ -347,50 +346,6 @@ fn head_damage(found: &Found) -> Damage {
         }
         _ => Damage::default(),
     }
-}
-
-/// One record, into the index and to the owner.
-fn take(
-    index: &mut Index,
-    recovery: &mut dyn Recovery,
-    first_live: &mut Incarnation,
-    lsn: Lsn,
-    record: &Record<'_>,
-) -> Result<(), String> {
-    let header = &record.header;
-    let id = StreamId(header.stream);
-    match header.kind {
-        Kind::Entry => {
-            let slot = index.slot(id);
-            let stream = index.stream(slot);
-            if !stream.accepts(header.index) {
-                let (first, next, compacted) = (stream.first, stream.next, stream.compacted);
-                return Err(format!(
-                    "entry {} of stream {} does not follow {first}..{next}, compacted up to {compacted}",
-                    header.index, id.0
-                ));
-            }
-            index.push(slot, header.index, lsn);
-            let header = EntryHeader { index: header.index, tag: header.tag, note: header.note };
-            recovery.entry(id, header, record.payload);
-        }
-        Kind::State => {
-            let slot = index.slot(id);
-            let stream = index.stream_mut(slot);
-            stream.state.clear();
-            stream.state.extend_from_slice(record.payload);
-            stream.state_at = Some(lsn);
-            recovery.state(id, record.payload);
-        }
-        Kind::Compacted => {
-            let slot = index.slot(id);
-            index.compact(slot, header.index);
-            index.stream_mut(slot).compacted_at = Some(lsn);
-            recovery.compacted(id, header.index);
-        }
-        Kind::Trim => *first_live = (*first_live).max(Incarnation(header.index)),
-    }
-    Ok(())
 }
 
 /// The chain ended at `damage` in `found`. Everything behind it is looked through for what it attests: if the damaged place
@@ -442,7 +397,7 @@ fn retire(replay: &mut Replay, listing: &Listing, segments: &mut Segments) {
             replay.chain.crc = header.previous_crc;
         }
     }
-    kept.retain(|s| s.incarnation >= replay.first_live);
+    kept.retain(|s| s.incarnation >= replay.taken.first_live);
     for found in &listing.segments {
         if !kept.iter().any(|s| s.incarnation == found.incarnation) {
             segments.spares.push_back(Spare { name: found.name(), file: found.file, bytes: found.bytes });

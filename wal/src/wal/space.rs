@@ -428,7 +428,7 @@ impl<D: Disk> Wal<D> {
             return;
         }
         let head = self.open.as_ref().or(self.closed.back()).map_or(self.next_lsn, |b| b.lsn);
-        let mut low = head;
+        let mut low = head.min(self.losses.oldest_verdict().unwrap_or(head));
         for (slot, stream) in (0..).zip(&self.index.streams) {
             let first = stream.first_at().unwrap_or(head);
             if first < oldest {

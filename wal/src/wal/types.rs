@@ -77,6 +77,32 @@ pub trait Recovery {
     fn state(&mut self, stream: StreamId, state: &[u8]);
     /// Entries up to `index` are not needed any more.
     fn compacted(&mut self, stream: StreamId, index: u64);
+    /// Entries `first ..= last` of the stream were acknowledged and cannot be read: the bytes are damaged. Called in the order
+    /// of the log, in the place of the [`Recovery::entry`] calls that are missing: it replaces the stream from `first` on as
+    /// they would have, and comes before every later entry of the stream. They stay members of the log: reads of them answer
+    /// [`ReadError::Damaged`], [`Wal::repair`](crate::Wal::repair) fills them, and every open calls this again until they are
+    /// filled, replaced or compacted.
+    ///
+    /// `last == u64::MAX`: the stream is *tainted*. Entries from `first` on, any number of them or none, may have been
+    /// acknowledged and lost, and nothing on the disk tells. Called after the last record; each open calls it again until
+    /// [`Wal::heal`](crate::Wal::heal).
+    fn damaged(&mut self, stream: StreamId, first: u64, last: u64) {
+        let _ = (stream, first, last);
+    }
+    /// An entry that an earlier [`Recovery::damaged`] named, as [`Wal::repair`](crate::Wal::repair) has filled it since. It
+    /// replaces nothing behind it. Called in the order of the log: entries behind it have come before.
+    fn repaired(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
+        let _ = (stream, header, payload);
+    }
+    /// The newest state of the stream may be lost: what [`Recovery::state`] said last, if anything, may be an older one.
+    /// Called after the last record; each open calls it again until [`Wal::heal`](crate::Wal::heal).
+    fn state_in_doubt(&mut self, stream: StreamId) {
+        let _ = stream;
+    }
+    /// Acknowledged bytes are lost and so is the knowledge whose they were: streams that the log has no record of may have
+    /// had some. The owner treats each of its streams that no other call has named as tainted and in doubt (after opening,
+    /// [`Wal::is_tainted`](crate::Wal::is_tainted) says so of them). Called after the last record.
+    fn streams_unknown(&mut self) {}
     /// So many bytes of so many are read, for progress.
     fn progress(&mut self, done: u64, total: u64) {
         let _ = (done, total);
@@ -203,6 +229,14 @@ pub enum AppendError {
         /// The stream's last entry; `first - 1` if there is none.
         last: u64,
     },
+    /// A repair of an entry that is not missing.
+    #[error("entry {index} of stream {stream} is not damaged: there is nothing to repair")]
+    NotDamaged {
+        /// The stream.
+        stream: u64,
+        /// The index offered.
+        index: u64,
+    },
     /// A write or sync failed: nothing later will be acknowledged. Restart is recovery.
     #[error("the log is poisoned: {0}")]
     Poisoned(DiskError),
@@ -245,6 +279,14 @@ pub enum ReadError {
     #[error("index {index} is not in the log")]
     NotFound {
         /// The first missing index.
+        index: u64,
+    },
+    /// The entry was acknowledged, and opening the log found its bytes damaged: [`Wal::repair`](crate::Wal::repair) fills it.
+    #[error("entry {index} of stream {stream} is damaged and was not repaired yet")]
+    Damaged {
+        /// The stream.
+        stream: u64,
+        /// The first index that is missing.
         index: u64,
     },
     /// The stored bytes are damaged.

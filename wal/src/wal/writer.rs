@@ -75,6 +75,9 @@ impl<D: Disk> Wal<D> {
             return self.news;
         }
         self.repeat_writes(now_nanos);
+        if self.has_unwritten_verdicts() {
+            self.write_verdicts();
+        }
         self.maybe_reclaim(now_nanos);
         self.submit_batches(now_nanos);
         self.maybe_prepare(now_nanos);
