@@ -253,6 +253,21 @@ impl SessionTable {
         }
     }
 
+    /// The reply to a command that was handed over, if it is still kept.
+    pub fn reply_to(&self, key: SessionKey) -> Option<&[u8]> {
+        let kept = self.sessions.get(&key.session)?.kept.get(&key.sequence)?;
+        if kept.index == key.index { kept.reply.as_deref() } else { None }
+    }
+
+    /// A digest that equal tables share: FNV-1a (Fowler, Noll, Vo) of what [`SessionTable::encode`] writes. Not for secrets.
+    pub fn digest(&self) -> u64 {
+        let mut bytes = Vec::new();
+        self.encode(&mut bytes);
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |digest, &byte| {
+            (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
     fn open(&mut self, index: u64) {
         while self.sessions.len() >= SESSIONS_MAX {
             let Some((_, &oldest)) = self.by_use.first_key_value() else { break };

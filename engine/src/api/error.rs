@@ -86,6 +86,29 @@ pub enum Error {
     /// This node does not host the group.
     #[error("no such group on this node")]
     NoSuchGroup,
+    /// The session is not open: it was closed, it expired, others pushed it out, or it never was. The command was not executed by
+    /// this request; whether by an earlier one is not known any more.
+    #[error(
+        "session {session} is not open (closed, expired, pushed out by others, or never opened); open another one"
+    )]
+    UnknownSession {
+        /// The session.
+        session: u64,
+    },
+    /// A number that the client may not use in its session now. Nothing was executed.
+    #[error(
+        "number {sequence} cannot be used in its session now: it must be at least {from} and less than {} above it",
+        logdrive_shard::SESSION_WINDOW
+    )]
+    SessionSequence {
+        /// The number.
+        sequence: u64,
+        /// The lowest that may be used.
+        from: u64,
+    },
+    /// The entry of a session was written by another version of this software. Nothing was executed.
+    #[error("the entry of the session is of another version; nothing was executed")]
+    SessionFormat,
     /// The group's log is damaged here.
     #[error("the group's log is damaged on this node")]
     GroupCorrupt,
@@ -118,6 +141,9 @@ impl Error {
             | Error::BadTransferee { .. }
             | Error::NoSuchGroup
             | Error::GroupCorrupt
+            | Error::UnknownSession { .. }
+            | Error::SessionSequence { .. }
+            | Error::SessionFormat
             | Error::Stopped => Retry::Never,
         }
     }

@@ -76,6 +76,8 @@ pub struct CoreSettings {
     pub log_backlog_bytes_max: u64,
     /// A commit index that no append has carried is sent on its own after this time.
     pub commit_delay: Duration,
+    /// Sessions that were not used for so long end, by the time of the log: the leader's entries carry it.
+    pub session_expiry: Duration,
     /// Move leadership to the preferred node of each group when it is in contact and caught up.
     pub balance_leaders: bool,
     /// The disk counts as stuck when its oldest write is under way for so long: this core then says it is not alive.
@@ -97,6 +99,7 @@ impl Default for CoreSettings {
             apply_bytes_per_turn: 4 << 20,
             log_backlog_bytes_max: 8 << 20,
             commit_delay: Duration::from_millis(5),
+            session_expiry: Duration::from_secs(3600),
             balance_leaders: true,
             disk_stall: Duration::from_secs(1),
         }

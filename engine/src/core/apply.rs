@@ -9,7 +9,9 @@ use super::lane::{Flags, Lane};
 use super::loads::{Loads, Purpose, Want};
 use super::prefetch::{AHEAD, prefetch};
 use super::record::note_kind;
-use crate::api::{ApplyEntry, StateMachine};
+use super::requests::{Ports, Proposals};
+use super::sessions::{Answer, Sessions};
+use crate::api::{ApplyEntry, Error, StateMachine};
 use crate::wire::EntryKind;
 
 /// What an entry costs of the turn's budget beside its payload.
@@ -45,6 +47,35 @@ fn entry_at<'a>(
     })
 }
 
+/// What answering touches of a core, while the entries of the batch are borrowed from its cache.
+struct Answering<'a> {
+    lanes: &'a mut [Lane],
+    proposals: &'a mut Proposals,
+    ports: &'a mut Ports,
+    requests: &'a mut u32,
+    request_bytes: &'a mut u64,
+}
+
+impl Answering<'_> {
+    /// Answers whoever proposed the entry at `index`, if somebody here did.
+    #[inline]
+    fn proposal(&mut self, slot: u32, index: u64, result: Result<LogIndex, Error>, reply: &[u8]) {
+        let lane = &mut self.lanes[slot as usize];
+        if let Some(pending) = self.proposals.pop_at(lane, index) {
+            *self.requests -= 1;
+            *self.request_bytes -= u64::from(pending.bytes);
+            self.ports.answer(pending.port, pending.token, result, reply);
+        }
+    }
+
+    /// Answers the session entries that come before entry `n` of the batch.
+    fn sessions(&mut self, sessions: &mut Sessions, n: usize) {
+        while let Some(Answer { slot, index, result, reply }) = sessions.next_before(n) {
+            self.proposal(slot, index, result, reply);
+        }
+    }
+}
+
 impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Applies the entries that may be, within the budget of a turn; what is left comes next turn.
     pub(super) fn apply_committed(&mut self) {
@@ -60,9 +91,16 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             for index in first..=last {
                 let entry = entry_at(&io.cache, &io.loads, lane, slot, index);
                 let (kind, payload) = entry.expect("the ranges were chosen from what is at hand");
-                if kind == EntryKind::Payload {
-                    entries.push(ApplyEntry { slot, group, index: LogIndex(index), payload });
-                }
+                let payload = match kind {
+                    EntryKind::Payload => payload,
+                    EntryKind::Session => {
+                        let command = self.sessions.admit(slot, index, payload, entries.len(), io.now);
+                        let Some(command) = command else { continue };
+                        command
+                    }
+                    EntryKind::Empty | EntryKind::Config => continue,
+                };
+                entries.push(ApplyEntry { slot, group, index: LogIndex(index), payload });
             }
         }
         let replies = &mut self.scratch.replies;
@@ -71,13 +109,24 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             assert_eq!(replies.len(), entries.len(), "the state machine gives one reply per entry");
         }
         io.counters.applied += entries.len() as u64;
+        let has_sessions = self.sessions.has_unsettled();
+        let mut answering = Answering {
+            lanes: &mut io.lanes,
+            proposals: &mut io.proposals,
+            ports: &mut io.ports,
+            requests: &mut io.requests,
+            request_bytes: &mut io.request_bytes,
+        };
         for (n, entry) in entries.iter().enumerate() {
-            let lane = &mut io.lanes[entry.slot as usize];
-            if let Some(pending) = io.proposals.pop_at(lane, entry.index.0) {
-                io.requests -= 1;
-                io.request_bytes -= u64::from(pending.bytes);
-                io.ports.answer(pending.port, pending.token, Ok(entry.index), replies.get(n));
+            if has_sessions {
+                answering.sessions(&mut self.sessions, n);
+                self.sessions.executed(n, replies.get(n));
             }
+            answering.proposal(entry.slot, entry.index.0, Ok(entry.index), replies.get(n));
+        }
+        if has_sessions {
+            answering.sessions(&mut self.sessions, entries.len());
+            self.sessions.end_batch();
         }
         self.scratch.entries = recycle(entries);
         replies.clear();

@@ -1,6 +1,6 @@
 //! Taking what happened: requests of clients, orders, events of links.
 
-use logdrive_shard::{Env, Group, LogIndex, Moment, NodeId, Refused};
+use logdrive_shard::{Env, Group, LogIndex, Moment, NodeId, Refused, SessionOp};
 use logdrive_wal::{AppendError, Disk};
 
 use super::lane::Flags;
@@ -27,7 +27,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             Event::Frame { link, bytes } => return self.on_frame(link, bytes),
             Event::LinkUp { hello } => self.on_link_up(hello),
             Event::LinkDown { link } => self.on_link_down(link),
-            Event::Propose { port, token, slot, payload } => self.on_propose(port, token, slot, payload),
+            Event::Propose { port, token, slot, payload } => {
+                self.on_propose(port, token, slot, (EntryKind::Payload, payload));
+            }
+            Event::Session { port, token, slot, op } => self.on_session(port, token, slot, op),
             Event::Read { port, token, slot, policy, request } => {
                 self.on_read(ReadRequest { port, token, slot, policy, request });
             }
@@ -93,13 +96,23 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     // -- proposals ----------------------------------------------------------------------------------------------------
 
-    fn on_propose(&mut self, port: PortId, token: u64, slot: Slot, payload: &[u8]) {
+    fn on_propose(&mut self, port: PortId, token: u64, slot: Slot, entry: (EntryKind, &[u8])) {
         if !self.io.ports.is_open(port) {
             return;
         }
-        if let Err(error) = self.propose(port, token, slot, payload) {
+        if let Err(error) = self.propose(port, token, slot, entry) {
             self.refuse(port, token, error);
         }
+    }
+
+    fn on_session(&mut self, port: PortId, token: u64, slot: Slot, op: SessionOp<'_>) {
+        let mut entry = std::mem::take(&mut self.scratch.entry);
+        if (slot.0 as usize) < self.groups.len() {
+            let expiry = u64::try_from(self.io.settings.session_expiry.as_millis()).unwrap_or(u64::MAX);
+            self.sessions.encode(slot.0, self.io.now, expiry, op, &mut entry);
+        }
+        self.on_propose(port, token, slot, (EntryKind::Session, &entry));
+        self.scratch.entry = entry;
     }
 
     fn refuse(&mut self, port: PortId, token: u64, error: Error) {
@@ -118,7 +131,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         Ok(())
     }
 
-    fn propose(&mut self, port: PortId, token: u64, slot: Slot, payload: &[u8]) -> Result<(), Error> {
+    fn propose(
+        &mut self,
+        port: PortId,
+        token: u64,
+        slot: Slot,
+        entry: (EntryKind, &[u8]),
+    ) -> Result<(), Error> {
+        let payload = entry.1;
         let at = slot.0;
         let group = self.groups.get(at as usize).ok_or(Error::NoSuchGroup)?;
         let limit = self.io.settings.payload_bytes_max;
@@ -136,7 +156,6 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let proposed = self.step(at, |group, env| group.propose(env, 1, payload.len() as u32));
         let proposed = proposed.map_err(refused)?;
         let commit = self.io.effects.commit;
-        let entry = (EntryKind::Payload, payload);
         self.io.write_entry(at, proposed.first, proposed.term, proposed.epoch, commit, entry);
         self.end_step(at);
         let lane = &mut self.io.lanes[at as usize];

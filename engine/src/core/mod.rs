@@ -19,7 +19,7 @@
 //! | `lane`, `cache`, `requests`, `parked`, `loads` | what the core keeps beside the groups |
 //! | `timers`, `prefetch` | deadlines of all groups; asking for memory ahead |
 //! | `links`, `peers` | links, pulses, contact, routes |
-//! | `apply` | applying and serving reads |
+//! | `apply` | applying and serving reads; `sessions`: exactly-once commands |
 //! | `balance` | leader placement, hand-over |
 //! | `room` | room in the logs of a group's members |
 //! | `recovery`, `record` | opening, and what the log's records mean |
@@ -43,6 +43,7 @@ mod record;
 mod recovery;
 mod requests;
 mod room;
+mod sessions;
 mod status;
 mod step;
 mod timers;
@@ -57,6 +58,7 @@ use logdrive_wal::{Disk, Wal};
 use crate::api::{Completions, Replies, StateMachine};
 use balance::Balance;
 use room::Room;
+use sessions::Sessions;
 use step::Io;
 
 pub use status::Counters;
@@ -71,6 +73,8 @@ struct Scratch {
     slots: Vec<u32>,
     replies: Replies,
     reply: Vec<u8>,
+    /// A session's entry under construction.
+    entry: Vec<u8>,
     ranges: Vec<apply::Range>,
     entries: Vec<crate::api::ApplyEntry<'static>>,
 }
@@ -89,6 +93,7 @@ pub struct Core<D: Disk, M: StateMachine> {
     timers: TimerWheel,
     io: Io<D>,
     machine: M,
+    sessions: Sessions,
     balance: Balance,
     room: Room,
     /// When the next pulses are due; `NEVER` without links.

@@ -24,7 +24,7 @@ pub(super) fn note_commit(note: u64) -> LogIndex {
     LogIndex(note >> 2)
 }
 
-/// The kind in a note. The log's checksums vouch for it; the one number without a meaning is taken as a payload's.
+/// The kind in a note: two bits, of which every value has a meaning.
 pub(super) fn note_kind(note: u64) -> EntryKind {
     EntryKind::from_number((note & 3) as u8).unwrap_or(EntryKind::Payload)
 }
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_note_carries_kind_and_commit() {
-        for kind in [EntryKind::Payload, EntryKind::Empty, EntryKind::Config] {
+        for kind in [EntryKind::Payload, EntryKind::Empty, EntryKind::Config, EntryKind::Session] {
             let note = entry_note(kind, LogIndex(77));
             assert_eq!((note_kind(note), note_commit(note)), (kind, LogIndex(77)));
         }

@@ -13,6 +13,7 @@ use super::parked::Waiting;
 use super::record::{STATE_VERSION, decode_state, first_history, note_commit, note_kind};
 use super::requests::{Ports, Proposals, Reads};
 use super::room::Room;
+use super::sessions::Sessions;
 use super::status::Counters;
 use super::step::{Effects, Io, Queues};
 use super::timers::TimerWheel;
@@ -106,16 +107,28 @@ struct Applier<M> {
     /// Slot, index, end of the payload in `bytes`.
     entries: Vec<(u32, u64, usize)>,
     replies: Replies,
+    sessions: Sessions,
+    now: Moment,
     applied: u64,
 }
 
 impl<M: StateMachine> Applier<M> {
-    fn new(machine: M) -> Applier<M> {
-        let replies = Replies::default();
-        Applier { machine, bytes: Vec::new(), entries: Vec::new(), replies, applied: 0 }
+    fn new(machine: M, slots: usize, now: Moment) -> Applier<M> {
+        let (replies, sessions) = (Replies::default(), Sessions::new(slots));
+        Applier { machine, bytes: Vec::new(), entries: Vec::new(), replies, sessions, now, applied: 0 }
     }
 
-    fn push(&mut self, ids: &[GroupId], slot: u32, index: u64, payload: &[u8]) {
+    fn push(&mut self, ids: &[GroupId], slot: u32, index: u64, entry: &TailEntry) {
+        let payload = match entry.kind {
+            EntryKind::Payload => &entry.payload[..],
+            EntryKind::Session => {
+                match self.sessions.admit(slot, index, &entry.payload, self.entries.len(), self.now) {
+                    Some(command) => command,
+                    None => return,
+                }
+            }
+            EntryKind::Empty | EntryKind::Config => return,
+        };
         self.bytes.extend_from_slice(payload);
         self.entries.push((slot, index, self.bytes.len()));
         if self.bytes.len() + self.entries.len() * 64 >= REPLAY_BYTES {
@@ -133,6 +146,15 @@ impl<M: StateMachine> Applier<M> {
         let entries: Vec<_> = entries.collect();
         if !entries.is_empty() {
             self.machine.apply(&entries, &mut self.replies);
+        }
+        if self.sessions.has_unsettled() {
+            // Nobody waits for the answers; the replies are kept as they were in the life before.
+            for n in 0..entries.len() {
+                while self.sessions.next_before(n).is_some() {}
+                self.sessions.executed(n, self.replies.get(n));
+            }
+            while self.sessions.next_before(entries.len()).is_some() {}
+            self.sessions.end_batch();
         }
         self.applied += entries.len() as u64;
         self.replies.clear();
@@ -167,9 +189,7 @@ impl<M: StateMachine> Replay<'_, M> {
         while group.applied < group.commit.min(group.log.last.0) {
             let Some(entry) = group.tail.pop_front() else { break };
             group.applied += 1;
-            if entry.kind == EntryKind::Payload {
-                self.applier.push(self.ids, slot as u32, group.applied, &entry.payload);
-            }
+            self.applier.push(self.ids, slot as u32, group.applied, &entry);
         }
     }
 }
@@ -274,7 +294,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             ids: &ids,
             sorted: &sorted,
             groups: ids.iter().map(|&id| Replayed::new(first_history(options.cluster, id))).collect(),
-            applier: Applier::new(machine),
+            applier: Applier::new(machine, ids.len(), now),
             strangers: 0,
             unknown: None,
             progress,
@@ -309,6 +329,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             sorted,
             config,
             machine: applier.machine,
+            sessions: applier.sessions,
             balance: Balance::new(),
             room,
             next_pulse: Moment::NEVER,

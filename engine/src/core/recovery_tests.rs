@@ -29,7 +29,7 @@ impl StateMachine for Journal {
 fn replay(feed: impl FnOnce(&mut Replay<'_, Journal>)) -> (Vec<Replayed>, Applied, u64) {
     let ids = [GroupId(5), GroupId(9)];
     let sorted = [(GroupId(5), 0), (GroupId(9), 1)];
-    let applier = Applier::new(Journal::default());
+    let applier = Applier::new(Journal::default(), ids.len(), Moment(0));
     let mut replay = Replay {
         ids: &ids,
         sorted: &sorted,

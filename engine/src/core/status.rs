@@ -86,7 +86,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             id: self.ids[at],
             raft: self.groups[at].report(),
             applied: self.io.lanes[at].applied,
-            digest: self.machine.digest(slot.0),
+            digest: self.machine.digest(slot.0) ^ self.sessions.digest(slot.0),
+            sessions: self.sessions.open(slot.0) as u32,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What goes into a core and what it tells about itself.
 
-use logdrive_shard::{GroupId, LogIndex, NodeId};
+use logdrive_shard::{GroupId, LogIndex, NodeId, SessionOp};
 
 use crate::api::{CoreSettings, ReadPolicy};
 use crate::wire::PeerHello;
@@ -80,6 +80,18 @@ pub enum Event<'a> {
         slot: Slot,
         /// Payload.
         payload: &'a [u8],
+    },
+    /// A client opens, uses or ends a session. The answer to [`SessionOp::Open`] is the session's number, as the index and as 8 bytes
+    /// little-endian.
+    Session {
+        /// Where the answer goes.
+        port: PortId,
+        /// Returned with the answer.
+        token: u64,
+        /// The group.
+        slot: Slot,
+        /// What is asked.
+        op: SessionOp<'a>,
     },
     /// A client reads.
     Read {
@@ -162,6 +174,8 @@ pub struct GroupStatus {
     pub raft: logdrive_shard::Report,
     /// Applied up to.
     pub applied: LogIndex,
-    /// The state machine's digest.
+    /// The digest of the state machine, and of the group's sessions if it ever had any.
     pub digest: u64,
+    /// Sessions open.
+    pub sessions: u32,
 }

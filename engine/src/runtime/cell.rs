@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use logdrive_shard::{GroupId, Moment, NodeId};
+use logdrive_shard::{GroupId, Moment, NodeId, SessionOp};
 use logdrive_wal::RingDisk;
 
 use crate::api::{Completions, Error, ReadPolicy, StateMachine};
@@ -44,6 +44,7 @@ pub(crate) struct Base {
 pub(crate) trait LocalCore {
     fn base(&self) -> &Base;
     fn propose(&self, port: PortId, token: u64, slot: Slot, payload: &[u8]) -> Result<(), Error>;
+    fn session(&self, port: PortId, token: u64, slot: Slot, op: SessionOp<'_>) -> Result<(), Error>;
     fn read(
         &self,
         port: PortId,
@@ -317,6 +318,17 @@ impl<M: StateMachine> CoreCell<M> {
         }
     }
 
+    /// A session's request of the embedding program.
+    pub(crate) fn session_one(
+        &self,
+        slot: Slot,
+        op: &super::session::SessionRequest,
+        reply: super::reply::Reply<Vec<super::inbox::Outcome>>,
+    ) {
+        let token = self.batches.borrow_mut().begin(1, reply);
+        let _ = self.session(self.embedded_port.get(), token, slot, op.as_op());
+    }
+
     /// A read of the embedding program.
     pub(crate) fn read_one(
         &self,
@@ -378,6 +390,17 @@ impl<M: StateMachine> LocalCore for CoreCell<M> {
         let now = self.now();
         self.with_core(|core| {
             let taken = core.handle(now, Event::Propose { port, token, slot, payload });
+            debug_assert!(taken.is_ok(), "only frames are refused");
+        })
+        .ok_or(Error::Stopped)?;
+        self.base.turn.notify();
+        Ok(())
+    }
+
+    fn session(&self, port: PortId, token: u64, slot: Slot, op: SessionOp<'_>) -> Result<(), Error> {
+        let now = self.now();
+        self.with_core(|core| {
+            let taken = core.handle(now, Event::Session { port, token, slot, op });
             debug_assert!(taken.is_ok(), "only frames are refused");
         })
         .ok_or(Error::Stopped)?;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use logdrive_shard::{GroupId, NodeId};
 
-use crate::api::{Error, ReadPolicy};
+use crate::api::{Error, ReadPolicy, Session, SessionCall};
 use crate::core::GroupStatus;
 
 use super::inbox::{Item, Outcome};
 use super::reply::{Waiting, reply};
+use super::session::SessionRequest;
 use super::shared::{Node, Place};
 
 /// One group, from any thread and under any async runtime; cheap to clone. The futures are `Send` and borrow nothing; what they ask
@@ -64,6 +65,50 @@ impl Group {
                 },
             };
             vec![Err(refusal); count]
+        }
+    }
+
+    /// Opens a session: commands in it are executed exactly once, however often they are proposed. A session whose opening was not
+    /// answered ends by itself.
+    pub fn open_session(&self) -> impl Future<Output = Result<Session, Error>> + Send + use<> {
+        let opened = self.session(SessionRequest::Open);
+        async move {
+            let id = opened.await?;
+            let id = id.try_into().map(u64::from_le_bytes).map_err(|_| Error::SessionFormat)?;
+            Ok(Session::new(id))
+        }
+    }
+
+    /// Proposes a command of a session and waits for its reply: the one of its first execution, wherever and whenever that was. After
+    /// `Indeterminate`, `Timeout`, `NotLeader` or a lost connection, repeat it under the same call, at the leader.
+    ///
+    /// `UnknownSession` if the session ended; `SessionSequence` if the number is not in its window.
+    pub fn propose_in_session(
+        &self,
+        call: SessionCall,
+        payload: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, Error>> + Send + use<> {
+        self.session(SessionRequest::Command(call, payload))
+    }
+
+    /// Keeps a session from expiring.
+    pub fn keep_session(&self, session: u64) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let kept = self.session(SessionRequest::KeepAlive(session));
+        async move { kept.await.map(drop) }
+    }
+
+    /// Ends a session: the group forgets its replies.
+    pub fn close_session(&self, session: u64) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let closed = self.session(SessionRequest::Close(session));
+        async move { closed.await.map(drop) }
+    }
+
+    fn session(&self, op: SessionRequest) -> impl Future<Output = Outcome> + Send + use<> {
+        let group = self.clone();
+        async move {
+            let (sender, waiting): (_, Waiting<Vec<Outcome>>) = reply();
+            group.put(Item::Session { slot: group.place.slot, op, reply: sender })?;
+            waiting.await.and_then(|mut outcomes| outcomes.pop()).unwrap_or(Err(Error::Stopped))
         }
     }
 

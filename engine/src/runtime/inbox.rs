@@ -16,6 +16,7 @@ use crate::wire::handshake::Hello;
 use super::connect::Permit;
 use super::mesh::Lane;
 use super::reply::Reply;
+use super::session::SessionRequest;
 
 /// The reply of a state machine, or why there is none.
 pub(crate) type Outcome = Result<Vec<u8>, Error>;
@@ -24,6 +25,8 @@ pub(crate) type Outcome = Result<Vec<u8>, Error>;
 pub(crate) enum Item {
     /// Proposals to one group, answered together.
     Propose { slot: Slot, payloads: Vec<Vec<u8>>, reply: Reply<Vec<Outcome>> },
+    /// An operation on a session of one group.
+    Session { slot: Slot, op: SessionRequest, reply: Reply<Vec<Outcome>> },
     /// A read.
     Read { slot: Slot, policy: ReadPolicy, request: Vec<u8>, reply: Reply<Vec<Outcome>> },
     /// A leader transfer; answered when `to` leads, or when it was given up.
@@ -48,6 +51,7 @@ impl Item {
     fn payload_bytes(&self) -> u64 {
         match self {
             Item::Propose { payloads, .. } => payloads.iter().map(|p| p.len() as u64).sum(),
+            Item::Session { op: SessionRequest::Command(_, command), .. } => command.len() as u64,
             Item::Read { request, .. } => request.len() as u64,
             _ => 0,
         }
@@ -56,7 +60,7 @@ impl Item {
     fn requests(&self) -> u32 {
         match self {
             Item::Propose { payloads, .. } => payloads.len() as u32,
-            Item::Read { .. } => 1,
+            Item::Session { .. } | Item::Read { .. } => 1,
             _ => 0,
         }
     }

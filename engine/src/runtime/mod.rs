@@ -25,6 +25,7 @@ mod mesh;
 mod notify;
 mod port;
 mod reply;
+mod session;
 mod settings;
 mod shared;
 mod start_error;

@@ -245,6 +245,7 @@ fn take_item<M: StateMachine>(
 ) {
     match item {
         Item::Propose { slot, payloads, reply } => cell.propose_batch(slot, &payloads, reply),
+        Item::Session { slot, op, reply } => cell.session_one(slot, &op, reply),
         Item::Read { slot, policy, request, reply } => cell.read_one(slot, policy, &request, reply),
         Item::Transfer { slot, to, reply } => {
             let now = cell.now();

@@ -53,6 +53,8 @@ pub enum EntryKind {
     Empty = 1,
     /// A configuration.
     Config = 2,
+    /// A command or an event of a client session.
+    Session = 3,
 }
 
 impl EntryKind {
@@ -62,6 +64,7 @@ impl EntryKind {
             0 => Some(EntryKind::Payload),
             1 => Some(EntryKind::Empty),
             2 => Some(EntryKind::Config),
+            3 => Some(EntryKind::Session),
             _ => None,
         }
     }

@@ -196,7 +196,7 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
     for word in body.entries.iter() {
         let word = word.to_native();
         bytes += u64::from(word & LENGTH_MASK);
-        if word >> KIND_SHIFT > EntryKind::Config as u32 {
+        if EntryKind::from_number((word >> KIND_SHIFT) as u8).is_none() {
             return Err("an entry of an unknown kind");
         }
     }

@@ -9,7 +9,7 @@ use logdrive::api::{
     ApplyEntry, Completions, CoreSettings, Error, ReadPolicy, Replies, StateMachine, TimingPreset,
 };
 use logdrive::core::{Core, CoreId, CoreOptions, Event, Fatal, GroupSetup, LinkId, PortId, Slot};
-use logdrive_shard::{GroupId, LogIndex, Moment, NodeId};
+use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, SessionOp};
 use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
 
 /// A state machine that keeps all it applied.
@@ -350,6 +350,26 @@ impl Cluster {
         self.core(node).handle(now, event).expect("no frame");
         self.node(node).dirty = true;
         token
+    }
+
+    /// Asks a session's operation of a node; the answer comes under the token returned.
+    pub fn session(&mut self, node: u32, group: u64, op: SessionOp<'_>) -> u64 {
+        let token = self.token();
+        let (port, now) = (self.node(node).port, Moment(self.now));
+        let event = Event::Session { port, token, slot: Cluster::slot(group), op };
+        self.core(node).handle(now, event).expect("no frame");
+        self.node(node).dirty = true;
+        token
+    }
+
+    /// Opens a session at the leader.
+    pub fn open_session(&mut self, group: u64) -> u64 {
+        let leader = self.leader(group);
+        let token = self.session(leader, group, SessionOp::Open);
+        let answer = self.wait(leader, token);
+        let id = u64::from_le_bytes(answer.reply[..].try_into().expect("8 bytes"));
+        assert_eq!(answer.result, Ok(LogIndex(id)));
+        id
     }
 
     pub fn read(&mut self, node: u32, group: u64, policy: ReadPolicy) -> u64 {

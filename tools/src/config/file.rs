@@ -96,6 +96,7 @@ pub(crate) struct Limits {
     pub(crate) core_requests: Option<Spanned<u32>>,
     pub(crate) core_request_bytes: Option<Spanned<Bytes>>,
     pub(crate) group_reads: Option<Spanned<u32>>,
+    pub(crate) session_expiry_s: Option<Spanned<u64>>,
     pub(crate) group_uncommitted_entries: Option<Spanned<u32>>,
     pub(crate) group_uncommitted_bytes: Option<Spanned<Bytes>>,
     pub(crate) cache_bytes: Option<Spanned<Bytes>>,

@@ -76,6 +76,9 @@ impl Check<'_> {
         let request_bytes = &mut core.request_bytes_max;
         self.size("limits.core_request_bytes", &limits.core_request_bytes, payload, BYTES_MAX, request_bytes);
         self.number("limits.group_reads", &limits.group_reads, 1, COUNT_MAX, &mut core.group_reads_max);
+        let mut expiry = core.session_expiry.as_secs();
+        self.number("limits.session_expiry_s", &limits.session_expiry_s, 1, 31_536_000, &mut expiry);
+        core.session_expiry = Duration::from_secs(expiry);
         let entries = &mut shard.uncommitted_entries_max;
         self.number(
             "limits.group_uncommitted_entries",
