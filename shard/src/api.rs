@@ -94,6 +94,8 @@ pub struct PeerReport {
     pub state: &'static str,
     /// Appends in flight.
     pub inflight: u32,
+    /// Their payload bytes.
+    pub inflight_bytes: u32,
     /// In contact.
     pub alive: bool,
 }

@@ -257,6 +257,7 @@ impl Group {
                 next: progress.map_or(LogIndex(0), |p| p.next),
                 state: progress.map_or("", |p| p.state.name()),
                 inflight: progress.map_or(0, |p| u32::from(p.inflight_count)),
+                inflight_bytes: progress.map_or(0, |p| p.inflight_bytes),
                 alive: self.alive.contains(peer),
             }
         });

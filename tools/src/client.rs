@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// One node's answer to `LOGDRIVE STATUS`.
@@ -50,6 +51,7 @@ pub(crate) struct CoreReport {
     pub(crate) log_budget_bytes: u64,
     pub(crate) log_out_of_space: bool,
     pub(crate) links_alive: u64,
+    pub(crate) draining: bool,
 }
 
 impl NodeReport {
@@ -65,9 +67,39 @@ pub(crate) enum AskError {
     /// Not reached, or it did not answer in time.
     #[error("{0}")]
     Redis(#[from] redis::RedisError),
+    /// The node refused, with a reason.
+    #[error("{0}")]
+    Refused(Refusal),
     /// Something answers there, but not a logdrive node of a version we know.
     #[error("not the answer of a logdrive node: {0}")]
     Strange(String),
+}
+
+/// Why a node did not do what an operator asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, thiserror::Error)]
+#[serde(default)]
+#[error("{message}")]
+pub(crate) struct Refusal {
+    /// `NOTLEADER`, `BUSY` and so on.
+    pub(crate) code: String,
+    /// For people.
+    pub(crate) message: String,
+    /// The leader, if it is known, and where its clients connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) leader: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<String>,
+    /// When to ask again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_ms: Option<u64>,
+}
+
+impl Refusal {
+    /// From the first word of an error and the rest; `None` if the rest is not what a node says to operators.
+    fn parse(code: &str, rest: &str) -> Option<Refusal> {
+        let refusal: Refusal = serde_json::from_str(rest).ok()?;
+        Some(Refusal { code: code.to_owned(), ..refusal })
+    }
 }
 
 /// A connection to one node.
@@ -88,6 +120,16 @@ impl Connection {
     /// Asks for the node's counts.
     pub(crate) fn status(&mut self) -> Result<NodeReport, AskError> {
         let json: String = redis::cmd("LOGDRIVE").arg("STATUS").query(&mut self.inner)?;
+        serde_json::from_str(&json).map_err(|error| AskError::Strange(format!("{error} in {json:.200}")))
+    }
+
+    /// Asks what an operator asks: the words after `LOGDRIVE`.
+    pub(crate) fn ask<T: DeserializeOwned>(&mut self, words: &[String]) -> Result<T, AskError> {
+        let json: String = redis::cmd("LOGDRIVE").arg(words).query(&mut self.inner).map_err(|error| {
+            let refusal =
+                error.code().zip(error.detail()).and_then(|(code, rest)| Refusal::parse(code, rest));
+            refusal.map_or(AskError::Redis(error), AskError::Refused)
+        })?;
         serde_json::from_str(&json).map_err(|error| AskError::Strange(format!("{error} in {json:.200}")))
     }
 

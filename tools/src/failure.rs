@@ -21,6 +21,10 @@ pub(crate) enum Exit {
     Machine = 4,
     /// What was looked at is not well: nodes out of reach, groups without a leader, a damaged log.
     Unwell = 5,
+    /// The configuration of a group is not the one that was expected: look at it again.
+    Mismatch = 6,
+    /// What was waited for did not come about in time. It may still.
+    TimedOut = 7,
 }
 
 /// Printed below `--help`.
@@ -31,7 +35,9 @@ Exit codes:
   2  the command line or the configuration was refused; nothing was started
   3  the data directory was refused (locked, foreign, wiped, damaged); nothing was changed in it
   4  the machine lacks something (io_uring, locked memory, a free address)
-  5  what was looked at is not well (nodes out of reach, groups without a leader, a damaged log)";
+  5  what was looked at is not well (nodes out of reach, groups without a leader, a damaged log)
+  6  the configuration of a group is not the one that was expected; nothing was changed in it
+  7  what was waited for did not come about in time; it may still";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
@@ -98,7 +104,16 @@ mod tests {
 
     #[test]
     fn every_exit_code_is_documented() {
-        for exit in [Exit::Done, Exit::Failed, Exit::Refused, Exit::Directory, Exit::Machine, Exit::Unwell] {
+        for exit in [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Refused,
+            Exit::Directory,
+            Exit::Machine,
+            Exit::Unwell,
+            Exit::Mismatch,
+            Exit::TimedOut,
+        ] {
             let line = format!("\n  {}  ", exit as u8);
             assert!(EXIT_CODES.contains(&line), "{exit:?} is missing from the help");
         }

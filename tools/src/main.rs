@@ -4,6 +4,8 @@ mod client;
 mod config;
 mod dev;
 mod failure;
+mod group;
+mod node;
 mod os;
 mod output;
 mod serve;
@@ -33,6 +35,12 @@ enum Command {
     Dev(dev::Args),
     /// Show the nodes of a running cluster, their groups and their logs.
     Status(status::Args),
+    /// Show and change groups: leaders and members.
+    #[command(subcommand)]
+    Group(group::Command),
+    /// Change nodes: drain them.
+    #[command(subcommand)]
+    Node(node::Command),
     /// Look into the logs of a stopped node, without changing anything.
     #[command(subcommand)]
     Wal(wal::Command),
@@ -45,6 +53,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
         Command::Status(args) => status::run(args),
+        Command::Group(command) => group::run(command),
+        Command::Node(command) => node::run(command),
         Command::Wal(command) => wal::run(command),
     };
     let exit = result.unwrap_or_else(|Failure { exit, report }| {

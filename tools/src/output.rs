@@ -1,6 +1,6 @@
 //! Printing. Whoever reads may stop reading at any time (`| head`, a closed terminal): that ends no node.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::{ErrorKind, Write};
 
 use crate::failure::Failure;
@@ -25,4 +25,30 @@ pub(crate) fn say(line: impl Display) {
 pub(crate) fn note(line: impl Display) {
     // As in `say`.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Columns as wide as their widest field; a row's last field does not count, so that messages may be long.
+pub(crate) fn align(rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        for (at, field) in row.iter().enumerate().take(row.len().saturating_sub(1)) {
+            if widths.len() <= at {
+                widths.push(0);
+            }
+            widths[at] = widths[at].max(field.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let last = row.len().saturating_sub(1);
+        for (at, field) in row.iter().enumerate() {
+            if at == last {
+                text.push_str(field);
+            } else {
+                let _ = write!(text, "{field:<width$}  ", width = widths[at]);
+            }
+        }
+        text.push('\n');
+    }
+    text
 }

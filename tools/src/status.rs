@@ -126,7 +126,7 @@ impl Cluster {
         ];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         rows.extend(self.nodes.iter().map(Node::row));
-        let mut text = align(&rows);
+        let mut text = output::align(&rows);
         let _ = writeln!(
             text,
             "\n{} groups, {} without a leader; {} of {} nodes answer{}",
@@ -166,32 +166,6 @@ impl Node {
             format!("{} of {}{full}", Bytes(used), Bytes(budget)),
         ]
     }
-}
-
-/// Columns as wide as their widest field; a row's last field does not count, so that messages may be long.
-fn align(rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = Vec::new();
-    for row in rows {
-        for (at, field) in row.iter().enumerate().take(row.len().saturating_sub(1)) {
-            if widths.len() <= at {
-                widths.push(0);
-            }
-            widths[at] = widths[at].max(field.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        let last = row.len().saturating_sub(1);
-        for (at, field) in row.iter().enumerate() {
-            if at == last {
-                text.push_str(field);
-            } else {
-                let _ = write!(text, "{field:<width$}  ", width = widths[at]);
-            }
-        }
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

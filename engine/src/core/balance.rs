@@ -1,4 +1,4 @@
-//! Leaders to where they belong, and away from a node that stops.
+//! Leaders to where they belong, and away from a node that stops or is drained.
 //!
 //! A group that is led here and should be led elsewhere is put in a queue when it gets its leader; a few times a second a
 //! bounded number of them is looked at. Groups that are in place cost nothing.
@@ -44,8 +44,50 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
+    pub(super) fn on_campaign(&mut self, slot: Slot) {
+        let slot = slot.0;
+        if (slot as usize) < self.groups.len() {
+            self.step(slot, |group, env| group.campaign(env));
+            self.end_step(slot);
+        }
+    }
+
+    /// The voter that could take over at once with the longest log; the preferred one if it is able. `None` if nobody is.
+    pub fn best_successor(&self, slot: Slot) -> Option<NodeId> {
+        let group = &self.groups[slot.0 as usize];
+        let able =
+            |node: NodeId| node != self.io.me && self.takes_leadership(node) && group.peer_caught_up(node);
+        let preferred = self.io.preferred[slot.0 as usize];
+        if preferred.is_some() && able(preferred) {
+            return Some(preferred);
+        }
+        let peers = group.report().peers;
+        peers.iter().filter(|peer| able(peer.node)).max_by_key(|peer| peer.matched).map(|peer| peer.node)
+    }
+
+    pub(super) fn on_drain(&mut self, draining: bool) {
+        if self.io.draining == draining {
+            return;
+        }
+        self.io.draining = draining;
+        // The peers hear of it at once: none of them hands anything over to a node that is being drained.
+        for link in 0..self.io.links.len() {
+            if self.io.links[link].up {
+                self.send_pulse(link);
+            }
+        }
+        if draining {
+            self.give_away();
+        }
+    }
+
     pub(super) fn on_hand_over(&mut self) {
         self.io.handing_over = true;
+        self.give_away();
+    }
+
+    /// Whatever is led here is to be led elsewhere.
+    fn give_away(&mut self) {
         self.balance.next = self.io.now;
         for slot in 0..self.groups.len() as u32 {
             if self.groups[slot as usize].is_leader()
@@ -80,7 +122,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let group = &groups[slot as usize];
             group.is_leader() && group.transferring().is_some()
         });
-        let (looked_at_max, transfers_max) = match self.io.handing_over {
+        let (looked_at_max, transfers_max) = match self.io.gives_away() {
             true => (usize::MAX, HAND_OVERS_MAX),
             false => (LOOKED_AT_MAX, TRANSFERS_MAX),
         };
@@ -102,22 +144,22 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     fn is_misplaced(&self, slot: u32) -> bool {
         let preferred = self.io.preferred[slot as usize];
         let elsewhere = preferred.is_some() && preferred != self.io.me;
-        self.groups[slot as usize].is_leader() && (elsewhere || self.io.handing_over)
+        self.groups[slot as usize].is_leader() && (elsewhere || self.io.gives_away())
     }
 
-    /// Begins a transfer to the preferred node, or when handing over to any node that could take over at once.
+    /// Begins a transfer to the preferred node, or when leadership is given away to any node that could take over at once.
     fn maybe_transfer(&mut self, slot: u32) {
-        let (handing_over, group) = (self.io.handing_over, &self.groups[slot as usize]);
-        if group.transferring().is_some() || !(handing_over || self.io.settings.balance_leaders) {
+        let (gives_away, group) = (self.io.gives_away(), &self.groups[slot as usize]);
+        if group.transferring().is_some() || !(gives_away || self.io.settings.balance_leaders) {
             return;
         }
         let preferred = self.io.preferred[slot as usize];
-        let able =
-            |node: &NodeId| *node != self.io.me && self.is_in_contact(*node) && group.peer_caught_up(*node);
-        let to = Some(preferred).filter(able).or_else(|| {
-            let anybody = || self.voters[slot as usize].iter().copied().find(able);
-            handing_over.then(anybody).flatten()
-        });
+        let able = |node: &NodeId| {
+            *node != self.io.me && self.takes_leadership(*node) && group.peer_caught_up(*node)
+        };
+        let to = Some(preferred)
+            .filter(able)
+            .or_else(|| gives_away.then(|| self.best_successor(Slot(slot))).flatten());
         let Some(to) = to else { return };
         let begun = self.step(slot, |group, env| group.transfer_leadership(env, to)).is_ok();
         self.end_step(slot);

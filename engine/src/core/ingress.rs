@@ -36,6 +36,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             }
             Event::Disk => {}
             Event::Transfer { slot, to } => self.on_transfer(slot, to),
+            Event::Campaign { slot } => self.on_campaign(slot),
+            Event::Drain(draining) => self.on_drain(draining),
             Event::HandOver => self.on_hand_over(),
         }
         Ok(())

@@ -23,6 +23,17 @@ struct Sent {
     bytes: u64,
 }
 
+/// What a core tells of itself in a pulse.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    pub(super) healthy: bool,
+    /// Its log takes no more proposals.
+    pub(super) full: bool,
+    /// It wants no leadership.
+    pub(super) drained: bool,
+    pub(super) durable_end: u64,
+}
+
 /// A set of this core's slots.
 #[derive(Debug, Default)]
 pub(super) struct SlotSet(Vec<u64>);
@@ -91,6 +102,8 @@ pub(super) struct Link {
     peer_healthy: bool,
     /// Its log is about to take no more entries.
     pub(super) peer_full: bool,
+    /// It wants no leadership.
+    pub(super) peer_drained: bool,
     /// When the latest of our pulses that the peer has echoed was sent.
     echoed_sent_at: Moment,
 
@@ -124,6 +137,7 @@ impl Link {
             heard_at: Moment(0),
             peer_healthy: false,
             peer_full: false,
+            peer_drained: false,
             echoed_sent_at: Moment(0),
             sent_bytes: 0,
             arrived_bytes: 0,
@@ -158,6 +172,7 @@ impl Link {
         self.seen = 0;
         self.peer_healthy = false;
         self.peer_full = false;
+        self.peer_drained = false;
         self.heard_at = Moment(0);
         self.echoed_sent_at = Moment(0);
         self.sent_bytes = 0;
@@ -215,11 +230,13 @@ impl Link {
     // -- liveness -----------------------------------------------------------------------------------------------------
 
     /// Adds a pulse to the frame under construction.
-    pub(super) fn pulse(&mut self, now: Moment, healthy: bool, full: bool, durable_end: u64) {
+    pub(super) fn pulse(&mut self, now: Moment, news: News) {
+        let News { healthy, full, drained, durable_end } = news;
         self.pulse_seq += 1;
         self.received_since_pulse = 0;
         self.bytes_at_pulse = self.bytes();
-        self.builder.pulse(Pulse { seq: self.pulse_seq, echo: self.seen, healthy, full, durable_end });
+        let (seq, echo) = (self.pulse_seq, self.seen);
+        self.builder.pulse(Pulse { seq, echo, healthy, full, drained, durable_end });
         let latest = self.pulses[self.latest];
         let is_later = now.since(latest.at) >= self.limits.timeout / FINENESS;
         let has_more = self.bytes_at_pulse >= latest.bytes + self.pulse_bytes();
@@ -236,6 +253,7 @@ impl Link {
         self.heard_at = now;
         self.peer_healthy = pulse.healthy;
         self.peer_full = pulse.full;
+        self.peer_drained = pulse.drained;
         self.peer_durable_end = self.peer_durable_end.max(pulse.durable_end);
         // The latest remembered that the peer has seen: not later than the one it echoes.
         let seen = self.pulses.iter().filter(|sent| sent.seq != 0 && sent.seq <= pulse.echo);
@@ -250,6 +268,11 @@ impl Link {
     pub(super) fn judge(&self, now: Moment) -> bool {
         let recent = |at: Moment| at != Moment(0) && now.since(at) < self.limits.timeout;
         self.up && self.peer_healthy && recent(self.heard_at) && recent(self.echoed_sent_at)
+    }
+
+    /// When the peer was heard last; `None` if it was not since the connection began.
+    pub(super) fn heard_at(&self) -> Option<Moment> {
+        (self.heard_at != Moment(0)).then_some(self.heard_at)
     }
 
     /// A frame of `bytes` arrived. Whether so much has arrived since our last pulse that the peer should be told.

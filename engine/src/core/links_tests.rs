@@ -23,7 +23,7 @@ impl Pair {
 
     /// One end sends a pulse, and it arrives `delay` ms later.
     fn pulse(&mut self, from: usize, healthy: bool, delay: u64) {
-        self.ends[from].pulse(Moment(self.now), healthy, false, 0);
+        self.ends[from].pulse(Moment(self.now), News { healthy, ..News::default() });
         self.hand_over(from, delay);
     }
 
@@ -73,7 +73,7 @@ fn a_peer_that_falls_silent_or_deaf_or_ill_is_out_of_contact() {
     for _ in 0..9 {
         deaf.pulse(1, true, 100);
         assert!(deaf.judge(0));
-        deaf.ends[0].pulse(Moment(deaf.now), true, false, 0);
+        deaf.ends[0].pulse(Moment(deaf.now), News { healthy: true, ..News::default() });
         deaf.ends[0].builder.clear();
     }
     deaf.pulse(1, true, 100);
@@ -98,7 +98,7 @@ fn hundreds_of_pulses_on_the_way_do_not_end_contact() {
         on_the_way.push_back(pair.ends[1].seen);
         if on_the_way.len() > 900 {
             let echo = on_the_way.pop_front().expect("just filled");
-            let pulse = Pulse { seq: n, echo, healthy: true, full: false, durable_end: 0 };
+            let pulse = Pulse { seq: n, echo, healthy: true, full: false, drained: false, durable_end: 0 };
             pair.ends[0].on_pulse(Moment(pair.now), pulse);
             assert!(pair.judge(0), "an echo of 900 ms ago is recent: pulse {n}");
         }
@@ -134,7 +134,7 @@ fn a_full_way_holds_back_and_tells_who_waits_when_it_has_drained() {
         }
         if pair.ends[0].wants_pulse() {
             let now = Moment(pair.now);
-            pair.ends[0].pulse(now, true, false, 0);
+            pair.ends[0].pulse(now, News { healthy: true, ..News::default() });
         }
         pair.hand_over(0, 0);
     }

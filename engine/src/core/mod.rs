@@ -64,7 +64,8 @@ use step::Io;
 pub use status::Counters;
 pub use timers::TimerWheel;
 pub use types::{
-    CoreId, CoreOptions, CoreStatus, Event, Fatal, GroupSetup, GroupStatus, LinkId, PortId, Slot,
+    CoreId, CoreOptions, CoreStatus, Event, Fatal, GroupSetup, GroupStatus, GroupSummary, LinkId, PortId,
+    Slot,
 };
 
 /// Buffers that a turn needs for a moment, kept for their memory.

@@ -4,7 +4,7 @@ use logdrive_shard::{Moment, NodeId, Route};
 use logdrive_wal::{Disk, Health};
 
 use super::lane::route;
-use super::links::{Limits, Link};
+use super::links::{Limits, Link, News};
 use super::{Core, CoreId, LinkId};
 use crate::api::StateMachine;
 use crate::wire::{HelloGroup, PeerHello, VERSION_MAX};
@@ -105,7 +105,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub(super) fn send_pulse(&mut self, link: usize) {
         let healthy = self.is_healthy() && !self.has_handed_over();
         let (full, durable_end) = (self.is_log_full(), self.io.wal.durable_end());
-        self.io.links[link].pulse(self.io.now, healthy, full, durable_end);
+        let news = News { healthy, full, drained: self.io.gives_away(), durable_end };
+        self.io.links[link].pulse(self.io.now, news);
     }
 
     /// Finds out whether the peer core is in contact, and tells the groups when that changes.
@@ -139,9 +140,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
-    /// Whether `node` is in contact on any link.
-    pub(super) fn is_in_contact(&self, node: NodeId) -> bool {
-        self.io.links.iter().any(|link| link.node == node && link.contact)
+    /// Whether `node` is in contact on any link and takes leadership.
+    pub(super) fn takes_leadership(&self, node: NodeId) -> bool {
+        self.io.links.iter().any(|link| link.node == node && link.contact && !link.peer_drained)
     }
 
     // -- output -------------------------------------------------------------------------------------------------------

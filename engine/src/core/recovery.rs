@@ -266,6 +266,7 @@ impl<D: Disk> Io<D> {
             queues: Queues::default(),
             unwritten: Vec::new(),
             handing_over: false,
+            draining: false,
             effects: Effects::default(),
             counters: Counters { applied, ..Counters::default() },
             lanes,

@@ -3,7 +3,7 @@
 use logdrive_shard::{LogIndex, NodeId, Role};
 use logdrive_wal::{Disk, Health};
 
-use super::types::{CoreStatus, GroupStatus, Slot};
+use super::types::{CoreStatus, GroupStatus, GroupSummary, Slot};
 use super::{Core, CoreId};
 use crate::api::StateMachine;
 
@@ -62,6 +62,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             frames_in: counters.frames_in,
             frames_out: counters.frames_out,
             links_alive: self.io.links.iter().filter(|link| link.contact).count() as u32,
+            draining: self.io.draining,
             ..CoreStatus::default()
         };
         for (group, lane) in self.groups.iter().zip(&self.io.lanes) {
@@ -88,7 +89,36 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             applied: self.io.lanes[at].applied,
             digest: self.machine.digest(slot.0) ^ self.sessions.digest(slot.0),
             sessions: self.sessions.open(slot.0) as u32,
+            preferred_leader: self.io.preferred[at],
+            heard_nanos_ago: self.heard_nanos_ago(slot),
         }
+    }
+
+    /// How long ago the peers that share a group were heard: the shortest of each node's links.
+    fn heard_nanos_ago(&self, slot: Slot) -> Vec<(NodeId, u64)> {
+        let mut heard: Vec<(NodeId, u64)> = Vec::new();
+        for link in self.io.links.iter().filter(|link| link.up && link.shared.has(slot.0)) {
+            let Some(at) = link.heard_at() else { continue };
+            let ago = self.io.now.since(at).as_nanos() as u64;
+            match heard.iter_mut().find(|(node, _)| *node == link.node) {
+                Some((_, shortest)) => *shortest = ago.min(*shortest),
+                None => heard.push((link.node, ago)),
+            }
+        }
+        heard
+    }
+
+    /// All groups of the core, by slot, added to `list`.
+    pub fn group_list(&self, list: &mut Vec<GroupSummary>) {
+        list.extend(self.groups.iter().enumerate().map(|(at, group)| GroupSummary {
+            id: self.ids[at],
+            role: group.role(),
+            term: group.term(),
+            leader: group.leader(),
+            commit: group.commit(),
+            applied: self.io.lanes[at].applied,
+            last: group.last_index(),
+        }));
     }
 
     /// Counters since the core opened.

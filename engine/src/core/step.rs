@@ -76,6 +76,8 @@ pub(super) struct Io<D: Disk> {
     pub(super) unwritten: Vec<Unwritten>,
     /// The node is about to stop: whatever is led here should be led elsewhere.
     pub(super) handing_over: bool,
+    /// An operator wants nothing to be led here until told otherwise.
+    pub(super) draining: bool,
     pub(super) effects: Effects,
     pub(super) counters: Counters,
 }
@@ -206,6 +208,11 @@ impl<D: Disk> Io<D> {
         reads.cut_unconfirmed(slot as usize, |port, token, bytes| {
             end(port, token, bytes as u64, Error::NotLeader { leader });
         });
+    }
+
+    /// Whether leadership is given away to whoever takes it.
+    pub(super) fn gives_away(&self) -> bool {
+        self.handing_over || self.draining
     }
 
     /// Queues a slot for [`logdrive_shard::Group::flush`] at the end of the turn.
@@ -422,7 +429,7 @@ impl<D: Disk> Sink for StepSink<'_, D> {
         }
         let preferred = io.preferred[self.slot as usize];
         let elsewhere = preferred.is_some() && preferred != io.me;
-        let misplaced = role == Role::Leader && (elsewhere || io.handing_over);
+        let misplaced = role == Role::Leader && (elsewhere || io.handing_over || io.draining);
         if misplaced && flags.raise(Flags::MISPLACED) {
             io.queues.misplaced.push_back(self.slot);
         }

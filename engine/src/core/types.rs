@@ -115,6 +115,14 @@ pub enum Event<'a> {
         /// To whom.
         to: NodeId,
     },
+    /// This member campaigns now, for tests and repair. Where a leader is in contact with a quorum, nobody votes for it.
+    Campaign {
+        /// The group.
+        slot: Slot,
+    },
+    /// An operator wants all leaders moved off this core, and none to come back until the same is told with `false`. Whoever is elected
+    /// here meanwhile, because nobody else can be, leads until somebody else can.
+    Drain(bool),
     /// The node is about to stop: hand leadership of all groups over; refuse new proposals with `NotLeader` once handed over.
     HandOver,
 }
@@ -163,6 +171,27 @@ pub struct CoreStatus {
     pub frames_in: u64,
     pub frames_out: u64,
     pub links_alive: u32,
+    /// Leaders are moved off and stay off.
+    pub draining: bool,
+}
+
+/// One group in a list of many: what costs nothing to find out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupSummary {
+    /// The group.
+    pub id: GroupId,
+    /// This member's role.
+    pub role: logdrive_shard::Role,
+    /// Its term.
+    pub term: logdrive_shard::Term,
+    /// The leader it knows, `NONE` if none.
+    pub leader: NodeId,
+    /// Committed up to.
+    pub commit: LogIndex,
+    /// Applied here up to.
+    pub applied: LogIndex,
+    /// The log's end.
+    pub last: LogIndex,
 }
 
 /// One group's state on this core, for status and tests.
@@ -178,4 +207,8 @@ pub struct GroupStatus {
     pub digest: u64,
     /// Sessions open.
     pub sessions: u32,
+    /// The member that should lead when all are well; `NONE` if that is nobody in particular.
+    pub preferred_leader: NodeId,
+    /// How long ago each peer node of the group was heard, in nanoseconds; nodes that are not connected are left out.
+    pub heard_nanos_ago: Vec<(NodeId, u64)>,
 }

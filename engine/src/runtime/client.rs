@@ -9,7 +9,7 @@ use std::time::Duration;
 use logdrive_shard::{GroupId, NodeId};
 
 use crate::api::{Completions, Error, ReadPolicy};
-use crate::core::{CoreId, CoreStatus, GroupStatus};
+use crate::core::{CoreId, CoreStatus, GroupStatus, GroupSummary};
 
 use super::cell::{Base, LocalCore};
 use super::clock;
@@ -95,18 +95,7 @@ impl CoreClient {
 
     /// Status of this node's cores, by core (through the mesh). Cores that ended meanwhile are left out.
     pub async fn node_status(&self) -> Vec<CoreStatus> {
-        let mut asked = Vec::new();
-        for inbox in &self.base().node.inboxes {
-            let (sender, waiting) = reply();
-            if inbox.put(Item::Status(sender)).is_ok() {
-                asked.push(waiting);
-            }
-        }
-        let mut status = Vec::with_capacity(asked.len());
-        for waiting in asked {
-            status.extend(waiting.await);
-        }
-        status
+        self.ask_cores(Item::Status).await
     }
 
     /// The state of one group on this node.
@@ -123,6 +112,46 @@ impl CoreClient {
         let (sender, waiting) = reply();
         self.base().node.inbox(place.core).put(Item::Transfer { slot: place.slot, to, reply: sender })?;
         waiting.await.ok_or(Error::Stopped)?
+    }
+
+    /// As [`super::Group::campaign`].
+    pub async fn campaign(&self, group: GroupId) -> Result<(), Error> {
+        let place = self.base().node.hosted(group)?;
+        let (sender, waiting) = reply();
+        self.base().node.inbox(place.core).put(Item::Campaign { slot: place.slot, reply: sender })?;
+        waiting.await.ok_or(Error::Stopped)?
+    }
+
+    /// All groups of this node, by id. Cores that ended meanwhile are left out.
+    pub async fn group_list(&self) -> Vec<GroupSummary> {
+        let mut list: Vec<GroupSummary> =
+            self.ask_cores(Item::GroupList).await.into_iter().flatten().collect();
+        list.sort_unstable_by_key(|group| group.id);
+        list
+    }
+
+    /// Moves all leaders off this node and keeps them off, or with `false` lets them come back. It ends with the process at
+    /// the latest: a node that starts is not drained.
+    pub async fn drain(&self, draining: bool) {
+        self.ask_cores(|reply| Item::Drain(draining, reply)).await;
+    }
+
+    async fn ask_cores<T>(&self, item: impl Fn(super::reply::Reply<T>) -> Item) -> Vec<T> {
+        let asked: Vec<_> = self
+            .base()
+            .node
+            .inboxes
+            .iter()
+            .filter_map(|inbox| {
+                let (sender, waiting) = reply();
+                inbox.put(item(sender)).is_ok().then_some(waiting)
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for waiting in asked {
+            answers.extend(waiting.await);
+        }
+        answers
     }
 
     /// How the connections to the other nodes are.

@@ -110,6 +110,14 @@ impl Engine {
         self.ask_all(Item::Status).into_iter().flatten().filter_map(Waiting::wait).collect()
     }
 
+    /// Moves all leaders off this node and keeps them off, or with `false` lets them come back; as
+    /// [`super::CoreClient::drain`]. Blocks until the cores know; not on an executor's thread.
+    pub fn drain(&self, draining: bool) {
+        for waiting in self.ask_all(|reply| Item::Drain(draining, reply)).into_iter().flatten() {
+            waiting.wait();
+        }
+    }
+
     /// How the connections to the other nodes are.
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.node.peer_status()

@@ -147,6 +147,23 @@ impl Group {
         }
     }
 
+    /// Moves leadership to the voter that can take over at once and has the longest log (the preferred one, if it can). As
+    /// [`Group::transfer_leadership`]; `BadTransferee` with node 0 if nobody can.
+    pub fn transfer_to_best(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.transfer_leadership(NodeId::NONE)
+    }
+
+    /// Makes this node's member campaign, for tests and repair, and waits until it leads; `Timeout` if it was not elected: where a
+    /// leader is in contact with a quorum, nobody votes for another.
+    pub fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let group = self.clone();
+        async move {
+            let (sender, waiting) = reply();
+            group.put(Item::Campaign { slot: group.place.slot, reply: sender })?;
+            waiting.await.ok_or(Error::Stopped)?
+        }
+    }
+
     fn put(&self, item: Item) -> Result<(), Error> {
         self.node.inbox(self.place.core).put(item)
     }

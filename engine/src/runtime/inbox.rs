@@ -9,7 +9,7 @@ use std::time::Duration;
 use logdrive_shard::NodeId;
 
 use crate::api::{Busy, Error, ReadPolicy};
-use crate::core::{CoreStatus, Fatal, GroupStatus, Slot};
+use crate::core::{CoreStatus, Fatal, GroupStatus, GroupSummary, Slot};
 
 use crate::wire::handshake::Hello;
 
@@ -31,6 +31,12 @@ pub(crate) enum Item {
     Read { slot: Slot, policy: ReadPolicy, request: Vec<u8>, reply: Reply<Vec<Outcome>> },
     /// A leader transfer; answered when `to` leads, or when it was given up.
     Transfer { slot: Slot, to: NodeId, reply: Reply<Result<(), Error>> },
+    /// A campaign; answered when this member leads, or when it was not elected in time.
+    Campaign { slot: Slot, reply: Reply<Result<(), Error>> },
+    /// Move leaders off and keep them off, or let them come back.
+    Drain(bool, Reply<()>),
+    /// All groups of the core.
+    GroupList(Reply<Vec<GroupSummary>>),
     /// Counts of the core.
     Status(Reply<CoreStatus>),
     /// State of a group.

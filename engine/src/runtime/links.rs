@@ -376,7 +376,14 @@ mod tests {
 
     fn frame(pulse: u64) -> Vec<u8> {
         let mut builder = FrameBuilder::new();
-        builder.pulse(Pulse { seq: pulse, echo: 0, healthy: true, full: false, durable_end: 0 });
+        builder.pulse(Pulse {
+            seq: pulse,
+            echo: 0,
+            healthy: true,
+            full: false,
+            drained: false,
+            durable_end: 0,
+        });
         let mut out = Vec::new();
         builder.finish(1, VERSION_MAX, &mut out);
         out

@@ -248,12 +248,27 @@ fn take_item<M: StateMachine>(
         Item::Session { slot, op, reply } => cell.session_one(slot, &op, reply),
         Item::Read { slot, policy, request, reply } => cell.read_one(slot, policy, &request, reply),
         Item::Transfer { slot, to, reply } => {
-            let now = cell.now();
-            let shard = &cell.base.node.settings.core.shard;
-            let give_up = now.after(shard.election_base * 2 + shard.election_spread);
+            let (now, give_up) = (cell.now(), give_up_at(cell));
             let mut transfers = cell.transfers.borrow_mut();
             cell.with_core(|core| transfers.begin(now, core, give_up, (slot, to), reply));
             cell.base.turn.notify();
+        }
+        Item::Campaign { slot, reply } => {
+            let (now, give_up) = (cell.now(), give_up_at(cell));
+            let mut transfers = cell.transfers.borrow_mut();
+            let me = cell.base.node.settings.node;
+            cell.with_core(|core| transfers.campaign(now, core, give_up, (slot, me), reply));
+            cell.base.turn.notify();
+        }
+        Item::Drain(draining, reply) => {
+            let _ = cell.input(Event::Drain(draining));
+            reply.send(());
+        }
+        Item::GroupList(reply) => {
+            let mut list = Vec::new();
+            if cell.with_core(|core| core.group_list(&mut list)).is_some() {
+                reply.send(list);
+            }
         }
         Item::Status(reply) => {
             if let Some(status) = cell.with_core(|core| core.status()) {
@@ -271,6 +286,12 @@ fn take_item<M: StateMachine>(
         Item::Close(reply) => life.end(Order::Close(reply)),
         Item::Abandon => life.end(Order::Abandon),
     }
+}
+
+/// When whoever waits for a group's leadership to move is told that it did not.
+fn give_up_at<M: StateMachine>(cell: &CoreCell<M>) -> logdrive_shard::Moment {
+    let shard = &cell.base.node.settings.core.shard;
+    cell.now().after(shard.election_base * 2 + shard.election_spread)
 }
 
 /// How often a stopping core looks whether it may go on.

@@ -25,7 +25,8 @@ pub(crate) struct Transfers {
 const TRANSFERS_MAX: usize = 4096;
 
 impl Transfers {
-    /// Begins a transfer. The reply comes when `to` leads, or when the group's members gave up.
+    /// Begins a transfer, to the best successor if `to` is `NONE`. The reply comes when `to` leads, or when the group's members
+    /// gave up.
     pub(crate) fn begin<D: Disk, M: StateMachine>(
         &mut self,
         now: Moment,
@@ -35,6 +36,7 @@ impl Transfers {
         reply: Reply<Result<(), Error>>,
     ) {
         let leader = core.leader_of(slot);
+        let to = if to.is_some() { to } else { core.best_successor(slot).unwrap_or(NodeId::NONE) };
         let refusal = if leader == to && to.is_some() {
             Some(Ok(()))
         } else if !core.is_leader(slot) {
@@ -56,6 +58,26 @@ impl Transfers {
         let taken = core.handle(now, Event::Transfer { slot, to });
         debug_assert!(taken.is_ok(), "only frames are refused");
         self.waiting.push(Transfer { slot, to, give_up, reply });
+    }
+
+    /// Begins a campaign of this node, `me`. The reply comes when it leads, or after so long that it lost.
+    pub(crate) fn campaign<D: Disk, M: StateMachine>(
+        &mut self,
+        now: Moment,
+        core: &mut Core<D, M>,
+        give_up: Moment,
+        (slot, me): (Slot, NodeId),
+        reply: Reply<Result<(), Error>>,
+    ) {
+        if self.waiting.len() >= TRANSFERS_MAX {
+            return reply.send(Err(Error::Busy {
+                why: crate::api::Busy::Queue,
+                retry_after: std::time::Duration::from_millis(10),
+            }));
+        }
+        let taken = core.handle(now, Event::Campaign { slot });
+        debug_assert!(taken.is_ok(), "only frames are refused");
+        self.waiting.push(Transfer { slot, to: me, give_up, reply });
     }
 
     /// Answers those that ended.

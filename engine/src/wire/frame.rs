@@ -81,6 +81,8 @@ pub struct Pulse {
     pub healthy: bool,
     /// The sender's log is about to take no more entries: a leader that needs its copy lets no proposals in.
     pub full: bool,
+    /// The sender gives leadership away and wants none: nobody hands any over to it.
+    pub drained: bool,
     /// The end of what is durable in the sender's log; see the peers memory of [`crate::node`].
     pub durable_end: u64,
 }
@@ -204,9 +206,10 @@ impl FrameBuilder {
 
     /// Sets the frame's pulse; the last one counts.
     pub fn pulse(&mut self, pulse: Pulse) {
-        let Pulse { seq, echo, healthy, full, durable_end } = pulse;
+        let Pulse { seq, echo, healthy, full, drained, durable_end } = pulse;
+        let flags = flags(healthy, full) | u64::from(drained) << 2;
         self.body.pulses.clear();
-        self.body.pulses.push(WirePulse { seq, echo, durable_end, flags: flags(healthy, full) });
+        self.body.pulses.push(WirePulse { seq, echo, durable_end, flags });
     }
 
     /// Whether there is nothing to send.

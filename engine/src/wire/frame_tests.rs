@@ -73,8 +73,15 @@ fn messages() -> impl Strategy<Value = Vec<(Address, Message)>> {
 
 fn pulse() -> impl Strategy<Value = Option<Pulse>> {
     proptest::option::of(
-        (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>(), any::<u64>()).prop_map(
-            |(seq, echo, healthy, full, durable_end)| Pulse { seq, echo, healthy, full, durable_end },
+        (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<u64>()).prop_map(
+            |(seq, echo, healthy, full, drained, durable_end)| Pulse {
+                seq,
+                echo,
+                healthy,
+                full,
+                drained,
+                durable_end,
+            },
         ),
     )
 }
@@ -277,7 +284,7 @@ fn buffers_are_swapped_and_reused() {
 
 #[test]
 fn the_last_pulse_counts() {
-    let pulse = |seq| Pulse { seq, echo: 1, healthy: true, full: false, durable_end: 4096 };
+    let pulse = |seq| Pulse { seq, echo: 1, healthy: true, full: false, drained: false, durable_end: 4096 };
     let mut builder = FrameBuilder::new();
     builder.pulse(pulse(1));
     builder.pulse(pulse(2));

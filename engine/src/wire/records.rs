@@ -108,7 +108,7 @@ pub(super) struct WirePulse {
     pub(super) seq: u64,
     pub(super) echo: u64,
     pub(super) durable_end: u64,
-    /// Bit 0: healthy. Bit 1: full.
+    /// Bit 0: healthy. Bit 1: full. Bit 2: drained.
     pub(super) flags: u64,
 }
 

@@ -93,6 +93,7 @@ impl<'a> FrameView<'a> {
             echo: pulse.echo.to_native(),
             healthy: pulse.flags.to_native() & 1 != 0,
             full: pulse.flags.to_native() & 2 != 0,
+            drained: pulse.flags.to_native() & 4 != 0,
             durable_end: pulse.durable_end.to_native(),
         })
     }
@@ -212,7 +213,7 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
     }
     numbers |= check_votes(body)?;
     numbers = body.timeouts.iter().fold(numbers, |all, m| all | m.term.to_native());
-    if body.pulses.len() > 1 || body.pulses.iter().any(|pulse| pulse.flags.to_native() > 3) {
+    if body.pulses.len() > 1 || body.pulses.iter().any(|pulse| pulse.flags.to_native() > 7) {
         return Err("a pulse of an unknown form");
     }
     if numbers >= NUMBER_LIMIT {

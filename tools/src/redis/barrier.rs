@@ -7,6 +7,7 @@ use logdrive::kv::{Query, Reply};
 use logdrive::runtime::PeerStatus;
 use logdrive_shard::{GroupId, LogIndex};
 
+use super::admin::{Answer, Request};
 use super::backend::Backend;
 use super::hub::{Hub, Owner};
 use super::info::{self, Sections};
@@ -24,6 +25,8 @@ pub(crate) enum BarrierKind {
     Status,
     /// LOGDRIVE DIGEST of this group.
     Digest(GroupId),
+    /// LOGDRIVE GROUP and LOGDRIVE NODE; the request is in [`Session::asked`].
+    Admin,
     /// WAIT.
     Wait,
 }
@@ -58,6 +61,12 @@ impl Session {
         self.advance(hub);
     }
 
+    /// Takes a request of an operator.
+    pub(crate) fn submit_admin<B: Backend>(&mut self, hub: &mut Hub<B>, request: Request) {
+        self.asked = Some(request);
+        self.submit_barrier(hub, BarrierKind::Admin);
+    }
+
     /// The barrier has become the oldest request.
     pub(crate) fn start_barrier<B: Backend>(&mut self, hub: &mut Hub<B>) {
         let seq = self.ring.first();
@@ -70,6 +79,11 @@ impl Session {
                 self.answer(hub, seq, true, |writer| writer.integer(others));
             }
             BarrierKind::Status => self.want_status(hub, seq),
+            BarrierKind::Admin => {
+                let request = self.asked.take().expect("the barrier was made with its request");
+                self.outstanding += 1;
+                hub.admin_wanted.push((self.key, seq, request));
+            }
             BarrierKind::DbSize => self.count_keys(hub, seq),
             BarrierKind::Digest(group) => self.start_counting(hub, seq, Query::Digest, [group].into_iter()),
             BarrierKind::Info(sections) if sections.need_keys() => self.count_keys(hub, seq),
@@ -111,6 +125,20 @@ impl Session {
             true,
             |writer| if is_info { writer.verbatim(&text) } else { writer.bulk(&text) },
         );
+        self.advance(hub);
+    }
+
+    /// What an operator asked is done, or refused.
+    pub(crate) fn on_admin<B: Backend>(&mut self, hub: &mut Hub<B>, seq: Seq, answer: &Answer) {
+        assert!(self.outstanding > 0, "an answer nobody waits for");
+        self.outstanding -= 1;
+        if self.barrier.take().is_none() {
+            return;
+        }
+        self.answer(hub, seq, true, |writer| match answer {
+            Ok(json) => writer.bulk(json),
+            Err(text) => writer.error(text),
+        });
         self.advance(hub);
     }
 

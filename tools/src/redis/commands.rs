@@ -3,6 +3,7 @@
 use logdrive::kv::{Command, Condition, Query};
 use logdrive_shard::{GroupId, Moment};
 
+use super::admin;
 use super::backend::Backend;
 use super::barrier::BarrierKind;
 use super::hub::Hub;
@@ -223,6 +224,11 @@ impl Session {
     }
 
     fn logdrive_command<B: Backend>(&mut self, hub: &mut Hub<B>, arguments: Arguments<'_>) {
+        match admin::parse(arguments) {
+            Some(Ok(request)) => return self.submit_admin(hub, request),
+            Some(Err(text)) => return self.error(hub, text),
+            None => {}
+        }
         let sub = arguments.get(1).to_ascii_lowercase();
         match (sub.as_slice(), arguments.len()) {
             (b"status", 2) => self.submit_barrier(hub, BarrierKind::Status),

@@ -4,6 +4,7 @@
 use logdrive::api::{Completions, Error};
 use logdrive_shard::{LogIndex, Moment};
 
+use super::admin::{Answer, Request};
 use super::backend::Backend;
 use super::barrier::NodeStatus;
 use super::hub::Hub;
@@ -119,6 +120,19 @@ impl<B: Backend> Desk<B> {
         let connection = self.connections[key as usize].as_deref_mut();
         let connection = connection.expect("a connection stays until it has its status");
         connection.session.on_status(&mut self.hub, seq, status);
+        self.after_answer(key);
+    }
+
+    /// Requests of operators, whose answers go to [`Desk::on_admin`].
+    pub(crate) fn take_admin_wanted(&mut self) -> Vec<(u32, Seq, Request)> {
+        std::mem::take(&mut self.hub.admin_wanted)
+    }
+
+    /// The answer to an operator's request.
+    pub(crate) fn on_admin(&mut self, key: u32, seq: Seq, answer: &Answer) {
+        let connection = self.connections[key as usize].as_deref_mut();
+        let connection = connection.expect("a connection stays until it has its answer");
+        connection.session.on_admin(&mut self.hub, seq, answer);
         self.after_answer(key);
     }
 

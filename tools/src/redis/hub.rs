@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use logdrive_shard::{GroupId, NodeId};
 
+use super::admin::Request;
 use super::backend::{Backend, Topology};
 use super::cluster::Views;
 use super::config::Limits;
@@ -118,6 +119,8 @@ pub(crate) struct Hub<B> {
     pub(crate) blocked: Vec<BlockedLane>,
     /// Connections whose barrier needs the node's status.
     pub(crate) status_wanted: Vec<(u32, Seq)>,
+    /// Connections whose barrier is an operator's request.
+    pub(crate) admin_wanted: Vec<(u32, Seq, Request)>,
     /// Groups, for one pass over a connection's requests.
     pub(crate) scratch: Vec<GroupId>,
     buffers: Vec<Vec<u8>>,
@@ -148,6 +151,7 @@ impl<B: Backend> Hub<B> {
             held_bytes: 0,
             blocked: Vec::new(),
             status_wanted: Vec::new(),
+            admin_wanted: Vec::new(),
             scratch: Vec::new(),
             buffers: Vec::new(),
         }

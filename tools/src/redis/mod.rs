@@ -9,6 +9,7 @@
 //! - `request`: the parser, and why it is not a crate's. `reply`: the encoder.
 //! - `commands`, `table`: what each command does and how COMMAND describes it. `barrier`: the ones that need all groups or cores.
 //! - `session`, `ring`, `lanes`: one connection, its unanswered requests, their order and their waiting for leaders.
+//! - `admin`: what operators ask: groups, their leaders, the draining of a node.
 //! - `cluster`, `slots`, `info`: what clients are told about nodes, slots and state.
 //!
 //! Semantics worth knowing:
@@ -23,6 +24,7 @@
 //!
 //! Deliberately absent: every command whose behaviour would differ from that of Redis. They get `-ERR unknown command`.
 
+mod admin;
 mod backend;
 mod barrier;
 mod cluster;

@@ -19,6 +19,7 @@ use logdrive_shard::{GroupId, Moment, NodeId};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
+use super::admin;
 use super::backend::Backend;
 use super::barrier::NodeStatus;
 use super::desk::Desk;
@@ -229,8 +230,18 @@ impl Front {
         door.sockets[key as usize] = None;
     }
 
-    /// Gets the node's status for the connections that need it.
+    /// Does what operators ask, and gets the node's status for the connections that need it.
     fn ask_status(self: &Rc<Self>, door: &mut Door) {
+        for (key, seq, request) in door.desk.take_admin_wanted() {
+            let front = self.clone();
+            self.client.spawn(async move {
+                let answer = admin::perform(&front.client, request).await;
+                let mut door = front.door.borrow_mut();
+                door.desk.on_admin(key, seq, &answer);
+                door.flush(front.now());
+                front.ask_status(&mut door);
+            });
+        }
         let wanted = door.desk.take_status_wanted();
         if wanted.is_empty() {
             return;

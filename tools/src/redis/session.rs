@@ -1,5 +1,6 @@
 //! One connection: its state, its requests in order, its replies.
 
+use super::admin::Request;
 use super::backend::Backend;
 use super::barrier::Barrier;
 use super::hub::Hub;
@@ -39,6 +40,8 @@ pub(crate) struct Session {
     pub(crate) ring: Ring,
     pub(crate) lanes: Box<[Lane; LANES]>,
     pub(crate) barrier: Option<Barrier>,
+    /// What the barrier asks, if it is an operator's.
+    pub(crate) asked: Option<Request>,
     /// Answers that the engine owes.
     pub(crate) outstanding: u32,
     /// Values that requests under way will read, and how large they may be, judging by those read lately.
@@ -60,6 +63,7 @@ impl Session {
             ring: Ring::default(),
             lanes: Box::new([Lane::default(); LANES]),
             barrier: None,
+            asked: None,
             outstanding: 0,
             values_awaited: 0,
             value_bytes: VALUE_BYTES_GUESS,

@@ -189,7 +189,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         "logdrive",
         -2,
         "server",
-        "STATUS: this node's counts as JSON; DIGEST group: a digest of its state here",
+        "STATUS: this node's counts as JSON; DIGEST group: a digest of its state here; GROUP, NODE: see `logdrive group`",
     ),
 ];
 

@@ -1,0 +1,77 @@
+//! `logdrive node`: what is done to a whole node.
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::AskError;
+use crate::failure::{Exit, Failure};
+use crate::group::{Common, Wait, to_json, words};
+use crate::output;
+
+/// `logdrive node ...`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Move all leaders off a node and keep them off, before it is stopped or while it is looked into.
+    ///
+    /// The node goes on to follow and to vote. It stays drained until `--undo`, or until it is restarted. A group that
+    /// nobody else can lead is led by it all the same.
+    Drain {
+        /// The node.
+        #[arg(value_name = "NODE")]
+        node: u32,
+        /// Let leaders come back.
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        wait: Wait,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Drained {
+    node: u32,
+    draining: bool,
+    /// Groups it still leads.
+    #[serde(default)]
+    leaders: u64,
+}
+
+/// Does what is asked; the exit code says how it went.
+pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
+    let Command::Drain { node, undo, wait, common } = command;
+    drain(*node, *undo, wait, common)
+}
+
+fn drain(node: u32, undo: bool, wait: &Wait, common: &Common) -> Result<Exit, Failure> {
+    let deadline = wait.deadline();
+    let unwell = |address: &str, error: &AskError| {
+        Failure::said(Exit::Unwell, format!("node {node} at {address}: {error}"), "")
+    };
+    let mut cluster = common.cluster()?;
+    let address = cluster.address_of(node)?;
+    let words = words(if undo { &["NODE", "DRAIN", "UNDO"] } else { &["NODE", "DRAIN"] }, &[]);
+    let mut drained: Drained = cluster.ask(&address, &words).map_err(|error| unwell(&address, &error))?;
+    // Undone, leaders come back when the others find the time: that is not waited for.
+    loop {
+        let status = cluster.status(&address).map_err(|error| unwell(&address, &error))?;
+        drained.leaders = status.sum(|core| core.leaders);
+        if undo || drained.leaders == 0 || !deadline.pause() {
+            break;
+        }
+    }
+    let text = if common.json { to_json(&drained)? } else { drained.text() };
+    output::print(&text)?;
+    Ok(if undo || drained.leaders == 0 || wait.wait.is_none() { Exit::Done } else { Exit::TimedOut })
+}
+
+impl Drained {
+    fn text(&self) -> String {
+        let Drained { node, leaders, .. } = self;
+        match (self.draining, leaders) {
+            (true, 0) => format!("node {node} is drained: it leads nothing\n"),
+            (true, _) => format!("node {node} is being drained: it leads {leaders} groups still\n"),
+            (false, _) => format!("node {node} is not drained any more: leaders come back\n"),
+        }
+    }
+}

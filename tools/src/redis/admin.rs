@@ -1,0 +1,254 @@
+//! LOGDRIVE GROUP and LOGDRIVE NODE: what operators ask of a node. The answer is JSON; a refusal is an error whose first word
+//! is a code and whose rest is JSON as well.
+//!
+//! Nothing is forwarded: what only the leader of a group can do is refused by the others with `NOTLEADER` and the address of the
+//! leader, as a redirect. `logdrive group` follows it.
+
+use logdrive::api::Error;
+use logdrive::core::{GroupStatus, GroupSummary};
+use logdrive::runtime::{CoreClient, PeerAddress};
+use logdrive_shard::{GroupId, NodeId, PeerReport, Role};
+use serde::Serialize;
+
+use super::request::{Arguments, decimal};
+
+/// What an operator asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// `GROUP LIST`
+    List,
+    /// `GROUP SHOW group`
+    Show(GroupId),
+    /// `GROUP TRANSFER group [node]`; without a node to the best.
+    Transfer(GroupId, NodeId),
+    /// `GROUP CAMPAIGN group`
+    Campaign(GroupId),
+    /// `NODE DRAIN [UNDO]`
+    Drain(bool),
+}
+
+/// JSON, or the text of an error.
+pub(crate) type Answer = Result<Vec<u8>, String>;
+
+/// Reads the arguments of LOGDRIVE, its name excluded; `None` if they are not an operator's request.
+pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>> {
+    let word = |at: usize| arguments.from(at).next().map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
+    let number = |at: usize| {
+        let number = arguments.from(at).next().and_then(decimal);
+        number.and_then(|number| u64::try_from(number).ok())
+    };
+    let group = || number(3).map(GroupId).ok_or_else(|| "ERR the group is not a number".to_owned());
+    let node = |at| {
+        let node = number(at).and_then(|node| u32::try_from(node).ok()).filter(|node| *node > 0);
+        node.map(NodeId).ok_or_else(|| "ERR the node is not a number from 1 on".to_owned())
+    };
+    let (area, sub) = (word(1), word(2));
+    let request = match (area.as_slice(), sub.as_slice(), arguments.len()) {
+        (b"group", b"list", 3) => Ok(Request::List),
+        (b"group", b"show", 4) => group().map(Request::Show),
+        (b"group", b"transfer", 4) => group().map(|group| Request::Transfer(group, NodeId::NONE)),
+        (b"group", b"transfer", 5) => group().and_then(|group| Ok(Request::Transfer(group, node(4)?))),
+        (b"group", b"campaign", 4) => group().map(Request::Campaign),
+        (b"node", b"drain", 3) => Ok(Request::Drain(true)),
+        (b"node", b"drain", 4) if word(3) == b"undo" => Ok(Request::Drain(false)),
+        (b"group" | b"node", _, _) => {
+            let usage = "GROUP LIST | GROUP SHOW group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | NODE DRAIN [UNDO]";
+            Err(format!("ERR not a request of LOGDRIVE: use {usage}"))
+        }
+        _ => return None,
+    };
+    Some(request)
+}
+
+/// Does what is asked, and says how it went.
+pub(crate) async fn perform(client: &CoreClient, request: Request) -> Answer {
+    match request {
+        Request::List => {
+            let groups = client.group_list().await;
+            let groups = groups.iter().map(GroupRow::from).collect();
+            Ok(json(&GroupList { node: client.node().0, groups }))
+        }
+        Request::Show(group) => {
+            let status = client.group_status(group).await.map_err(|error| refusal(client, error))?;
+            Ok(json(&Shown::new(client, &status)))
+        }
+        Request::Transfer(group, to) => {
+            let moved = client.transfer_leadership(group, to).await;
+            moved.map_err(|error| refusal(client, error))?;
+            Ok(json(&Led { group: group.0, leader: client.leader_of(group).0 }))
+        }
+        Request::Campaign(group) => {
+            client.campaign(group).await.map_err(|error| refusal(client, error))?;
+            Ok(json(&Led { group: group.0, leader: client.leader_of(group).0 }))
+        }
+        Request::Drain(draining) => {
+            client.drain(draining).await;
+            Ok(json(&Drained { node: client.node().0, draining }))
+        }
+    }
+}
+
+fn json(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("numbers and strings always serialize")
+}
+
+#[derive(Serialize)]
+struct GroupList {
+    node: u32,
+    groups: Vec<GroupRow>,
+}
+
+#[derive(Serialize)]
+struct GroupRow {
+    group: u64,
+    role: &'static str,
+    term: u64,
+    leader: u32,
+    commit: u64,
+    applied: u64,
+    last: u64,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    node: u32,
+    group: u64,
+    core: u16,
+    role: &'static str,
+    term: u64,
+    leader: u32,
+    /// Where the leader's clients connect; empty if there is none.
+    leader_address: String,
+    preferred_leader: u32,
+    commit: u64,
+    applied: u64,
+    durable: u64,
+    last: u64,
+    peers: Vec<Peer>,
+}
+
+#[derive(Serialize)]
+struct Peer {
+    node: u32,
+    #[serde(rename = "match")]
+    matched: u64,
+    next: u64,
+    state: &'static str,
+    in_flight: u32,
+    in_flight_bytes: u32,
+    in_contact: bool,
+    /// `null`: not connected, or not heard yet.
+    last_contact_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Led {
+    group: u64,
+    leader: u32,
+}
+
+#[derive(Serialize)]
+struct Drained {
+    node: u32,
+    draining: bool,
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+    }
+}
+
+impl From<&GroupSummary> for GroupRow {
+    fn from(group: &GroupSummary) -> GroupRow {
+        GroupRow {
+            group: group.id.0,
+            role: role_name(group.role),
+            term: group.term.0,
+            leader: group.leader.0,
+            commit: group.commit.0,
+            applied: group.applied.0,
+            last: group.last.0,
+        }
+    }
+}
+
+impl Shown {
+    fn new(client: &CoreClient, status: &GroupStatus) -> Shown {
+        let raft = &status.raft;
+        let peer = |peer: &PeerReport| {
+            let heard = status.heard_nanos_ago.iter().find(|(node, _)| *node == peer.node);
+            Peer {
+                node: peer.node.0,
+                matched: peer.matched.0,
+                next: peer.next.0,
+                state: peer.state,
+                in_flight: peer.inflight,
+                in_flight_bytes: peer.inflight_bytes,
+                in_contact: peer.alive,
+                last_contact_ms: heard.map(|(_, nanos)| nanos / 1_000_000),
+            }
+        };
+        Shown {
+            node: client.node().0,
+            group: status.id.0,
+            core: client.core_of(status.id).map_or(0, |core| core.0),
+            role: role_name(raft.role),
+            term: raft.term.0,
+            leader: raft.leader.0,
+            leader_address: client_address(client, raft.leader).unwrap_or_default(),
+            preferred_leader: status.preferred_leader.0,
+            commit: raft.commit.0,
+            applied: status.applied.0,
+            durable: raft.durable.0,
+            last: raft.last.0,
+            peers: raft.peers.iter().map(peer).collect(),
+        }
+    }
+}
+
+/// Where the clients of a node connect; `None` for nobody and strangers.
+fn client_address(client: &CoreClient, node: NodeId) -> Option<String> {
+    let known = |of: &&PeerAddress| of.node == node;
+    client.nodes().iter().find(known).map(|node| node.client.clone())
+}
+
+/// The part of a refusal that programs read.
+#[derive(Serialize)]
+struct Refusal {
+    message: String,
+    /// The leader, if known, and where its clients connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_ms: Option<u64>,
+}
+
+/// The text of an error: code and JSON.
+fn refusal(client: &CoreClient, error: Error) -> String {
+    let mut refusal = Refusal { message: error.to_string(), leader: None, address: None, retry_ms: None };
+    let code = match error {
+        Error::NotLeader { leader } => {
+            refusal.leader = leader.is_some().then_some(leader.0);
+            refusal.address = client_address(client, leader);
+            "NOTLEADER"
+        }
+        Error::Busy { retry_after, .. } => {
+            refusal.retry_ms = Some(retry_after.as_millis() as u64);
+            "BUSY"
+        }
+        Error::BadTransferee { .. } => "BADTARGET",
+        Error::NoSuchGroup => "NOGROUP",
+        Error::Timeout => "TIMEOUT",
+        Error::Indeterminate => "INDETERMINATE",
+        Error::OutOfSpace { .. } => "OUTOFSPACE",
+        _ => "ERR",
+    };
+    let json = serde_json::to_string(&refusal).expect("numbers and strings always serialize");
+    format!("{code} {json}")
+}
