@@ -104,6 +104,7 @@ pub(super) struct Shown {
     applied: u64,
     durable: u64,
     pub(super) last: u64,
+    sessions: u64,
     pub(super) peers: Vec<Peer>,
 }
 
@@ -190,8 +191,11 @@ impl Shown {
             0 => writeln!(text, "no leader is known (preferred: node {preferred_leader})"),
             _ => writeln!(text, "led by node {leader} (preferred: node {preferred_leader})"),
         };
-        let Shown { commit, applied, durable, last, .. } = self;
-        let _ = writeln!(text, "commit {commit}, applied {applied}, durable {durable}, last {last}");
+        let Shown { commit, applied, durable, last, sessions, .. } = self;
+        let _ = writeln!(
+            text,
+            "commit {commit}, applied {applied}, durable {durable}, last {last}; {sessions} sessions"
+        );
         let heads = ["peer", "match", "next", "state", "in flight", "bytes", "last contact"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         rows.extend(self.peers.iter().map(Peer::row));

@@ -124,6 +124,8 @@ struct Shown {
     applied: u64,
     durable: u64,
     last: u64,
+    /// Open in the group's replicated state.
+    sessions: u32,
     peers: Vec<Peer>,
 }
 
@@ -205,6 +207,7 @@ impl Shown {
             applied: status.applied.0,
             durable: raft.durable.0,
             last: raft.last.0,
+            sessions: status.sessions,
             peers: raft.peers.iter().map(peer).collect(),
         }
     }
