@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 10] = [
+const MUTANTS: [&str; 13] = [
     "own_copy_early",
     "own_vote_early",
     "reports_last",
@@ -10,6 +10,9 @@ const MUTANTS: [&str; 10] = [
     "reads_before_commit",
     "aba",
     "votes_after_restart",
+    "lease_after_transfer",
+    "lease_ignores_withdrawal",
+    "promise_broken",
     "elevated_term",
     "vote_unsaved",
 ];

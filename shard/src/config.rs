@@ -17,6 +17,9 @@ pub struct Config {
     pub pre_vote: bool,
     /// A leader without contact to a quorum steps down; followers in contact with their leader refuse votes.
     pub check_quorum: bool,
+    /// The most by which the clocks of two nodes may differ in speed, in thousandths. A lease is so much shorter than the
+    /// election base. At 1000 this node neither relies on leases nor promises any.
+    pub clock_drift_permille: u16,
     /// Payload bytes of one append message (at least one entry is sent whatever its size).
     pub append_bytes_max: u32,
     /// Appends in flight to one peer of one group.
@@ -37,6 +40,7 @@ impl Default for Config {
             heartbeat_interval: Duration::from_millis(100),
             pre_vote: true,
             check_quorum: true,
+            clock_drift_permille: 50,
             append_bytes_max: 1 << 20,
             inflight_messages_max: 256,
             inflight_bytes_max: 8 << 20,

@@ -82,6 +82,7 @@ impl Group {
 
     /// The deadline passed. May be called early or late; late calls only delay.
     pub fn on_deadline<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.maybe_ask_again(env);
         if env.now < self.deadline {
             return;
         }

@@ -24,14 +24,20 @@ impl Group {
 
     /// Asks whether this node would be elected, or campaigns.
     pub(crate) fn start_campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.lose_leader(env);
         let alone = self.peer_count == 0;
+        let bound = env.now < self.cold.may_vote_from;
         if self.term.0 >= NUMBER_MAX {
             self.deadline = Moment::NEVER;
-        } else if alone || mutant::ELEVATED_TERM || (!env.config.pre_vote && self.may_lead(env.config)) {
+        } else if alone
+            || mutant::ELEVATED_TERM
+            || (!env.config.pre_vote && !bound && self.may_lead(env.config))
+        {
             self.become_candidate(env, false);
         } else {
-            // Without contact to a quorum a campaign is futile and would only inflate the term. The question is asked all
-            // the same: it tells whoever still believes that this node leads that it does not.
+            // Without contact to a quorum a campaign is futile and would only inflate the term, and while bound to the leader
+            // of before it is not allowed. The question is asked all the same: it tells whoever still believes that this
+            // node leads that it does not.
             self.become_pre_candidate(env);
         }
     }
@@ -43,7 +49,6 @@ impl Group {
 
     fn become_pre_candidate<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         self.role = RoleState::PreCandidate(PreCandidate::default());
-        self.leader = NodeId::NONE;
         self.arm_election(env);
         self.tell_role(env);
         self.request_votes(env, true, false);
@@ -54,6 +59,7 @@ impl Group {
         if self.term.0 >= NUMBER_MAX {
             return;
         }
+        self.lose_forwarded(env);
         self.role =
             RoleState::Candidate(Candidate { own_vote: mutant::OWN_VOTE_EARLY, ..Candidate::default() });
         self.leader = NodeId::NONE;
@@ -104,8 +110,11 @@ impl Group {
                 && is_mine
             {
                 pre.granted.insert(peer);
-                if pre.granted.is_quorum_with_self(usize::from(self.peer_count)) && self.may_lead(env.config)
-                {
+                let elected = pre.granted.is_quorum_with_self(usize::from(self.peer_count));
+                if elected && env.now < self.cold.may_vote_from {
+                    // Bound to the leader of before: asked again as soon as it is not.
+                    self.deadline = self.deadline.min(self.cold.may_vote_from);
+                } else if elected && self.may_lead(env.config) {
                     self.become_candidate(env, false);
                 }
             }
@@ -133,6 +142,9 @@ impl Group {
         self.role = RoleState::Leader(Leader { progress: [probe; INLINE_PEERS] });
         self.leader = self.cold.me;
         self.cold.failed_campaigns = 0;
+        self.cold.leader.lease.begin();
+        self.cold.leader.reads.forget_questions();
+        self.adopt_forwarded();
         self.cold.leader.more_progress.fill(probe);
         self.cold.leader.rings.iter_mut().for_each(|ring| ring.clear());
         self.deadline = Moment::NEVER;
@@ -149,6 +161,7 @@ impl Group {
     /// Enters a higher term without knowing its leader.
     pub(crate) fn adopt_term<S: Sink>(&mut self, env: &mut Env<'_, S>, term: Term) {
         debug_assert!(term > self.term);
+        self.leave_leader(env);
         self.become_follower(env, term, NodeId::NONE);
     }
 
@@ -163,20 +176,31 @@ impl Group {
         }
         if was_leader {
             self.end_transfer();
+            self.cold.leader.reads.forget_questions();
             self.flags.clear(Flags::LEADERSHIP);
             self.uncommitted_bytes = 0;
             env.sink.leadership_lost(term);
         }
         self.role = RoleState::Follower(Follower::default());
         self.leader = leader;
+        if !leader.is_some() {
+            self.lose_forwarded(env);
+        }
         if was_leader || self.deadline == Moment::NEVER {
             self.arm_election(env);
         }
         self.tell_role(env);
     }
 
+    /// Whoever was believed to lead is given up: the group is bound to it as far as it promised.
+    fn lose_leader<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.leave_leader(env);
+        self.lose_forwarded(env);
+    }
+
     /// Whoever was believed to lead does not: wait for another, or campaign.
     pub(crate) fn forget_leader<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.lose_forwarded(env);
         self.role = RoleState::Follower(Follower::default());
         self.leader = NodeId::NONE;
         self.arm_election(env);
@@ -192,9 +216,16 @@ impl Group {
         }
         let sticks = message.term > self.term && self.sticks_to_leader(env.config) && !message.transfer;
         if !sticks && !message.pre_vote && message.term > self.term {
-            self.adopt_term(env, message.term);
+            if message.transfer {
+                // The leader ordered it, and holds no lease since.
+                self.become_follower(env, message.term, NodeId::NONE);
+            } else {
+                self.adopt_term(env, message.term);
+            }
         }
-        let granted = !sticks && self.would_vote(env.now, from, message);
+        let bound = self.bound_until(env);
+        let is_bound = message.pre_vote && env.now < bound;
+        let granted = !sticks && !is_bound && self.would_vote(env.now, from, message);
         if granted && !message.pre_vote {
             if self.cold.vote != from {
                 self.cold.vote = from;
@@ -274,7 +305,13 @@ impl Group {
         // Almost at once: its many groups should not all do so in one turn, and the others may have started a little later and
         // may not vote yet.
         let delay = env.random.below(nanos(env.config.election_base) / 8 + 1);
-        self.deadline = env.now.max(self.cold.may_vote_from).after(Duration::from_nanos(delay));
+        let bound = self.bound_until(env).max(self.cold.may_vote_from);
+        self.deadline = env.now.max(bound).after(Duration::from_nanos(delay));
+    }
+
+    /// Whether the rehearsal would have led to a campaign, but for a promise to the leader of before.
+    fn was_bound(&self) -> bool {
+        matches!(self.role, RoleState::PreCandidate(pre) if pre.granted.is_quorum_with_self(self.peers()))
     }
 
     /// Whether nobody is in contact who could vote for this node or hear that it leads no more.
@@ -292,10 +329,11 @@ impl Group {
             // The disk is slower than the election: another term would only give it more to write.
             return self.arm_election(env);
         }
-        if self.role() != Role::Follower {
+        if self.role() != Role::Follower && !self.was_bound() {
             self.cold.failed_campaigns = self.cold.failed_campaigns.saturating_add(1);
         }
         if self.is_isolated(env.config) {
+            self.leave_leader(env);
             self.forget_leader(env);
         } else {
             self.start_campaign(env);

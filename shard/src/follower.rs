@@ -153,6 +153,7 @@ impl Group {
         if !follower.heard {
             *follower = Follower { heard: true };
             self.cold.failed_campaigns = 0;
+            self.ask_again(env);
         }
         if self.alive.contains(peer) {
             self.deadline = Moment::NEVER;

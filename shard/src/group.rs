@@ -1,5 +1,6 @@
 //! The state of one member of one group, where it starts from, and the questions it answers.
 
+use crate::forward::Forward;
 use crate::mutant;
 use crate::progress::Progress;
 use crate::quorum::{PEERS_MAX, PeerSet};
@@ -71,13 +72,15 @@ pub(crate) struct Cold {
     pub(crate) preferred: NodeId,
     more_ids: [NodeId; PEERS_MAX - INLINE_PEERS],
     more_routes: [Route; PEERS_MAX - INLINE_PEERS],
-    /// No vote is given and no campaign begins before: a lease granted in an earlier life may be in force.
+    /// No vote is given and no campaign begins before: a lease granted in an earlier life, or to a leader that this member
+    /// has left, may be in force.
     pub(crate) may_vote_from: Moment,
     /// Campaigns that ended without a leader since one was heard last.
     pub(crate) failed_campaigns: u8,
     /// Messages that no correct member would have sent.
     pub(crate) refused_messages: u64,
     pub(crate) older_runs: OlderRuns,
+    pub(crate) forward: Forward,
     pub(crate) leader: LeaderCold,
 }
 
@@ -120,6 +123,7 @@ impl Group {
                 failed_campaigns: 0,
                 refused_messages: 0,
                 older_runs,
+                forward: Forward::new(),
                 leader: LeaderCold::new(),
             }),
             epoch: 0,
@@ -158,7 +162,11 @@ impl Group {
 
     /// When [`Group::on_deadline`] wants to be called; [`Moment::NEVER`] for a quiet group.
     pub fn next_deadline(&self) -> Moment {
-        self.deadline
+        if self.flags.has(Flags::FORWARD) {
+            self.deadline.min(self.cold.forward.retry_at)
+        } else {
+            self.deadline
+        }
     }
 
     /// The last index that may be applied: `min(commit, durable here)`. It moves with [`Sink::committed`] and with

@@ -36,7 +36,8 @@
 //! | `follower.rs` | the follower: appends and heartbeats |
 //! | `progress.rs`, `inflights.rs` | how far a peer is, and the window of what is in flight to it |
 //! | `term_runs.rs` | which entry has which term |
-//! | `read_index.rs` | linearizable reads in rounds |
+//! | `read_index.rs`, `forward.rs` | linearizable reads in rounds; those of followers |
+//! | `lease.rs` | reads under a lease, and why they are safe |
 //! | `transfer.rs` | handing leadership over |
 //! | `uncommitted.rs` | the limits on what is proposed and not committed |
 //! | `contact.rs` | routes, contact, deadlines |
@@ -52,7 +53,7 @@
 //!   [`Group::on_contact`]. A group's own heartbeats carry a read round, a commit index or an announcement, when there is
 //!   one. (Tens of thousands of groups that heartbeat each for itself saturate a core.)
 //! - **A tick.** The group names its next deadline.
-//! - **Leases, membership changes, learners, installing snapshots.** The places where they attach are there:
+//! - **Membership changes, learners, installing snapshots.** The places where they attach are there:
 //!   [`Sink::snapshot_wanted`], [`Group::on_snapshot_report`], [`Group::compacted`], contact as an input.
 //! - **Trust in peers.** What no correct member would send is ignored and counted ([`Group::refused_messages`]); it
 //!   never trips an assertion. Assertions guard this crate's invariants and the caller's duties, and stay on in release.
@@ -63,8 +64,10 @@ mod config;
 mod contact;
 mod election;
 mod follower;
+mod forward;
 mod group;
 mod inflights;
+mod lease;
 mod message;
 mod mutant;
 mod progress;
@@ -85,8 +88,10 @@ mod uncommitted;
 pub use api::{Accepted, Env, PeerReport, Proposed, Refused, Report, Role};
 pub use config::{Config, HardState, LogState, Setup};
 pub use group::{Group, VOTERS_MAX};
+pub use lease::{LeaseRefused, Support};
 pub use message::{
-    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, ReadIndexReply, ReadIndexRequest,
+    TimeoutNow, VoteReply, VoteRequest,
 };
 pub use random::Random;
 pub use sessions::{

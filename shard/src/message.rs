@@ -71,6 +71,27 @@ pub struct HeartbeatReply {
     pub round: u64,
 }
 
+/// Follower to leader: which index is confirmed from now on? (Dissertation, 6.4: reads on followers.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReadIndexRequest {
+    /// The follower's term.
+    pub term: Term,
+    /// Returned with the answer. Never used twice by one member, not even after a restart.
+    pub id: u64,
+}
+
+/// The answer to [`ReadIndexRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReadIndexReply {
+    /// The sender's term.
+    pub term: Term,
+    /// Of the question.
+    pub id: u64,
+    /// The leader's commit index at the start of a round that began after the question came, and was confirmed. `None`: the
+    /// sender does not lead.
+    pub index: Option<LogIndex>,
+}
+
 /// RequestVote, or its rehearsal: PreVote (dissertation, 9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VoteRequest {

@@ -17,6 +17,12 @@ pub(crate) const READS_BEFORE_COMMIT: bool = cfg!(mutant_reads_before_commit);
 pub(crate) const ABA: bool = cfg!(mutant_aba);
 /// Votes at once after a restart (tikv#15035).
 pub(crate) const VOTES_AFTER_RESTART: bool = cfg!(mutant_votes_after_restart);
+/// A lease outlives the order to another member to campaign (tikv#4680).
+pub(crate) const LEASE_AFTER_TRANSFER: bool = cfg!(mutant_lease_after_transfer);
+/// A lease counts the support of a member that has withdrawn.
+pub(crate) const LEASE_IGNORES_WITHDRAWAL: bool = cfg!(mutant_lease_ignores_withdrawal);
+/// A member votes although a leader that it left may hold a lease by its promise.
+pub(crate) const PROMISE_BROKEN: bool = cfg!(mutant_promise_broken);
 /// No rehearsal and no stickiness: whoever returns with a higher term deposes the leader.
 pub(crate) const ELEVATED_TERM: bool = cfg!(mutant_elevated_term);
 /// A vote given in a term that was saved before is not saved itself (tikv#8381).

@@ -11,7 +11,7 @@ use crate::role::{Flags, RoleState};
 use crate::{Env, Group, Heartbeat, HeartbeatReply, LogIndex, NodeId, Refused, Route, Sink};
 
 /// The rounds of a leader. Numbers are never used twice in a group's life, so replies to old rounds are recognised.
-#[derive(Clone, Copy, Debug, Hash)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Reads {
     /// The round that reads registered now belong to: the one after the round that is out, or after the last one.
     pub(crate) collecting: u64,
@@ -21,11 +21,37 @@ pub(crate) struct Reads {
     confirmed: PeerSet,
     /// An answer came since the leader's deadline last passed.
     answered: bool,
+    /// Questions of followers for the next round, one per peer at most: position and number.
+    asked: Vec<(u8, u64)>,
+    /// Those that take part in the round that is out.
+    pub(crate) in_round: Vec<(u8, u64)>,
 }
 
 impl Reads {
     pub(crate) fn new() -> Reads {
-        Reads { collecting: 1, index: LogIndex(0), confirmed: PeerSet::EMPTY, answered: false }
+        let (asked, in_round) = (Vec::new(), Vec::new());
+        Reads {
+            collecting: 1,
+            index: LogIndex(0),
+            confirmed: PeerSet::EMPTY,
+            answered: false,
+            asked,
+            in_round,
+        }
+    }
+
+    /// A follower's question takes part in the next round. A later one of the same follower stands for its earlier ones.
+    pub(crate) fn ask(&mut self, peer: usize, id: u64) {
+        match self.asked.iter_mut().find(|question| usize::from(question.0) == peer) {
+            Some(question) => question.1 = id,
+            None => self.asked.push((peer as u8, id)),
+        }
+    }
+
+    /// Leadership begins or ends: questions to it get no answer.
+    pub(crate) fn forget_questions(&mut self) {
+        self.asked.clear();
+        self.in_round.clear();
     }
 
     /// The round that is out, if one is.
@@ -68,6 +94,7 @@ impl Group {
         }
         reads.confirmed.insert(peer);
         reads.answered = true;
+        self.cold.leader.lease.on_answer(peer);
         self.maybe_confirm_reads(env);
     }
 
@@ -84,6 +111,9 @@ impl Group {
         reads.index = self.commit;
         reads.confirmed = PeerSet::EMPTY;
         reads.answered = false;
+        debug_assert!(reads.in_round.is_empty());
+        std::mem::swap(&mut reads.asked, &mut reads.in_round);
+        self.note_support(env);
         for peer in 0..self.peers() {
             self.send_heartbeat(env, peer);
         }
@@ -99,12 +129,14 @@ impl Group {
     }
 
     fn maybe_confirm_reads<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        let reads = self.cold.leader.reads;
+        let reads = &self.cold.leader.reads;
         if !reads.confirmed.is_quorum_with_self(self.peers()) {
             return;
         }
         self.flags.clear(Flags::ROUND_OPEN);
-        env.sink.reads_confirmed(reads.open_round(), reads.index);
+        let (round, index) = (reads.open_round(), reads.index);
+        env.sink.reads_confirmed(round, index);
+        self.answer_forwarded(env, index);
         // Reads came while the round was out: theirs starts now. A single voter's ended at once, so this ends too.
         self.maybe_start_round(env);
     }

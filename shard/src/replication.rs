@@ -40,11 +40,11 @@ impl Group {
         Ok(proposed)
     }
 
-    /// Sends what the turn left to send: appends to every peer whose window is open, the next read round. Once per turn
-    /// for each group that was proposed to or read from.
+    /// Sends what the turn left to send: appends to every peer whose window is open, the next read round or question to the
+    /// leader. Once per turn for each group that was proposed to or read from.
     pub fn flush<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         if !self.is_leader() {
-            return;
+            return self.maybe_ask_leader(env);
         }
         for peer in 0..self.peers() {
             self.send_appends(env, peer);

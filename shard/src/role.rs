@@ -3,6 +3,7 @@
 use crate::LogIndex;
 use crate::Role;
 use crate::inflights::Ring;
+use crate::lease::Lease;
 use crate::progress::Progress;
 use crate::quorum::{PEERS_MAX, PeerSet};
 use crate::read_index::Reads;
@@ -63,6 +64,8 @@ pub(crate) struct LeaderCold {
     pub(crate) rings: [Ring; PEERS_MAX],
     /// Rounds of ReadIndex.
     pub(crate) reads: Reads,
+    /// What its lease rests on.
+    pub(crate) lease: Lease,
     /// The leader transfer under way.
     pub(crate) transfer: Option<Transfer>,
     /// Payload bytes of the older part of what is uncommitted, and where that part ends: see `uncommitted.rs`.
@@ -76,6 +79,7 @@ impl LeaderCold {
             more_progress: [Progress::probe(LogIndex(1)); PEERS_MAX - INLINE_PEERS],
             rings: std::array::from_fn(|_| Ring::new()),
             reads: Reads::new(),
+            lease: Lease::new(),
             transfer: None,
             older_bytes: 0,
             older_end: LogIndex(0),
@@ -126,6 +130,8 @@ impl Flags {
     pub(crate) const OLDER_BYTES: Flags = Flags(16);
     /// The caller asked for the commit index to be told since it moved: who matches late is told at once.
     pub(crate) const COMMIT_FLUSHED: Flags = Flags(32);
+    /// Follower: reads wait for the leader's answer, or for the next question to it.
+    pub(crate) const FORWARD: Flags = Flags(64);
     /// All that end with leadership.
     pub(crate) const LEADERSHIP: Flags = Flags(2 | 4 | 8 | 16 | 32);
 

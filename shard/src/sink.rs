@@ -1,8 +1,8 @@
 //! What a step produces. The sink is owned by the caller and shared by all its groups; a step allocates nothing.
 
 use crate::{
-    Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, NodeId, Role, Route, Term,
-    TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, ReadIndexReply,
+    ReadIndexRequest, Role, Route, Support, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 
 /// How much of a run of entries fits into one append message.
@@ -43,6 +43,15 @@ pub trait Sink {
     /// Immediate.
     fn timeout_now(&mut self, to: Route, message: TimeoutNow);
 
+    /// Immediate. By default it is lost, as on a lossy network: then reads on followers end with their leader.
+    fn read_index_request(&mut self, to: Route, message: ReadIndexRequest) {
+        let _ = (to, message);
+    }
+    /// Immediate: what it names is committed by a quorum. By default it is lost.
+    fn read_index_reply(&mut self, to: Route, message: ReadIndexReply) {
+        let _ = (to, message);
+    }
+
     /// The hard state changed: write it, with the caller's batch of this turn.
     fn save_hard_state(&mut self, state: HardState);
     /// The group, now leader, appends an entry without payload (the no-op of its term) at `index`: write it.
@@ -54,13 +63,36 @@ pub trait Sink {
 
     /// The commit index moved to `commit`. Apply up to `min(commit, durable here)`; see [`crate::Group::applicable`].
     fn committed(&mut self, commit: LogIndex);
-    /// Reads that got a round at or below `round` from [`crate::Group::read_index`] may be served once `index` is applied.
+    /// Reads that got a round at or below `round` from [`crate::Group::read_index`] or [`crate::Group::forward_read`] may be
+    /// served once `index` is applied.
     fn reads_confirmed(&mut self, round: u64, index: LogIndex);
     /// Leadership was lost: all reads waiting for a round end as `NotLeader`, all proposals that were appended and not
     /// committed end as indeterminate.
     fn leadership_lost(&mut self, new_term: Term);
+    /// A follower lost its leader: all reads waiting since [`crate::Group::forward_read`] end as `NotLeader`. By default nothing
+    /// happens.
+    fn forwarded_reads_lost(&mut self) {}
     /// The role or the known leader changed.
     fn role_changed(&mut self, role: Role, leader: NodeId, term: Term);
+
+    /// Leader: the youngest answer of the peer's core to a pulse of this core, on the present connection; `None` without one.
+    /// By default there is none, and hence no lease.
+    fn support(&mut self, from: Route) -> Option<Support> {
+        let _ = from;
+        None
+    }
+    /// Follower: until when the promise lasts that this core made to cores of `to` with its answers to their pulses: the youngest
+    /// pulse heard that was answered or will be with the present epoch, plus the election base that the answers name. Outlives
+    /// connections. By default no answer promises anything.
+    fn promised(&mut self, to: NodeId) -> Moment {
+        let _ = to;
+        Moment(0)
+    }
+    /// Follower: the group leaves its leader on `from`: answers to pulses of that node's cores that are built from now on bear a
+    /// later epoch of support.
+    fn withdraw_support(&mut self, from: NodeId) {
+        let _ = from;
+    }
 
     /// How many of this group's entries `first ..= last`, sent in this order, fit into `bytes_max`; at least one if any
     /// is at hand. Called while a step prepares an append to `to`: `Loading` also says that the way there is full, and

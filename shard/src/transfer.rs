@@ -68,6 +68,7 @@ impl Group {
         let is_equal = self.progress(peer).is_some_and(|progress| progress.matched == self.tail.last);
         let route = self.route(peer);
         if is_target && is_equal && route != Route::NONE {
+            self.cold.leader.lease.give_up();
             env.sink.timeout_now(route, TimeoutNow { term: self.term });
         }
     }

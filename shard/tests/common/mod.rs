@@ -7,14 +7,16 @@
 
 pub mod checks;
 pub mod node;
+pub mod pulses;
 pub mod show;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use logdrive_shard::{
-    Append, AppendReply, Config, Env, Group, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, Proposed,
-    Random, Refused, Role, Route, Term, TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendReply, Config, Env, Group, Heartbeat, HeartbeatReply, LeaseRefused, LogIndex, Moment,
+    NodeId, Proposed, Random, ReadIndexReply, ReadIndexRequest, Refused, Role, Route, Term, TimeoutNow,
+    VoteReply, VoteRequest,
 };
 
 use checks::Checks;
@@ -27,6 +29,8 @@ pub enum Message {
     AppendReply(AppendReply),
     Heartbeat(Heartbeat),
     HeartbeatReply(HeartbeatReply),
+    ReadIndexRequest(ReadIndexRequest),
+    ReadIndexReply(ReadIndexReply),
     VoteRequest(VoteRequest),
     VoteReply(VoteReply),
     TimeoutNow(TimeoutNow),
@@ -47,6 +51,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<u32, Node>,
     /// In the order they were sent.
     pub network: Vec<Envelope>,
+    /// Answers to pulses on their way.
+    pub answers: Vec<pulses::Answer>,
     pub checks: Checks,
     /// What happened, as text; scripts print it.
     pub trace: Vec<String>,
@@ -80,6 +86,7 @@ impl Cluster {
             random: Random::new(seed),
             nodes: BTreeMap::new(),
             network: Vec::new(),
+            answers: Vec::new(),
             checks: Checks::new(count),
             trace: Vec::new(),
             tracing: false,
@@ -116,7 +123,13 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         let mut group = node.group.take().expect("the node is up");
         let (was_commit, was_state) = (group.commit(), group.hard_state());
-        let mut recorder = Recorder::new(&mut node.log, &node.routes, node.cold_below);
+        let mut recorder = Recorder::new(
+            &mut node.log,
+            &node.routes,
+            node.cold_below,
+            &mut node.pulses,
+            self.config.election_base,
+        );
         let mut env =
             Env { now: self.now, config: &self.config, random: &mut self.random, sink: &mut recorder };
         let mut replaced = Vec::new();
@@ -141,6 +154,9 @@ impl Cluster {
         let parked = effects.parked.into_iter().map(|p| p.from(NodeId(id))).collect();
         node.journal.push_back(Batch { writes, parked });
         node.reads_confirmed.extend(effects.reads_confirmed.iter().copied());
+        if effects.forwarded_lost {
+            node.reads_waiting.clear();
+        }
         if let Some(lost) = effects.leadership_lost {
             node.reads_waiting.clear();
             node.lost.push(lost);
@@ -211,6 +227,30 @@ impl Cluster {
         result
     }
 
+    /// A read on a follower that asks its leader.
+    pub fn forward_read(&mut self, id: u32) -> Result<u64, Refused> {
+        let committed = self.checks.committed_len();
+        let result = self.plain(id, |group, env| group.forward_read(env));
+        if let Ok(round) = result {
+            self.nodes.get_mut(&id).expect("a node").reads_waiting.push((round, committed));
+        }
+        self.plain(id, |group, env| group.flush(env));
+        result
+    }
+
+    /// A read under a lease, served at once; what it returns is checked like a confirmed round.
+    pub fn lease_read(&mut self, id: u32) -> Result<LogIndex, LeaseRefused> {
+        let result = self.plain(id, |group, env| group.lease_read(env));
+        if let Ok(index) = result {
+            let committed = self.checks.committed_len();
+            assert!(
+                index.0 as usize >= committed,
+                "node {id}: a stale read under a lease at {index}, {committed} were committed"
+            );
+        }
+        result
+    }
+
     pub fn transfer(&mut self, id: u32, to: u32) -> Result<(), Refused> {
         self.plain(id, |group, env| group.transfer_leadership(env, NodeId(to)))
     }
@@ -240,6 +280,8 @@ impl Cluster {
                 Message::AppendReply(reply) => group.on_append_reply(env, from, reply),
                 Message::Heartbeat(heartbeat) => group.on_heartbeat(env, from, heartbeat),
                 Message::HeartbeatReply(reply) => group.on_heartbeat_reply(env, from, reply),
+                Message::ReadIndexRequest(request) => group.on_read_index_request(env, from, request),
+                Message::ReadIndexReply(reply) => group.on_read_index_reply(env, from, reply),
                 Message::VoteRequest(request) => group.on_vote_request(env, from, request),
                 Message::VoteReply(reply) => group.on_vote_reply(env, from, reply),
                 Message::TimeoutNow(order) => group.on_timeout_now(env, from, order),
@@ -295,6 +337,7 @@ impl Cluster {
     /// A new connection between two nodes: what was in flight on the old one is lost, both get new routes.
     pub fn reroute(&mut self, a: u32, b: u32) {
         self.network.retain(|e| !((e.from.0 == a && e.to.0 == b) || (e.from.0 == b && e.to.0 == a)));
+        self.end_support(a, b);
         for (me, peer) in [(a, b), (b, a)] {
             self.next_route += 1;
             let route = Route(self.next_route);
@@ -337,6 +380,7 @@ impl Cluster {
     pub fn cut(&mut self, a: u32, b: u32) {
         self.network.retain(|e| !((e.from.0 == a && e.to.0 == b) || (e.from.0 == b && e.to.0 == a)));
         self.set_contact(a, b, false);
+        self.end_support(a, b);
         for (me, peer) in [(a, b), (b, a)] {
             if self.is_up(me) {
                 self.plain(me, |group, env| group.on_route(env, NodeId(peer), Route::NONE));

@@ -1,12 +1,15 @@
 //! One node: the caller's memory, its journal and its disk, and the sink that a step writes into.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use logdrive_shard::{
     Append, AppendReply, Config, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState,
-    Moment, NodeId, Random, Role, Route, Setup, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+    Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink, Support, Term,
+    TimeoutNow, VoteReply, VoteRequest,
 };
 
+use super::pulses::Pulses;
 use super::{Envelope, Message};
 
 /// An entry: `data` stands for its payload and is unique per proposal (0: a no-op).
@@ -100,6 +103,7 @@ pub struct Node {
     /// Terms in which leadership was lost.
     pub lost: Vec<Term>,
     pub snapshots_wanted: Vec<NodeId>,
+    pub pulses: Pulses,
     preferred: NodeId,
 }
 
@@ -128,6 +132,7 @@ impl Node {
             reads_confirmed: Vec::new(),
             lost: Vec::new(),
             snapshots_wanted: Vec::new(),
+            pulses: Pulses::default(),
             preferred: NodeId(start.preferred),
         }
     }
@@ -154,7 +159,14 @@ impl Node {
         self.journal.clear();
         self.routes.clear();
         self.wants_load = false;
+        self.pulses = Pulses::new(self.id.0, now);
         self.group = Some(Group::new(now, config, random, &setup));
+    }
+
+    /// Whether this node judges `peer` to be in contact.
+    pub fn in_contact(&self, peer: u32) -> bool {
+        let report = self.group.as_ref().map(|group| group.report());
+        report.is_some_and(|report| report.peers.iter().any(|p| p.node.0 == peer && p.alive))
     }
 
     /// Appends entries to the log in memory and to the step's writes.
@@ -187,6 +199,7 @@ pub struct Effects {
     pub leadership_lost: Option<Term>,
     pub snapshots_wanted: Vec<NodeId>,
     pub wants_load: bool,
+    pub forwarded_lost: bool,
     pub trace: Vec<String>,
 }
 
@@ -195,12 +208,20 @@ pub struct Recorder<'a> {
     log: &'a mut Vec<Entry>,
     routes: &'a BTreeMap<u64, NodeId>,
     cold_below: u64,
+    pulses: &'a mut Pulses,
+    base: Duration,
     effects: Effects,
 }
 
 impl<'a> Recorder<'a> {
-    pub fn new(log: &'a mut Vec<Entry>, routes: &'a BTreeMap<u64, NodeId>, cold_below: u64) -> Recorder<'a> {
-        Recorder { log, routes, cold_below, effects: Effects::default() }
+    pub fn new(
+        log: &'a mut Vec<Entry>,
+        routes: &'a BTreeMap<u64, NodeId>,
+        cold_below: u64,
+        pulses: &'a mut Pulses,
+        base: Duration,
+    ) -> Recorder<'a> {
+        Recorder { log, routes, cold_below, pulses, base, effects: Effects::default() }
     }
 
     pub fn finish(self) -> Effects {
@@ -245,6 +266,32 @@ impl Sink for Recorder<'_> {
 
     fn append_reply(&mut self, to: Route, message: AppendReply) {
         self.park(to, Message::AppendReply(message));
+    }
+
+    fn read_index_request(&mut self, to: Route, message: ReadIndexRequest) {
+        self.now(to, Message::ReadIndexRequest(message));
+    }
+
+    fn read_index_reply(&mut self, to: Route, message: ReadIndexReply) {
+        self.now(to, Message::ReadIndexReply(message));
+    }
+
+    fn support(&mut self, from: Route) -> Option<Support> {
+        let peer = self.routes.get(&from.0)?;
+        self.pulses.support.get(&peer.0).copied()
+    }
+
+    fn promised(&mut self, to: NodeId) -> Moment {
+        self.pulses.heard.get(&to.0).map_or(Moment(0), |heard| heard.after(self.base))
+    }
+
+    fn withdraw_support(&mut self, from: NodeId) {
+        self.pulses.renew(from.0);
+    }
+
+    fn forwarded_reads_lost(&mut self) {
+        self.effects.trace.push("loses the reads that it forwarded".to_owned());
+        self.effects.forwarded_lost = true;
     }
 
     fn vote_request(&mut self, to: Route, message: VoteRequest) {

@@ -23,6 +23,8 @@ impl Message {
             Message::AppendReply(_) => "append-reply",
             Message::Heartbeat(_) => "heartbeat",
             Message::HeartbeatReply(_) => "heartbeat-reply",
+            Message::ReadIndexRequest(_) => "read-index",
+            Message::ReadIndexReply(_) => "read-index-reply",
             Message::VoteRequest(r) if r.pre_vote => "pre-vote",
             Message::VoteRequest(_) => "vote",
             Message::VoteReply(r) if r.pre_vote => "pre-vote-reply",
@@ -51,6 +53,17 @@ impl fmt::Display for Message {
                 if *round > 0 { write!(f, ", round {round}") } else { Ok(()) }
             }
             Message::HeartbeatReply(reply) => write!(f, " term {}, round {}", reply.term, reply.round),
+            // The upper half differs from life to life.
+            Message::ReadIndexRequest(request) => {
+                write!(f, " term {}, question {}", request.term, request.id as u32)
+            }
+            Message::ReadIndexReply(reply) => {
+                write!(f, " term {}, question {}, ", reply.term, reply.id as u32)?;
+                match reply.index {
+                    Some(index) => write!(f, "index {index}"),
+                    None => write!(f, "no leader"),
+                }
+            }
             Message::VoteRequest(VoteRequest { transfer, term, last_index, last_term, .. }) => {
                 let by_order = if *transfer { ", by order of the leader" } else { "" };
                 write!(f, " term {term}, log ends {last_index}@{last_term}{by_order}")
