@@ -85,7 +85,7 @@ mod wal;
 
 pub use buffer::Buffer;
 pub use disk::{ALIGNMENT, Completion, Disk, DiskError, Done, FileId, Op, OpenMode, Token};
-pub use ring::{DiskFacts, RingDisk, RingError, RingOptions};
+pub use ring::{DiskFacts, DurableChoice, DurableWrites, RingDisk, RingError, RingOptions};
 pub use sim::{Fault, FaultKind, OpKind, SimDisk, SimOptions, SimPlatter, list_faults, minimise};
 pub use wal::{
     AppendError, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovered, Recovery, Space,

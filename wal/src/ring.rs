@@ -6,6 +6,7 @@
 mod entry;
 mod files;
 mod lock;
+mod probe;
 mod setup;
 
 pub(crate) use self::lock::LOCK_FILE;
@@ -19,7 +20,8 @@ use std::sync::atomic::{Ordering, fence};
 
 use io_uring::IoUring;
 
-pub use self::setup::{DiskFacts, RingError, RingOptions};
+use self::entry::LINKED_SYNC;
+pub use self::setup::{DiskFacts, DurableChoice, DurableWrites, RingError, RingOptions};
 use crate::buffer::{Buffer, Spares};
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op, OpenMode, Token};
 
@@ -65,6 +67,8 @@ struct Slot {
     offset: u64,
     len: u32,
     durable: bool,
+    /// Of a write with an fdatasync linked behind it: how the one of the two ended that ended first.
+    half: Option<i32>,
     buffer: Option<Buffer>,
     names: Option<Box<(CString, CString)>>,
 }
@@ -140,8 +144,9 @@ impl RingDisk {
             registered_buffers: pool.len() as u32,
             buffer_bytes: options.buffer_bytes,
             deferred: built.deferred,
+            durable_writes: DurableChoice::Unprobed,
         };
-        Ok(RingDisk {
+        let mut disk = RingDisk {
             ring,
             slots: Vec::new(),
             free: Vec::new(),
@@ -158,7 +163,10 @@ impl RingDisk {
             lock,
             facts,
             broken: None,
-        })
+        };
+        disk.facts.durable_writes = disk.choose_durable_writes(options.durable_writes);
+        tracing::info!(path = %root.display(), how = %disk.facts.durable_writes, "durable writes");
+        Ok(disk)
     }
 
     /// The eventfd that becomes readable when completions are waiting. It counts; read it to clear it. Completions that a
@@ -197,6 +205,7 @@ impl RingDisk {
             offset: 0,
             len: 0,
             durable: false,
+            half: None,
             buffer: None,
             names: None,
         };
@@ -220,7 +229,7 @@ impl RingDisk {
     }
 
     fn push(&mut self, index: u32) -> bool {
-        let Some(entry) = self.entry(index) else {
+        let Some((entry, sync)) = self.entries(index) else {
             let slot = &mut self.slots[index as usize];
             let (token, op, file) = (slot.token, slot.kind.name(), slot.file);
             let buffer = slot.buffer.take();
@@ -230,11 +239,21 @@ impl RingDisk {
             self.fail_now(token, op, name, libc::EBADF, buffer);
             return true;
         };
-        // SAFETY: buffer and names that the entry points to are owned by the slot, which is not touched until the completion
-        // is taken, and file descriptors stay open until `Close`, which is a promise of the caller that nothing is under way.
-        let pushed = unsafe { self.ring.submission().push(&entry) }.is_ok();
+        let (pushed, operations) = match sync {
+            None => {
+                // SAFETY: buffer and names that the entry points to are owned by the slot, which is not touched until the
+                // completion is taken, and file descriptors stay open until `Close`, which is a promise of the caller that
+                // nothing is under way.
+                (unsafe { self.ring.submission().push(&entry) }.is_ok(), 1)
+            }
+            Some(sync) => {
+                // SAFETY: as above; the sync names the file alone. Both or none are queued, so that nothing comes between
+                // the links.
+                (unsafe { self.ring.submission().push_multiple(&[entry, sync]) }.is_ok(), 2)
+            }
+        };
         if pushed {
-            self.in_flight += 1;
+            self.in_flight += operations;
         }
         pushed
     }
@@ -297,9 +316,27 @@ impl RingDisk {
         loop {
             let Some(entry) = self.ring.completion().next() else { break };
             self.in_flight -= 1;
-            let completion = self.complete(entry.user_data() as u32, entry.result());
-            out.push(completion);
+            if let Some(result) = self.join(entry.user_data(), entry.result()) {
+                let completion = self.complete(entry.user_data() as u32, result);
+                out.push(completion);
+            }
         }
+    }
+
+    /// The result of an operation whose last part has ended. A write that fails or is short takes the sync linked behind it
+    /// along (ECANCELED), and is what went wrong; if the sync alone fails nothing is known about the bytes.
+    fn join(&mut self, user_data: u64, result: i32) -> Option<i32> {
+        let slot = &mut self.slots[user_data as u32 as usize];
+        if slot.kind != Kind::Write || !slot.durable || !self.facts.durable_writes.is_linked() {
+            return Some(result);
+        }
+        let Some(other) = slot.half.take() else {
+            slot.half = Some(result);
+            return None;
+        };
+        let (written, synced) = if user_data & LINKED_SYNC != 0 { (other, result) } else { (result, other) };
+        let whole = u32::try_from(written) == Ok(slot.len);
+        Some(if whole && synced < 0 { synced } else { written })
     }
 
     fn complete(&mut self, index: u32, result: i32) -> Completion {
@@ -440,10 +477,11 @@ impl Disk for RingDisk {
     fn describe(&self) -> String {
         let facts = &self.facts;
         format!(
-            "{} at {}: {}, {}, io_uring{} with {} registered buffers of {} KiB",
+            "{} at {}: {}{}, {}, io_uring{} with {} registered buffers of {} KiB",
             facts.file_system,
             self.root.display(),
-            if facts.durable { "RWF_DSYNC writes" } else { "NOT DURABLE (a file system in memory)" },
+            if facts.durable { "" } else { "NOT DURABLE (a file system in memory), " },
+            facts.durable_writes,
             if facts.direct { "O_DIRECT" } else { "buffered (no O_DIRECT here)" },
             if facts.deferred { " (DEFER_TASKRUN)" } else { "" },
             facts.registered_buffers,

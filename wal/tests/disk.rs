@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use logdrive_wal::{
-    ALIGNMENT, Completion, Disk, DiskError, Done, FileId, Op, OpenMode, RingDisk, RingOptions, SimDisk,
-    SimOptions, SimPlatter, Token,
+    ALIGNMENT, Completion, Disk, DiskError, Done, DurableChoice, DurableWrites, FileId, Op, OpenMode,
+    RingDisk, RingOptions, SimDisk, SimOptions, SimPlatter, Token,
 };
 
 /// Makes disks of one directory: a first one, and after it is gone another one.
@@ -49,6 +49,18 @@ fn ring() -> Ring {
 /// As where RLIMIT_MEMLOCK allows nothing, and with a queue that is soon full.
 fn bare_ring() -> Ring {
     let options = RingOptions { buffers: 0, queue_entries: 8, ..RingOptions::default() };
+    Ring(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), options)
+}
+
+/// Writes are made durable by an fdatasync linked behind each, in a queue that holds four such pairs.
+fn linked_ring() -> Ring {
+    let options =
+        RingOptions { durable_writes: DurableWrites::Fsync, queue_entries: 8, ..RingOptions::default() };
+    Ring(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), options)
+}
+
+fn dsync_ring() -> Ring {
+    let options = RingOptions { durable_writes: DurableWrites::Dsync, ..RingOptions::default() };
     Ring(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), options)
 }
 
@@ -192,16 +204,21 @@ fn names_change_as_told(factory: &impl Factory) {
 }
 
 fn many_operations_are_under_way_at_once(factory: &impl Factory) {
+    many_writes(factory, false);
+}
+
+fn many_durable_writes_are_under_way_at_once(factory: &impl Factory) {
+    many_writes(factory, true);
+}
+
+fn many_writes(factory: &impl Factory, durable: bool) {
     let mut disk = factory.open();
     let (file, _) = open(&mut disk, "a", OpenMode::CreateNew);
     const COUNT: u64 = 400;
     for number in 0..COUNT {
         let mut buffer = disk.buffer(4096);
         buffer.as_mut_slice()[..4096].fill(number as u8);
-        disk.submit(
-            Token(number),
-            Op::Write { file, offset: number * 4096, buffer, len: 4096, durable: false },
-        );
+        disk.submit(Token(number), Op::Write { file, offset: number * 4096, buffer, len: 4096, durable });
     }
     let mut seen = vec![false; COUNT as usize];
     let mut completions = Vec::new();
@@ -291,6 +308,12 @@ macro_rules! suite {
         mod on_the_ring {
             $(#[test] fn $test() { super::$test(&super::ring()) })*
         }
+        mod on_a_ring_with_linked_syncs {
+            $(#[test] fn $test() { super::$test(&super::linked_ring()) })*
+        }
+        mod on_a_ring_with_dsync_writes {
+            $(#[test] fn $test() { super::$test(&super::dsync_ring()) })*
+        }
         mod on_a_ring_without_registered_buffers {
             $(#[test] fn $test() { super::$test(&super::bare_ring()) })*
         }
@@ -308,6 +331,7 @@ suite!(
     open_modes_are_kept,
     names_change_as_told,
     many_operations_are_under_way_at_once,
+    many_durable_writes_are_under_way_at_once,
     closed_and_unknown_files_are_refused,
     buffers_are_aligned_and_reused,
     a_second_one_on_the_directory_is_refused,
@@ -323,6 +347,58 @@ fn a_file_system_in_memory_is_called_not_durable() {
         assert!(!disk.facts().durable);
         assert!(disk.describe().contains("NOT DURABLE"), "{}", disk.describe());
     }
+}
+
+#[test]
+fn the_ring_says_how_it_makes_writes_durable_and_why() {
+    let (linked, dsync, auto) = (linked_ring(), dsync_ring(), ring());
+    let disk = linked.open();
+    assert_eq!(disk.facts().durable_writes, DurableChoice::Set(DurableWrites::Fsync));
+    assert!(disk.describe().contains("write + fdatasync (as set)"), "{}", disk.describe());
+    let disk = dsync.open();
+    assert_eq!(disk.facts().durable_writes, DurableChoice::Set(DurableWrites::Dsync));
+    assert!(disk.describe().contains("RWF_DSYNC writes (as set)"), "{}", disk.describe());
+    let mut disk = auto.open();
+    match disk.facts().durable_writes {
+        DurableChoice::Probed { chosen, dsync_us, fsync_us } => {
+            assert_eq!(chosen == DurableWrites::Fsync, fsync_us < dsync_us - dsync_us / 8);
+            assert!(disk.describe().contains("us with fdatasync"), "{}", disk.describe());
+        }
+        DurableChoice::Unprobed => assert!(!disk.facts().durable),
+        set => panic!("{set:?}"),
+    }
+    assert_eq!(names(&mut disk), [], "the scratch file is gone");
+    let in_memory = memory_ring();
+    let disk = in_memory.open();
+    if !disk.facts().durable {
+        assert_eq!(disk.facts().durable_writes, DurableChoice::Unprobed);
+    }
+}
+
+#[test]
+fn a_linked_sync_of_a_write_that_failed_reports_the_write() {
+    let factory = linked_ring();
+    let mut disk = factory.open();
+    let (file, _) = open(&mut disk, "a", OpenMode::CreateNew);
+    write(&mut disk, file, 0, 1, 4096, true);
+    let (reader, _) = open(&mut disk, "a", OpenMode::ReadOnly);
+    // A write that fails between two that do not: each has its own sync.
+    let mut completions = Vec::new();
+    for (token, file) in [(0, file), (1, reader), (2, file)] {
+        let mut buffer = disk.buffer(4096);
+        buffer.as_mut_slice()[..4096].fill(9);
+        let op = Op::Write { file, offset: token * 4096, buffer, len: 4096, durable: true };
+        disk.submit(Token(token), op);
+    }
+    while completions.len() < 3 {
+        disk.wait(&mut completions);
+    }
+    completions.sort_by_key(|c| c.token);
+    let ends: Vec<_> = completions.iter().map(|c| c.result.as_ref().map_err(|e| (e.op, e.errno))).collect();
+    assert!(matches!(ends[0], Ok(Done::Transferred(4096))) && matches!(ends[2], Ok(Done::Transferred(4096))));
+    assert!(matches!(ends[1], Err(("write", libc::EBADF))), "{ends:?}");
+    assert_eq!(disk.in_flight(), 0);
+    assert_eq!(read(&mut disk, file, 0, 16384).chunks(4096).map(|c| c[0]).collect::<Vec<_>>(), [9, 0, 9]);
 }
 
 #[test]

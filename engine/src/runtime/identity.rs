@@ -193,8 +193,9 @@ fn keep(settings: &NodeSettings, peers: &Peers, opened: &Sender<OpenedDirectory>
 fn open_directory(settings: &NodeSettings) -> Result<(DirectoryLock, NodeDirectory<RingDisk>), StartError> {
     let lock = DirectoryLock::acquire(&settings.dir, LOCK_PATIENCE)?;
     let occupied = has_subdirectories(&settings.dir)?;
-    // A few small files at start and now and then: no registered memory.
-    let options = RingOptions { buffers: 0, queue_entries: 8, ..RingOptions::default() };
+    // A few small files at start and now and then: no registered memory, and nothing that a probe would be worth.
+    let durable_writes = logdrive_wal::DurableWrites::Dsync;
+    let options = RingOptions { buffers: 0, queue_entries: 8, durable_writes, ..RingOptions::default() };
     let disk = RingDisk::open(&settings.dir, options).map_err(|error| StartError::ring(0, error))?;
     let start = Start {
         cluster: settings.cluster,

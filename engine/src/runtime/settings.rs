@@ -117,6 +117,8 @@ pub struct RuntimeSettings {
     pub drain_max: Duration,
     /// Memory that each executor registers with io_uring for I/O of its own (the log has its own ring and buffers), bytes.
     pub io_memory_bytes: usize,
+    /// How the logs make their writes durable.
+    pub durable_writes: logdrive_wal::DurableWrites,
     /// An executor looks for I/O at least this often while tasks are ready.
     pub preempt_timer: Duration,
     /// An executor wakes at least this often.
@@ -140,6 +142,7 @@ impl Default for RuntimeSettings {
             services_stop_max: Duration::from_secs(5),
             drain_max: Duration::from_secs(5),
             io_memory_bytes: 512 << 10,
+            durable_writes: logdrive_wal::DurableWrites::Auto,
             preempt_timer: Duration::from_millis(2),
             wake_interval: Duration::from_millis(10),
         }

@@ -56,7 +56,8 @@ fn open_and_run<M: StateMachine>(start: CoreStart, machine: impl FnOnce(CoreId) 
     let groups = options.groups.iter().map(|group| group.id).collect();
     let open = || -> Result<(LocalExecutor, Core<RingDisk, M>), StartError> {
         let executor = executor(&node, id, &log_dir)?;
-        let disk = RingDisk::open(&log_dir, RingOptions::default())
+        let durable_writes = node.settings.runtime.durable_writes;
+        let disk = RingDisk::open(&log_dir, RingOptions { durable_writes, ..RingOptions::default() })
             .map_err(|error| StartError::ring(id.0, error))?;
         let progress = &mut |done, total| (node.settings.hooks.on_progress)(id, done, total);
         let core = Core::open(clock::now(), options, disk, machine(id), progress)

@@ -55,6 +55,9 @@ pub(super) fn check(
     engine.cores = cores;
     engine.pin_from = file.pin_from.as_ref().map(|cpu| usize::from(*cpu.get_ref()));
     engine.spin_us = spin_us;
+    if let Some(written) = file.log.durable_writes {
+        engine.runtime.durable_writes = written.into();
+    }
     let front_door = FrontDoorConfig {
         cluster,
         listen: clients,

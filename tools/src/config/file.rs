@@ -86,6 +86,29 @@ pub(crate) struct Log {
     pub(crate) segments_ahead: Option<Spanned<u32>>,
     pub(crate) writes_in_flight: Option<Spanned<u32>>,
     pub(crate) batch_bytes: Option<Spanned<Bytes>>,
+    pub(crate) durable_writes: Option<DurableWrites>,
+}
+
+/// How the log makes its writes durable.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DurableWrites {
+    /// What a probe at the start finds faster.
+    Auto,
+    /// RWF_DSYNC.
+    Dsync,
+    /// A linked fdatasync.
+    Fsync,
+}
+
+impl From<DurableWrites> for logdrive_wal::DurableWrites {
+    fn from(written: DurableWrites) -> logdrive_wal::DurableWrites {
+        match written {
+            DurableWrites::Auto => logdrive_wal::DurableWrites::Auto,
+            DurableWrites::Dsync => logdrive_wal::DurableWrites::Dsync,
+            DurableWrites::Fsync => logdrive_wal::DurableWrites::Fsync,
+        }
+    }
 }
 
 /// `[limits]`

@@ -112,6 +112,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "[[nodes]]\nid = 1",
+        "[log]\ndurable_writes = \"maybe\"\n[[nodes]]\nid = 1",
+        "node.toml:7:18: unknown variant `maybe`",
+    ),
+    (
+        "[[nodes]]\nid = 1",
         "[log]\nsegment_bytes = 1048577\n[[nodes]]\nid = 1",
         "it must be a multiple of 4096",
     ),

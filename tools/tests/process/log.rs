@@ -35,6 +35,21 @@ fn find(dir: &std::path::Path, needle: &[u8]) -> (PathBuf, u64) {
 }
 
 #[test]
+fn durable_writes_are_made_as_set_and_the_log_says_so() {
+    for (setting, said) in [
+        ("[log]\ndurable_writes = \"fsync\"\n", "write + fdatasync (as set)"),
+        ("[log]\ndurable_writes = \"dsync\"\n", "RWF_DSYNC writes (as set)"),
+        ("[log]\ndurable_writes = \"auto\"\n", "us with RWF_DSYNC"),
+    ] {
+        let cluster = Cluster::start(one_node(setting));
+        let mut client = cluster.addresses().client();
+        redis::cmd("SET").arg("a").arg("1").exec(&mut client).unwrap();
+        let stderr = cluster.nodes[0].stderr();
+        assert!(stderr.contains(said), "{setting}: {stderr}");
+    }
+}
+
+#[test]
 fn wal_verify_accepts_a_stopped_node_and_names_damage() {
     let mut cluster = Cluster::start(one_node(TINY));
     let mut client = cluster.addresses().client();

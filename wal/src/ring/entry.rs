@@ -7,6 +7,9 @@ use io_uring::{opcode, squeue, types};
 use super::{Kind, RingDisk};
 use crate::disk::{FileId, OpenMode};
 
+/// In the user data of an fdatasync that is linked behind the write of the same slot.
+pub(super) const LINKED_SYNC: u64 = 1 << 32;
+
 /// A file as the ring knows it.
 enum Target {
     Fixed(types::Fixed),
@@ -46,7 +49,8 @@ impl RingDisk {
                     .build()
             }
             Kind::Write => {
-                let flags = if slot.durable { libc::RWF_DSYNC } else { 0 };
+                let linked = self.facts.durable_writes.is_linked();
+                let flags = if slot.durable && !linked { libc::RWF_DSYNC } else { 0 };
                 let buffer = slot.buffer.as_mut()?;
                 let memory = buffer.as_mut_ptr();
                 match (target?, buffer.registered()) {
@@ -81,5 +85,19 @@ impl RingDisk {
             Kind::SyncDir => opcode::Fsync::new(directory).build(),
         };
         Some(entry.user_data(u64::from(index)))
+    }
+    /// The submissions of a slot: two, linked, for a write that an fdatasync makes durable.
+    pub(super) fn entries(&mut self, index: u32) -> Option<(squeue::Entry, Option<squeue::Entry>)> {
+        let entry = self.entry(index)?;
+        let slot = &self.slots[index as usize];
+        if slot.kind != Kind::Write || !slot.durable || !self.facts.durable_writes.is_linked() {
+            return Some((entry, None));
+        }
+        let sync = match self.descriptor(slot.file)? {
+            Target::Fixed(f) => opcode::Fsync::new(f).flags(types::FsyncFlags::DATASYNC).build(),
+            Target::Plain(f) => opcode::Fsync::new(f).flags(types::FsyncFlags::DATASYNC).build(),
+        };
+        let sync = sync.user_data(u64::from(index) | LINKED_SYNC);
+        Some((entry.flags(squeue::Flags::IO_LINK), Some(sync)))
     }
 }

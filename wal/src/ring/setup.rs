@@ -24,11 +24,31 @@ pub struct RingOptions {
     /// How long to retry the lock of the directory: the kernel may need a moment to end the operations of a process that
     /// was just killed, and holds the lock until then.
     pub lock_wait_ms: u32,
+    /// How writes are made durable.
+    pub durable_writes: DurableWrites,
+}
+
+/// How a durable write is made durable. Both are submitted with one system call for all that is queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DurableWrites {
+    /// The one that a short probe finds faster when the disk is opened: a few writes of each into a scratch file.
+    #[default]
+    Auto,
+    /// Writes with RWF_DSYNC: the device is told to write through where it can.
+    Dsync,
+    /// A write and an fdatasync linked behind it: the device's cache is flushed.
+    Fsync,
 }
 
 impl Default for RingOptions {
     fn default() -> RingOptions {
-        RingOptions { buffers: 6, buffer_bytes: 256 << 10, queue_entries: 128, lock_wait_ms: 2000 }
+        RingOptions {
+            buffers: 6,
+            buffer_bytes: 256 << 10,
+            queue_entries: 128,
+            lock_wait_ms: 2000,
+            durable_writes: DurableWrites::Auto,
+        }
     }
 }
 
@@ -100,6 +120,50 @@ pub struct DiskFacts {
     pub buffer_bytes: u32,
     /// Completions are taken only when asked for (DEFER_TASKRUN).
     pub deferred: bool,
+    /// How writes are made durable, and why so.
+    pub durable_writes: DurableChoice,
+}
+
+/// How the ring makes writes durable, and what made it choose so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurableChoice {
+    /// It was told to.
+    Set(DurableWrites),
+    /// It measured: the median times of one write, in microseconds.
+    Probed {
+        /// What was chosen.
+        chosen: DurableWrites,
+        /// With RWF_DSYNC.
+        dsync_us: u32,
+        /// With a linked fdatasync.
+        fsync_us: u32,
+    },
+    /// There was nothing to measure (a file system in memory) or no room for it: RWF_DSYNC.
+    Unprobed,
+}
+
+impl DurableChoice {
+    /// Whether writes are linked with an fdatasync.
+    pub fn is_linked(&self) -> bool {
+        let chosen = match self {
+            DurableChoice::Set(chosen) | DurableChoice::Probed { chosen, .. } => *chosen,
+            DurableChoice::Unprobed => DurableWrites::Dsync,
+        };
+        chosen == DurableWrites::Fsync
+    }
+}
+
+impl std::fmt::Display for DurableChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_linked() { "write + fdatasync" } else { "RWF_DSYNC writes" })?;
+        match self {
+            DurableChoice::Set(_) => f.write_str(" (as set)"),
+            DurableChoice::Probed { dsync_us, fsync_us, .. } => {
+                write!(f, " (probe: {dsync_us} us with RWF_DSYNC, {fsync_us} us with fdatasync)")
+            }
+            DurableChoice::Unprobed => f.write_str(" (not probed)"),
+        }
+    }
 }
 
 pub(super) struct Built {
@@ -233,7 +297,7 @@ pub(super) fn probe_direct(root: &Path) -> Result<bool, RingError> {
 }
 
 /// A nameless file; where the file system has none, one with a name that is removed at once.
-fn open_probe(root: &Path, flags: i32) -> io::Result<File> {
+pub(super) fn open_probe(root: &Path, flags: i32) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(true).mode(0o600);
