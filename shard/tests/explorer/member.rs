@@ -1,0 +1,210 @@
+//! One member as its caller keeps it: the group, the log in memory, the journal of writes under way, the disk.
+
+use std::collections::VecDeque;
+use std::hash::Hash;
+
+use logdrive_shard::{
+    Append, AppendReply, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState, NodeId, Role,
+    Route, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+};
+
+/// An entry: `data` stands for its payload and is unique per proposal (0: a no-op).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    pub term: Term,
+    pub data: u32,
+}
+
+/// A message as the caller would frame it.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub enum Message {
+    Append(Append, Vec<Entry>),
+    AppendReply(AppendReply),
+    Heartbeat(Heartbeat),
+    HeartbeatReply(HeartbeatReply),
+    VoteRequest(VoteRequest),
+    VoteReply(VoteReply),
+    TimeoutNow(TimeoutNow),
+}
+
+/// Something written.
+#[derive(Clone, Debug, Hash)]
+pub enum Write {
+    Entries { first: u64, entries: Vec<Entry>, epoch: u32 },
+    HardState(HardState),
+    OwnVote(Term),
+}
+
+/// The writes of a step, and the messages that wait for them.
+#[derive(Clone, Debug, Default, Hash)]
+pub struct Batch {
+    pub writes: Vec<Write>,
+    pub parked: Vec<(usize, Message)>,
+}
+
+/// What survives a crash.
+#[derive(Clone, Debug, Default, Hash)]
+pub struct Disk {
+    pub log: Vec<Entry>,
+    pub hard_state: HardState,
+}
+
+impl Disk {
+    pub fn apply(&mut self, writes: &[Write]) {
+        for write in writes {
+            match write {
+                Write::Entries { first, entries, .. } => {
+                    assert!(*first as usize <= self.log.len() + 1, "a gap in the log on disk before {first}");
+                    self.log.truncate(*first as usize - 1);
+                    self.log.extend_from_slice(entries);
+                }
+                Write::HardState(state) => self.hard_state = *state,
+                Write::OwnVote(_) => {}
+            }
+        }
+    }
+
+    pub fn log_state(&self) -> LogState {
+        let mut term_runs: Vec<(LogIndex, Term)> = Vec::new();
+        for (at, entry) in self.log.iter().enumerate() {
+            if term_runs.last().is_none_or(|&(_, term)| term != entry.term) {
+                term_runs.push((LogIndex(at as u64 + 1), entry.term));
+            }
+        }
+        LogState { first: LogIndex(1), last: LogIndex(self.log.len() as u64), prev_term: Term(0), term_runs }
+    }
+}
+
+#[derive(Clone, Hash)]
+pub struct Member {
+    pub group: Group,
+    /// In memory: entry `i` at `i - 1`.
+    pub log: Vec<Entry>,
+    pub disk: Disk,
+    pub journal: VecDeque<Batch>,
+    /// Reads that wait: `(round, length of what was committed anywhere when the read was registered)`.
+    pub reads: Vec<(u64, usize)>,
+}
+
+/// What a step produced, beside what it changed in the member.
+#[derive(Default)]
+pub struct Effects {
+    pub writes: Vec<Write>,
+    pub immediate: Vec<(usize, Message)>,
+    pub parked: Vec<(usize, Message)>,
+    pub reads_confirmed: Vec<(u64, LogIndex)>,
+    pub leadership_lost: bool,
+}
+
+/// The sink. Routes are the positions of the members.
+pub struct Recorder<'a> {
+    pub log: &'a mut Vec<Entry>,
+    pub effects: Effects,
+}
+
+impl Recorder<'_> {
+    fn now(&mut self, to: Route, message: Message) {
+        self.effects.immediate.push((to.0 as usize, message));
+    }
+
+    fn park(&mut self, to: Route, message: Message) {
+        self.effects.parked.push((to.0 as usize, message));
+    }
+
+    /// Appends entries behind the log, and writes them.
+    pub fn write_entries(&mut self, entries: Vec<Entry>, epoch: u32) {
+        let first = self.log.len() as u64 + 1;
+        self.log.extend_from_slice(&entries);
+        self.effects.writes.push(Write::Entries { first, entries, epoch });
+    }
+}
+
+impl Sink for Recorder<'_> {
+    fn append(&mut self, to: Route, message: Append) {
+        let first = message.prev_index.0 as usize;
+        let entries = self.log[first..first + message.count as usize].to_vec();
+        assert!(entries.iter().all(|e| e.term == message.entry_term), "entries of one append have one term");
+        self.now(to, Message::Append(message, entries));
+    }
+
+    fn heartbeat(&mut self, to: Route, message: Heartbeat) {
+        self.now(to, Message::Heartbeat(message));
+    }
+
+    fn heartbeat_reply(&mut self, to: Route, message: HeartbeatReply) {
+        self.park(to, Message::HeartbeatReply(message));
+    }
+
+    fn append_reply(&mut self, to: Route, message: AppendReply) {
+        self.park(to, Message::AppendReply(message));
+    }
+
+    fn vote_request(&mut self, to: Route, message: VoteRequest) {
+        if message.pre_vote {
+            self.now(to, Message::VoteRequest(message));
+        } else {
+            self.park(to, Message::VoteRequest(message));
+        }
+    }
+
+    fn vote_reply(&mut self, to: Route, message: VoteReply) {
+        if message.pre_vote {
+            self.now(to, Message::VoteReply(message));
+        } else {
+            self.park(to, Message::VoteReply(message));
+        }
+    }
+
+    fn timeout_now(&mut self, to: Route, message: TimeoutNow) {
+        self.now(to, Message::TimeoutNow(message));
+    }
+
+    fn save_hard_state(&mut self, state: HardState) {
+        self.effects.writes.push(Write::HardState(state));
+    }
+
+    fn append_empty(&mut self, index: LogIndex, term: Term, epoch: u32) {
+        assert_eq!(index.0, self.log.len() as u64 + 1);
+        self.write_entries(vec![Entry { term, data: 0 }], epoch);
+    }
+
+    fn own_vote_written(&mut self, term: Term) {
+        self.effects.writes.push(Write::OwnVote(term));
+    }
+
+    fn committed(&mut self, _commit: LogIndex) {}
+
+    fn reads_confirmed(&mut self, round: u64, index: LogIndex) {
+        self.effects.reads_confirmed.push((round, index));
+    }
+
+    fn leadership_lost(&mut self, _new_term: Term) {
+        self.effects.leadership_lost = true;
+    }
+
+    fn role_changed(&mut self, _role: Role, _leader: NodeId, _term: Term) {}
+
+    fn fit(&mut self, _to: Route, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit {
+        // An entry is a byte here.
+        let count = (last.0 - first.0 + 1).min(u64::from(bytes_max)).max(1) as u32;
+        Fit::Ready { count, bytes: count }
+    }
+}
+
+/// The position of a member stands for its way, one more for its identity.
+pub fn id(member: usize) -> NodeId {
+    NodeId(member as u32 + 1)
+}
+
+impl std::fmt::Display for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Message::Append(m, _) => write!(
+                f,
+                "append term {}, after {}@{}, {} of term {}, commit {}",
+                m.term, m.prev_index, m.prev_term, m.count, m.entry_term, m.commit
+            ),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}

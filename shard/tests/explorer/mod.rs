@@ -1,0 +1,18 @@
+//! An explorer of small models: every state that a group of a few members can reach, whatever order the messages, the disk,
+//! the timers and the faults take, with the safety properties checked in each of them.
+//!
+//! | file | what |
+//! |---|---|
+//! | `world.rs` | one state of the model: members, links, what is spent; and the steps from it |
+//! | `member.rs` | one member as its caller keeps it: group, log, journal, disk |
+//! | `properties.rs` | the five safety properties of the Raft paper (figure 3), and what this crate promises beyond them |
+//! | `search.rs` | depth first through all states, each once; a path that fails is shortened before it is shown |
+//!
+//! Time is abstracted: all durations are zero, the clock stands at zero, and a deadline is either armed or not. So "a timeout
+//! may happen at any moment" needs no clock in the state, and equal situations are equal states.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod member;
+pub mod properties;
+pub mod search;
+pub mod world;

@@ -1,0 +1,528 @@
+//! One state of a model, and the steps from it.
+
+use std::fmt;
+use std::hash::Hash;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ahash::RandomState;
+use logdrive_shard::{Config, Env, Group, HardState, LogIndex, Moment, NodeId, Random, Route, Setup, Term};
+
+use super::member::{Batch, Disk, Effects, Entry, Member, Message, Recorder, Write, id};
+use super::properties::{self, Before, History};
+
+/// What may still happen. Each use takes one away; what is zero does not happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Deadlines that pass: campaigns, and repetitions of a leader.
+    pub deadlines: u8,
+    pub proposals: u8,
+    pub reads: u8,
+    /// Crashes, each followed by a restart, with each possible part of the journal on disk.
+    pub crashes: u8,
+    /// Messages lost.
+    pub losses: u8,
+    /// Messages delivered twice.
+    pub duplicates: u8,
+    /// Messages delivered before older ones of the same link.
+    pub reorders: u8,
+    /// Changes of contact, as one side judges it.
+    pub contacts: u8,
+    pub transfers: u8,
+}
+
+/// A small world and what may happen in it.
+#[derive(Clone)]
+pub struct Model {
+    pub name: &'static str,
+    pub members: usize,
+    /// Terms of the entries in each member's log.
+    pub logs: Vec<Vec<u64>>,
+    pub commit: u64,
+    /// Begins with member 0 leading and everybody knowing it, and nothing under way.
+    pub led: bool,
+    /// Nobody campaigns beyond this term.
+    pub term_max: u64,
+    pub pre_vote: bool,
+    pub check_quorum: bool,
+    /// What a member sent before a crash may arrive after it.
+    pub late: bool,
+    /// Entries of one append, at most.
+    pub append_entries_max: u32,
+    pub budget: Budget,
+}
+
+impl Model {
+    /// Three members with empty logs, in the plainest settings.
+    pub fn new(name: &'static str, budget: Budget) -> Model {
+        Model {
+            name,
+            members: 3,
+            logs: vec![Vec::new(); 3],
+            commit: 0,
+            led: false,
+            term_max: 2,
+            pre_vote: false,
+            check_quorum: false,
+            late: false,
+            append_entries_max: 8,
+            budget,
+        }
+    }
+
+    pub fn config(&self) -> Config {
+        Config {
+            election_base: Duration::ZERO,
+            election_spread: Duration::ZERO,
+            heartbeat_interval: Duration::ZERO,
+            pre_vote: self.pre_vote,
+            check_quorum: self.check_quorum,
+            append_bytes_max: self.append_entries_max,
+            inflight_messages_max: 4,
+            ..Config::default()
+        }
+    }
+}
+
+/// A step. Members are named by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The message at a position of the link; 0 is the oldest.
+    Deliver {
+        from: usize,
+        to: usize,
+        at: usize,
+        keep: bool,
+    },
+    Lose {
+        from: usize,
+        to: usize,
+    },
+    /// The oldest write of a member is durable.
+    Write(usize),
+    Deadline(usize),
+    Propose(usize),
+    Read(usize),
+    Transfer {
+        from: usize,
+        to: usize,
+    },
+    /// Memory is lost, and all writes under way but the first so many. What was sent to the member is lost, and so is what it
+    /// sent, unless that arrives `late`, on a connection that outlives the sender.
+    Crash {
+        member: usize,
+        writes: usize,
+        late: bool,
+    },
+    Contact {
+        member: usize,
+        peer: usize,
+        alive: bool,
+    },
+}
+
+/// Messages under way from one member to another, oldest first.
+type Link = Vec<Rc<Message>>;
+
+#[derive(Clone)]
+pub struct World {
+    pub members: Vec<Rc<Member>>,
+    /// Messages from member `a` to member `b` at `a * members + b`.
+    links: Vec<Rc<Link>>,
+    pub history: Rc<History>,
+    pub budget: Budget,
+    /// Who is in contact with whom, as each judges it: a bit per pair.
+    contact: u64,
+    /// Hashes of members and links, kept because most steps change few of them.
+    hashes: Vec<u64>,
+}
+
+/// The same in every run, so that every run visits the same states.
+const HASHER: RandomState = RandomState::with_seeds(1, 2, 3, 4);
+
+impl World {
+    pub fn new(model: &Model, config: &Config) -> World {
+        let count = model.members;
+        let term = model.logs.iter().filter_map(|log| log.last()).max().copied().unwrap_or(0);
+        let voters: Vec<NodeId> = (0..count).map(id).collect();
+        let mut history = History::default();
+        let mut members = Vec::new();
+        for at in 0..count {
+            let entry = |(index, &term): (usize, &u64)| Entry {
+                term: Term(term),
+                data: 10_000 + 100 * term as u32 + index as u32,
+            };
+            let log: Vec<Entry> = model.logs[at].iter().enumerate().map(entry).collect();
+            let commit = LogIndex(model.commit.min(log.len() as u64));
+            if commit.0 == model.commit {
+                history.adopt(&log, model.commit);
+            }
+            let disk = Disk { log, hard_state: HardState { term: Term(term), vote: NodeId::NONE, commit } };
+            members.push(Rc::new(boot(at, &voters, config, disk)));
+        }
+        let mut world = World {
+            members,
+            links: (0..count * count).map(|_| Rc::default()).collect(),
+            history: Rc::new(history),
+            budget: model.budget,
+            contact: 0,
+            hashes: vec![0; count + count * count],
+        };
+        for at in 0..count {
+            world.connect(config, at);
+        }
+        (0..world.hashes.len()).for_each(|part| world.rehash(part));
+        if model.led {
+            world.budget.deadlines += 1;
+            world.apply(config, Action::Deadline(0));
+            world.calm(model, config);
+            assert!(world.members[0].group.is_leader());
+        }
+        world
+    }
+
+    /// Writes and delivers until nothing is under way.
+    fn calm(&mut self, model: &Model, config: &Config) {
+        let mut actions = Vec::new();
+        loop {
+            actions.clear();
+            self.actions(model, &mut actions);
+            let harmless =
+                |a: &&Action| matches!(a, Action::Write(_) | Action::Deliver { at: 0, keep: false, .. });
+            match actions.iter().find(harmless) {
+                Some(&action) => self.apply(config, action),
+                None => return,
+            }
+        }
+    }
+
+    /// Tells a member that has just started the ways and the contact it has.
+    fn connect(&mut self, config: &Config, at: usize) {
+        for peer in (0..self.members.len()).filter(|&peer| peer != at) {
+            self.step(config, at, |group, env| group.on_route(env, id(peer), Route(peer as u64)));
+            self.contact |= self.pair(at, peer);
+            self.step(config, at, |group, env| group.on_contact(env, id(peer), true));
+            if !config.check_quorum {
+                // Contact has armed the deadline. If it lasted, nobody who has heard a leader would ever campaign.
+                self.step(config, at, |group, env| group.on_contact(env, id(peer), false));
+            }
+        }
+    }
+
+    fn pair(&self, member: usize, peer: usize) -> u64 {
+        1 << (member * self.members.len() + peer)
+    }
+
+    fn rehash(&mut self, part: usize) {
+        let members = self.members.len();
+        self.hashes[part] = match part.checked_sub(members) {
+            None => HASHER.hash_one(&*self.members[part]),
+            Some(link) => HASHER.hash_one(&*self.links[link]),
+        };
+    }
+
+    /// Equal worlds have equal keys, and (with a probability that is known) no others do.
+    pub fn key(&self) -> u64 {
+        HASHER.hash_one((&self.hashes, &*self.history, &self.budget, self.contact))
+    }
+
+    // -- what may happen --------------------------------------------------------------------------------------------
+
+    pub fn actions(&self, model: &Model, actions: &mut Vec<Action>) {
+        let count = self.members.len();
+        let budget = &self.budget;
+        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))) {
+            let waiting = self.links[from * count + to].len();
+            if waiting == 0 {
+                continue;
+            }
+            actions.push(Action::Deliver { from, to, at: 0, keep: false });
+            if budget.duplicates > 0 {
+                actions.push(Action::Deliver { from, to, at: 0, keep: true });
+            }
+            if budget.losses > 0 {
+                actions.push(Action::Lose { from, to });
+            }
+            if budget.reorders > 0 {
+                actions.extend((1..waiting).map(|at| Action::Deliver { from, to, at, keep: false }));
+            }
+        }
+        for (at, member) in self.members.iter().enumerate() {
+            self.member_actions(model, at, member, actions);
+        }
+    }
+
+    fn member_actions(&self, model: &Model, at: usize, member: &Member, actions: &mut Vec<Action>) {
+        let (budget, group) = (&self.budget, &member.group);
+        let peers = || (0..self.members.len()).filter(move |&peer| peer != at);
+        if !member.journal.is_empty() {
+            actions.push(Action::Write(at));
+        }
+        let is_armed = group.next_deadline() != Moment::NEVER;
+        let may_campaign = group.term().0 < model.term_max && (at == 0 || !self.is_untouched(model));
+        if budget.deadlines > 0 && is_armed && (group.is_leader() || may_campaign) {
+            actions.push(Action::Deadline(at));
+        }
+        if group.is_leader() {
+            if budget.proposals > 0 {
+                actions.push(Action::Propose(at));
+            }
+            if budget.reads > 0 {
+                actions.push(Action::Read(at));
+            }
+            if budget.transfers > 0 && group.term().0 < model.term_max {
+                actions.extend(peers().map(|to| Action::Transfer { from: at, to }));
+            }
+        }
+        if budget.crashes > 0 {
+            for writes in 0..=member.journal.len() {
+                actions.push(Action::Crash { member: at, writes, late: false });
+                if model.late {
+                    actions.push(Action::Crash { member: at, writes, late: true });
+                }
+            }
+        }
+        if budget.contacts > 0 {
+            actions.extend(peers().map(|peer| {
+                let alive = self.contact & self.pair(at, peer) == 0;
+                Action::Contact { member: at, peer, alive }
+            }));
+        }
+    }
+
+    /// While nothing has happened and all members are alike, the first to campaign may be called number 0: what follows if
+    /// another one does is the same under other names.
+    fn is_untouched(&self, model: &Model) -> bool {
+        let logs = &model.logs;
+        !model.led && self.budget == model.budget && logs.iter().all(|log| *log == logs[0])
+    }
+
+    /// Whether the action may happen here. For paths that are shortened.
+    pub fn allows(&self, model: &Model, action: Action) -> bool {
+        let mut actions = Vec::new();
+        self.actions(model, &mut actions);
+        actions.contains(&action)
+    }
+
+    // -- what happens -------------------------------------------------------------------------------------------------
+
+    pub fn apply(&mut self, config: &Config, action: Action) {
+        let budget = &mut self.budget;
+        match action {
+            Action::Deliver { at, keep, .. } => {
+                budget.reorders -= u8::from(at > 0);
+                budget.duplicates -= u8::from(keep);
+            }
+            Action::Lose { .. } => budget.losses -= 1,
+            Action::Write(_) => {}
+            Action::Deadline(_) => budget.deadlines -= 1,
+            Action::Propose(_) => budget.proposals -= 1,
+            Action::Read(_) => budget.reads -= 1,
+            Action::Transfer { .. } => budget.transfers -= 1,
+            Action::Crash { .. } => budget.crashes -= 1,
+            Action::Contact { .. } => budget.contacts -= 1,
+        }
+        match action {
+            Action::Deliver { from, to, at, keep } => self.deliver(config, from, to, at, keep),
+            Action::Lose { from, to } => drop(self.take(from, to, 0)),
+            Action::Write(at) => self.complete_write(config, at),
+            Action::Deadline(at) => self.step(config, at, |group, env| group.on_deadline(env)),
+            Action::Propose(at) => self.propose(config, at),
+            Action::Read(at) => self.read(config, at),
+            Action::Transfer { from, to } => self.step(config, from, |group, env| {
+                let _ = group.transfer_leadership(env, id(to));
+            }),
+            Action::Crash { member, writes, late } => self.crash(config, member, writes, late),
+            Action::Contact { member, peer, alive } => {
+                self.contact ^= self.pair(member, peer);
+                self.step(config, member, |group, env| group.on_contact(env, id(peer), alive));
+            }
+        }
+        for part in 0..self.hashes.len() {
+            if self.hashes[part] == 0 {
+                self.rehash(part);
+            }
+        }
+    }
+
+    fn take(&mut self, from: usize, to: usize, at: usize) -> Rc<Message> {
+        let link = from * self.members.len() + to;
+        self.hashes[self.members.len() + link] = 0;
+        Rc::make_mut(&mut self.links[link]).remove(at)
+    }
+
+    fn send(&mut self, from: usize, to: usize, message: Message) {
+        let link = from * self.members.len() + to;
+        self.hashes[self.members.len() + link] = 0;
+        Rc::make_mut(&mut self.links[link]).push(Rc::new(message));
+    }
+
+    fn deliver(&mut self, config: &Config, from: usize, to: usize, at: usize, keep: bool) {
+        let message = if keep {
+            self.links[from * self.members.len() + to][at].clone()
+        } else {
+            self.take(from, to, at)
+        };
+        let from = id(from);
+        self.step(config, to, |group, env| match &*message {
+            Message::Append(append, entries) => {
+                let accepted = group.on_append(env, from, append);
+                if accepted.take > 0 {
+                    env.sink.log.truncate((append.prev_index.0 + u64::from(accepted.skip)) as usize);
+                    let range = accepted.skip as usize..(accepted.skip + accepted.take) as usize;
+                    env.sink.write_entries(entries[range].to_vec(), accepted.epoch);
+                }
+            }
+            Message::AppendReply(reply) => group.on_append_reply(env, from, reply),
+            Message::Heartbeat(heartbeat) => group.on_heartbeat(env, from, heartbeat),
+            Message::HeartbeatReply(reply) => group.on_heartbeat_reply(env, from, reply),
+            Message::VoteRequest(request) => group.on_vote_request(env, from, request),
+            Message::VoteReply(reply) => group.on_vote_reply(env, from, reply),
+            Message::TimeoutNow(order) => group.on_timeout_now(env, from, order),
+        });
+    }
+
+    fn propose(&mut self, config: &Config, at: usize) {
+        let data = 100 * (at as u32 + 1) + u32::from(self.budget.proposals);
+        self.step(config, at, |group, env| {
+            if let Ok(proposed) = group.propose(env, 1, 1) {
+                env.sink.write_entries(vec![Entry { term: proposed.term, data }], proposed.epoch);
+            }
+            group.flush(env);
+        });
+    }
+
+    fn read(&mut self, config: &Config, at: usize) {
+        let committed = self.history.committed_len();
+        let mut round = None;
+        self.step(config, at, |group, env| round = group.read_index(env).ok());
+        if let Some(round) = round {
+            self.member(at).reads.push((round, committed));
+        }
+        self.step(config, at, |group, env| group.flush(env));
+    }
+
+    fn complete_write(&mut self, config: &Config, at: usize) {
+        let member = self.member(at);
+        let batch = member.journal.pop_front().expect("a write is under way");
+        member.disk.apply(&batch.writes);
+        for write in &batch.writes {
+            match *write {
+                Write::Entries { first, ref entries, epoch } => {
+                    let last = LogIndex(first + entries.len() as u64 - 1);
+                    self.step(config, at, |group, env| group.on_durable(env, epoch, last));
+                }
+                Write::OwnVote(term) => self.step(config, at, |group, env| group.on_vote_durable(env, term)),
+                Write::HardState(_) => {}
+            }
+        }
+        for (to, message) in batch.parked {
+            self.send(at, to, message);
+        }
+    }
+
+    fn crash(&mut self, config: &Config, at: usize, writes: usize, late: bool) {
+        let voters: Vec<NodeId> = (0..self.members.len()).map(id).collect();
+        let mut disk = self.members[at].disk.clone();
+        for batch in self.members[at].journal.iter().take(writes) {
+            disk.apply(&batch.writes);
+        }
+        self.members[at] = Rc::new(boot(at, &voters, config, disk));
+        self.hashes[at] = 0;
+        let count = self.members.len();
+        for peer in (0..count).filter(|&peer| peer != at) {
+            self.clear(peer * count + at);
+            if !late {
+                self.clear(at * count + peer);
+            }
+        }
+        self.connect(config, at);
+        for peer in (0..count).filter(|&peer| peer != at) {
+            self.step(config, peer, |group, env| group.on_route(env, id(at), Route(at as u64)));
+        }
+    }
+
+    fn clear(&mut self, link: usize) {
+        if !self.links[link].is_empty() {
+            self.links[link] = Rc::new(Link::new());
+            self.hashes[self.members.len() + link] = 0;
+        }
+    }
+
+    fn member(&mut self, at: usize) -> &mut Member {
+        self.hashes[at] = 0;
+        Rc::make_mut(&mut self.members[at])
+    }
+
+    /// One step of a member, the caller's duties after it, and the properties.
+    fn step(
+        &mut self,
+        config: &Config,
+        at: usize,
+        step: impl FnOnce(&mut Group, &mut Env<'_, Recorder<'_>>),
+    ) {
+        let before = Before::of(&self.members[at]);
+        let member = self.member(at);
+        let mut recorder = Recorder { log: &mut member.log, effects: Effects::default() };
+        let mut random = Random::new(0);
+        let mut env = Env { now: Moment(0), config, random: &mut random, sink: &mut recorder };
+        step(&mut member.group, &mut env);
+        let effects = recorder.effects;
+        if let Some((term, vote)) = before.must_save(&member.group) {
+            let saves = |w: &Write| matches!(w, Write::HardState(s) if (s.term, s.vote) == (term, vote));
+            assert!(effects.writes.iter().any(saves), "{at} changed term or vote and did not save it");
+        }
+        let mut free = Vec::new();
+        match member.journal.back_mut() {
+            // Nothing to write, nothing to wait for.
+            None if effects.writes.is_empty() => free = effects.parked,
+            Some(last) if effects.writes.is_empty() => last.parked.extend(effects.parked),
+            _ => member.journal.push_back(Batch { writes: effects.writes, parked: effects.parked }),
+        }
+        properties::reads_are_fresh(member, &effects.reads_confirmed);
+        if effects.leadership_lost {
+            member.reads.clear();
+        }
+        for (to, message) in effects.immediate.into_iter().chain(free) {
+            self.send(at, to, message);
+        }
+        properties::check(&before, at, &self.members, &mut self.history);
+    }
+
+    /// The oldest messages, logs and roles, for whoever reads a path.
+    pub fn describe(&self, action: Action) -> String {
+        let count = self.members.len();
+        match action {
+            Action::Deliver { from, to, at, .. } => {
+                format!("{action:?}: {}", self.links[from * count + to][at])
+            }
+            _ => format!("{action:?}"),
+        }
+    }
+}
+
+fn boot(at: usize, voters: &[NodeId], config: &Config, disk: Disk) -> Member {
+    let setup = Setup {
+        me: id(at),
+        voters,
+        hard_state: disk.hard_state,
+        log: &disk.log_state(),
+        applied: LogIndex(0),
+        fresh: true,
+        preferred_leader: NodeId::NONE,
+    };
+    let group = Group::new(Moment(0), config, &mut Random::new(0), &setup);
+    Member { group, log: disk.log.clone(), disk, journal: Default::default(), reads: Vec::new() }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, member) in self.members.iter().enumerate() {
+            let terms: Vec<String> = member.log.iter().map(|e| e.term.to_string()).collect();
+            let disk: Vec<String> = member.disk.log.iter().map(|e| e.term.to_string()).collect();
+            let (role, term, commit) = (member.group.role(), member.group.term(), member.group.commit());
+            writeln!(f, "    {at}: {role:?} of term {term}, log {terms:?}, disk {disk:?}, commit {commit}")?;
+        }
+        Ok(())
+    }
+}
