@@ -1,6 +1,6 @@
 //! What goes in and out of a [`crate::Group`] beside messages and effects.
 
-use crate::{Config, LogIndex, Moment, NodeId, Random, Sink, Term};
+use crate::{BadChange, Config, LogIndex, MemberKind, Membership, Moment, NodeId, Random, Sink, Term};
 
 /// What every step is given.
 pub struct Env<'a, S: Sink> {
@@ -38,7 +38,7 @@ pub struct Proposed {
     pub epoch: u32,
 }
 
-/// Why a proposal, a read or a transfer was refused. Nothing was appended.
+/// Why a proposal, a read, a transfer or a change of the configuration was refused. Nothing was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
@@ -68,6 +68,45 @@ pub enum Refused {
         /// The target.
         to: NodeId,
     },
+    /// The configuration is another one than the change was meant for.
+    #[error("the configuration is that of index {actual}, not {expected}: read it again and decide anew")]
+    MembershipMismatch {
+        /// The index that the request named.
+        expected: LogIndex,
+        /// The index of the configuration in force.
+        actual: LogIndex,
+    },
+    /// The last change is not committed yet: one at a time.
+    #[error("the change at index {index} is not committed yet")]
+    ChangePending {
+        /// Its index.
+        index: LogIndex,
+    },
+    /// The leader is new: it does not know yet whether an earlier leader's change is committed. It will soon.
+    #[error("the leader has not committed an entry of its term yet: try again")]
+    NotCommittedInTerm,
+    /// A node that is to be a voter lacks too much of the log.
+    #[error("node {node} lacks {lag} entries, {limit} may be missing: let it catch up as a learner")]
+    LearnerBehind {
+        /// The node.
+        node: NodeId,
+        /// Entries that it is not known to have.
+        lag: u64,
+        /// See [`Config::promotion_lag_max`].
+        limit: u64,
+    },
+    /// A node that is to be a voter is out of contact, or its log is not known yet.
+    #[error("nothing is known of the log of node {node} at present: is it a learner, and in contact?")]
+    LearnerUnknown {
+        /// The node.
+        node: NodeId,
+    },
+    /// The voters that are in contact would not be a majority of the new configuration.
+    #[error("with the change the group could not commit: too many voters are out of contact")]
+    NoQuorum,
+    /// The change does not fit the configuration.
+    #[error(transparent)]
+    BadChange(BadChange),
 }
 
 /// What of an append the caller has to write and keep.
@@ -98,6 +137,8 @@ pub struct PeerReport {
     pub inflight_bytes: u32,
     /// In contact.
     pub alive: bool,
+    /// What it is in the configuration in force. A leader also lists removed members that it still tells of their removal.
+    pub kind: MemberKind,
 }
 
 /// A group's state, for people.
@@ -115,6 +156,10 @@ pub struct Report {
     pub durable: LogIndex,
     /// Last index.
     pub last: LogIndex,
-    /// All other voters.
+    /// The configuration in force.
+    pub membership: Membership,
+    /// Its index.
+    pub membership_index: LogIndex,
+    /// All other members.
     pub peers: Vec<PeerReport>,
 }

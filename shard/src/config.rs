@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{LogIndex, NodeId, Term};
+use crate::{LogIndex, Membership, NodeId, Term};
 
 /// Timing and limits. One per core, borrowed by every step.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Config {
     pub uncommitted_entries_max: u32,
     /// Payload bytes proposed and not committed, per group; a proposal is let in while the sum is below.
     pub uncommitted_bytes_max: u32,
+    /// A node may become a voter when it is known to lack at most so many entries.
+    pub promotion_lag_max: u32,
 }
 
 impl Default for Config {
@@ -46,6 +48,7 @@ impl Default for Config {
             inflight_bytes_max: 8 << 20,
             uncommitted_entries_max: 16_384,
             uncommitted_bytes_max: 16 << 20,
+            promotion_lag_max: 1_000,
         }
     }
 }
@@ -79,8 +82,10 @@ pub struct LogState {
 pub struct Setup<'a> {
     /// This node.
     pub me: NodeId,
-    /// The voters, this node included. At most [`crate::VOTERS_MAX`].
-    pub voters: &'a [NodeId],
+    /// The configurations, each with its index, ascending: first the one in force where the log begins (of the snapshot, or the
+    /// founding one, whose index is 0), then those that were found in the log. None: this node was told to host the
+    /// group and has not heard of it yet; it waits for a leader that does.
+    pub memberships: &'a [(LogIndex, Membership)],
     /// Recovered, or default.
     pub hard_state: HardState,
     /// Recovered, or empty with `first = 1`.

@@ -6,12 +6,14 @@ use crate::{Env, Group, Moment, NodeId, Route, Sink};
 impl Group {
     /// The way to `peer` changed. With a way known, whatever was in flight on the old one is taken as lost: progress goes
     /// back to `Probe`, and a leader announces itself. A follower whose leader's way changed waits to hear it again, and
-    /// campaigns if it does not.
+    /// campaigns if it does not. A node that is no member is listened to as well, as long as there is a way to it: it may
+    /// know a configuration that this member has not heard of.
     pub fn on_route<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: NodeId, route: Route) {
-        let Some(at) = self.peer(peer) else { return };
-        if route == Route::NONE && !self.has_route(at) {
+        let known = self.peer(peer);
+        if route == Route::NONE && !known.is_some_and(|at| self.has_route(at)) {
             return;
         }
+        let Some(at) = known.or_else(|| self.add_guest(peer)) else { return };
         // A new way may bear the old one's name, so equal routes are no reason to do nothing.
         self.set_route(at, route);
         match &mut self.role {

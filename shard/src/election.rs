@@ -13,10 +13,10 @@ use crate::{Config, Env, Group, Moment, NodeId, Role, Route, Sink, Term, VoteRep
 const BACKOFF_MILLIS: [u64; 7] = [1_000, 1_500, 2_250, 3_375, 5_063, 7_594, 8_000];
 
 impl Group {
-    /// Campaigns now (with a pre-vote, if the settings say so), as an operator may order. Ignored by a leader, and while
-    /// a lease granted in an earlier life may be in force.
+    /// Campaigns now (with a pre-vote, if the settings say so), as an operator may order. Ignored by a leader, by a member
+    /// that is no voter, and while a lease granted in an earlier life may be in force.
     pub fn campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        if !self.is_leader() && env.now >= self.cold.may_vote_from {
+        if !self.is_leader() && env.now >= self.cold.may_vote_from && self.may_campaign() {
             self.start_campaign(env);
             self.save(env);
         }
@@ -25,7 +25,7 @@ impl Group {
     /// Asks whether this node would be elected, or campaigns.
     pub(crate) fn start_campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         self.lose_leader(env);
-        let alone = self.peer_count == 0;
+        let alone = self.is_quorum(PeerSet::EMPTY);
         let bound = env.now < self.cold.may_vote_from;
         if self.term.0 >= NUMBER_MAX {
             self.deadline = Moment::NEVER;
@@ -78,7 +78,7 @@ impl Group {
         let (last_index, last_term) = (self.tail.last, self.tail.run_term);
         for peer in 0..self.peers() {
             let route = self.route(peer);
-            if route != Route::NONE {
+            if route != Route::NONE && self.is_voter(peer) {
                 env.sink.vote_request(route, VoteRequest { pre_vote, transfer, term, last_index, last_term });
             }
         }
@@ -110,7 +110,8 @@ impl Group {
                 && is_mine
             {
                 pre.granted.insert(peer);
-                let elected = pre.granted.is_quorum_with_self(usize::from(self.peer_count));
+                let granted = pre.granted;
+                let elected = self.is_quorum(granted);
                 if elected && env.now < self.cold.may_vote_from {
                     // Bound to the leader of before: asked again as soon as it is not.
                     self.deadline = self.deadline.min(self.cold.may_vote_from);
@@ -129,15 +130,13 @@ impl Group {
 
     fn maybe_win<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         let RoleState::Candidate(candidate) = self.role else { return };
-        if candidate.own_vote
-            && candidate.granted.is_quorum_with_self(self.peers())
-            && self.may_lead(env.config)
-        {
+        if candidate.own_vote && self.is_quorum(candidate.granted) && self.may_lead(env.config) {
             self.become_leader(env);
         }
     }
 
     fn become_leader<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.forget_parting();
         let probe = Progress::probe(self.tail.last.next());
         self.role = RoleState::Leader(Leader { progress: [probe; INLINE_PEERS] });
         self.leader = self.cold.me;
@@ -152,7 +151,7 @@ impl Group {
         self.uncommitted_bytes = 0;
         self.tail.append(&mut self.cold.older_runs, 1, self.term);
         self.tell_role(env);
-        env.sink.append_empty(self.tail.last, self.term, self.epoch);
+        env.sink.append_empty(self.tail.last, self.term, self.epoch());
         for peer in 0..self.peers() {
             self.send_appends(env, peer);
         }
@@ -244,6 +243,7 @@ impl Group {
         if self.is_leader() {
             // It has lost its leader. Here I am; if its term is the higher one, its answer will say so.
             self.announce(env, peer);
+            self.tell_of_removal(env, from);
             self.arm_repeat(env);
         }
     }
@@ -276,7 +276,7 @@ impl Group {
     /// Draws a new election deadline. Without a single peer in contact there is none: contact will wake the group.
     pub(crate) fn arm_election<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         // An isolated node that still believes in a leader needs the deadline to forget it.
-        if self.is_isolated(env.config) && !self.leader.is_some() {
+        if (self.is_isolated(env.config) || !self.may_campaign()) && !self.leader.is_some() {
             self.deadline = Moment::NEVER;
             return;
         }
@@ -286,7 +286,7 @@ impl Group {
         let preferred = self.cold.preferred;
         if preferred == self.cold.me {
             delay /= 2;
-        } else if self.peer(preferred).is_some_and(|peer| self.alive.contains(peer)) {
+        } else if self.peer(preferred).is_some_and(|peer| self.alive.contains(peer) && self.is_voter(peer)) {
             // A head start for the one that should lead, as long as it is there to use it.
             delay = delay.saturating_add(base);
         }
@@ -299,7 +299,8 @@ impl Group {
     /// campaigns at once if it sees a quorum.
     pub(crate) fn arm_first_campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         let is_preferred = self.cold.preferred == self.cold.me && self.cold.failed_campaigns == 0;
-        if !is_preferred || !self.may_lead(env.config) || self.is_isolated(env.config) {
+        if !is_preferred || !self.may_campaign() || !self.may_lead(env.config) || self.is_isolated(env.config)
+        {
             return self.arm_election(env);
         }
         // Almost at once: its many groups should not all do so in one turn, and the others may have started a little later and
@@ -311,12 +312,13 @@ impl Group {
 
     /// Whether the rehearsal would have led to a campaign, but for a promise to the leader of before.
     fn was_bound(&self) -> bool {
-        matches!(self.role, RoleState::PreCandidate(pre) if pre.granted.is_quorum_with_self(self.peers()))
+        matches!(self.role, RoleState::PreCandidate(pre) if self.is_quorum(pre.granted))
     }
 
     /// Whether nobody is in contact who could vote for this node or hear that it leads no more.
     fn is_isolated(&self, config: &Config) -> bool {
-        self.peer_count > 0 && config.check_quorum && self.alive.is_empty()
+        let is_alone = self.alive.first(self.peers()).is_empty();
+        is_alone && config.check_quorum && !self.is_quorum(PeerSet::EMPTY)
     }
 
     /// The election deadline passed.
@@ -332,7 +334,7 @@ impl Group {
         if self.role() != Role::Follower && !self.was_bound() {
             self.cold.failed_campaigns = self.cold.failed_campaigns.saturating_add(1);
         }
-        if self.is_isolated(env.config) {
+        if self.is_isolated(env.config) || !self.may_campaign() {
             self.leave_leader(env);
             self.forget_leader(env);
         } else {

@@ -4,14 +4,24 @@ use crate::group::NUMBER_MAX;
 use crate::mutant;
 use crate::role::{Follower, RoleState};
 use crate::{
-    Accepted, Append, AppendOutcome, AppendReply, Env, Group, Heartbeat, HeartbeatReply, LogIndex, Moment,
-    NodeId, Route, Sink, Term,
+    Accepted, Append, AppendOutcome, AppendReply, Env, Group, Heartbeat, HeartbeatReply, LogIndex,
+    Membership, Moment, NodeId, Route, Sink, Term,
 };
 
 impl Group {
     /// AppendEntries. What is returned must be written (and kept for sending and applying) before any other call.
-    pub fn on_append<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &Append) -> Accepted {
-        let nothing = Accepted { skip: message.count, take: 0, epoch: self.epoch };
+    ///
+    /// `memberships` are the configurations among the entries carried, each with its index, ascending: the caller decodes
+    /// them, and passes over an append with one that cannot be decoded. They are in force when this returns, if they are
+    /// among the entries taken.
+    pub fn on_append<S: Sink>(
+        &mut self,
+        env: &mut Env<'_, S>,
+        from: NodeId,
+        message: &Append,
+        memberships: &[(LogIndex, Membership)],
+    ) -> Accepted {
+        let nothing = Accepted { skip: message.count, take: 0, epoch: self.epoch() };
         let Some(peer) = self.sender(from, message.term) else { return nothing };
         if message.term < self.term {
             // A leader of the past. The term in the answer tells it.
@@ -19,13 +29,13 @@ impl Group {
             self.reply_append(env, peer, outcome);
             return nothing;
         }
-        if !is_sane(message) || !self.follow(env, peer, message.term) {
+        if !is_sane(message, memberships) || !self.follow(env, peer, message.term) {
             self.refuse_message();
             self.save(env);
             return nothing;
         }
         self.save(env);
-        self.append_entries(env, peer, message).unwrap_or_else(|Conflict| {
+        self.append_entries(env, peer, message, memberships).unwrap_or_else(|Conflict| {
             self.refuse_message();
             nothing
         })
@@ -34,8 +44,9 @@ impl Group {
     fn append_entries<S: Sink>(
         &mut self,
         env: &mut Env<'_, S>,
-        peer: usize,
+        mut peer: usize,
         message: &Append,
+        memberships: &[(LogIndex, Membership)],
     ) -> Result<Accepted, Conflict> {
         let end = message.prev_index.plus(u64::from(message.count));
         // Up to the base everything is committed and gone, so it matches. The last run begins at the base or behind it: the
@@ -48,7 +59,7 @@ impl Group {
             }
             let outcome = self.rejection(message);
             self.reply_append(env, peer, outcome);
-            return Ok(Accepted { skip: message.count, take: 0, epoch: self.epoch });
+            return Ok(Accepted { skip: message.count, take: 0, epoch: self.epoch() });
         }
         let present = self.present_until(message.prev_index.max(base.min(end)), end, message.entry_term);
         if present < end {
@@ -56,7 +67,16 @@ impl Group {
             if present < self.commit || self.term_at(present) > Some(message.entry_term) {
                 return Err(Conflict);
             }
+            let is_cut = present < self.tail.last;
+            if is_cut && !self.may_truncate_members(present) {
+                return Err(Conflict);
+            }
             self.replace_from(present, end, message.entry_term);
+            if is_cut || !memberships.is_empty() {
+                let from = self.id(peer);
+                self.members_replaced(env, present, memberships);
+                peer = self.peer(from).expect("the leader that is followed has a position");
+            }
         }
         let commit = message.commit.min(if mutant::COMMITS_LAST { self.tail.last } else { end });
         if commit > self.commit {
@@ -65,7 +85,7 @@ impl Group {
         let matched = if mutant::REPORTS_LAST { self.tail.last } else { end };
         self.reply_append(env, peer, AppendOutcome::Matched(matched));
         let skip = (present.0 - message.prev_index.0) as u32;
-        Ok(Accepted { skip, take: message.count - skip, epoch: self.epoch })
+        Ok(Accepted { skip, take: message.count - skip, epoch: self.epoch() })
     }
 
     /// The last index up to which the entries after `from`, at most to `end`, are in the log with `term`.
@@ -167,11 +187,13 @@ impl Group {
 struct Conflict;
 
 /// Whether an append makes sense in itself.
-fn is_sane(message: &Append) -> bool {
+fn is_sane(message: &Append, memberships: &[(LogIndex, Membership)]) -> bool {
     let end = message.prev_index.0.checked_add(u64::from(message.count));
     let entry_term = if message.count == 0 { message.term } else { message.entry_term };
     end.is_some_and(|end| end <= NUMBER_MAX)
         && message.prev_term <= entry_term
         && entry_term <= message.term
         && (message.prev_index.0 > 0 || message.prev_term.0 == 0)
+        && memberships.iter().all(|(index, _)| message.prev_index < *index && Some(index.0) <= end)
+        && memberships.windows(2).all(|pair| pair[0].0 < pair[1].0)
 }

@@ -1,6 +1,7 @@
 //! The state of one member of one group, where it starts from, and the questions it answers.
 
 use crate::forward::Forward;
+use crate::members::MembersState;
 use crate::mutant;
 use crate::progress::Progress;
 use crate::quorum::{PEERS_MAX, PeerSet};
@@ -10,9 +11,6 @@ use crate::{
     Config, Env, HardState, LogIndex, Moment, NodeId, PeerReport, Random, Report, Role, Route, Setup, Sink,
     Term,
 };
-
-/// Voters of one group, at most.
-pub const VOTERS_MAX: usize = 7;
 
 /// Terms and indexes above are taken for garbage when a peer names them, so that arithmetic on them cannot overflow.
 pub(crate) const NUMBER_MAX: u64 = 1 << 62;
@@ -41,21 +39,23 @@ pub struct Group {
     /// What the steady path does not need.
     pub(crate) cold: Box<Cold>,
     // -- second line: who is who --
-    /// Counts the truncations of the log: completions of writes before the last one are stale.
-    pub(crate) epoch: u32,
     /// Payload bytes proposed in this leadership and not committed, rounded up: see `uncommitted.rs`.
     pub(crate) uncommitted_bytes: u32,
     /// The leader, if known.
     pub(crate) leader: NodeId,
-    pub(crate) peer_count: u8,
-    /// Peers in contact.
+    /// Counts the truncations of the log: completions of writes before the last one are stale.
+    /// In 16 bits: a completion is never 65,536 truncations late, because each of them is a write of its own.
+    pub(crate) epoch: u16,
+    /// Peers in contact, guests too.
     pub(crate) alive: PeerSet,
     /// Leader: peers that were sent the present commit index with something that lets them reach it.
     pub(crate) told: PeerSet,
+    /// Peers that get the log: members, and removed ones that a leader still tells of their removal. Guests lie behind them.
+    pub(crate) peer_count: u8,
     pub(crate) flags: Flags,
     /// The first peers, and the ways to them.
-    ids: [NodeId; INLINE_PEERS],
-    routes: [Route; INLINE_PEERS],
+    pub(crate) ids: [NodeId; INLINE_PEERS],
+    pub(crate) routes: [Route; INLINE_PEERS],
     // -- third and fourth line: the role --
     pub(crate) role: RoleState,
 }
@@ -70,8 +70,10 @@ pub(crate) struct Cold {
     pub(crate) vote: NodeId,
     /// The node that should lead when all are equal.
     pub(crate) preferred: NodeId,
-    more_ids: [NodeId; PEERS_MAX - INLINE_PEERS],
-    more_routes: [Route; PEERS_MAX - INLINE_PEERS],
+    pub(crate) more_ids: [NodeId; PEERS_MAX - INLINE_PEERS],
+    pub(crate) more_routes: [Route; PEERS_MAX - INLINE_PEERS],
+    /// The configurations, and the voters by position.
+    pub(crate) members: MembersState,
     /// No vote is given and no campaign begins before: a lease granted in an earlier life, or to a leader that this member
     /// has left, may be in force.
     pub(crate) may_vote_from: Moment,
@@ -88,13 +90,11 @@ impl Group {
     /// A group as recovery found it. Routes are unknown and nobody is in contact: the caller reports both.
     ///
     /// # Panics
-    /// If `setup` contradicts itself (a commit index or an applied index outside the log, more than [`VOTERS_MAX`]
-    /// voters, this node not among them): nothing may be built on such a recovery.
+    /// If `setup` contradicts itself (a commit index or an applied index outside the log, configurations that are not in
+    /// order): nothing may be built on such a recovery.
     pub fn new(now: Moment, config: &Config, _random: &mut Random, setup: &Setup<'_>) -> Group {
         let (tail, older_runs) = Tail::recovered(setup.log);
         let commit = setup.hard_state.commit.max(setup.applied);
-        assert!(setup.voters.contains(&setup.me), "node {} is no voter of its own group", setup.me);
-        assert!(setup.voters.len() <= VOTERS_MAX, "{} voters, {VOTERS_MAX} are possible", setup.voters.len());
         assert!(
             setup.applied >= older_runs.base,
             "applied {} before the log's first {}",
@@ -115,6 +115,7 @@ impl Group {
                 preferred: setup.preferred_leader,
                 more_ids: [NodeId::NONE; PEERS_MAX - INLINE_PEERS],
                 more_routes: [Route::NONE; PEERS_MAX - INLINE_PEERS],
+                members: MembersState::recovered(setup.memberships, tail.last, commit),
                 may_vote_from: if setup.fresh || mutant::VOTES_AFTER_RESTART {
                     now
                 } else {
@@ -137,25 +138,16 @@ impl Group {
             routes: [Route::NONE; INLINE_PEERS],
             role: RoleState::Follower(Follower::default()),
         };
-        for &node in setup.voters.iter().filter(|&&node| node != setup.me) {
-            assert!(node.is_some() && group.peer(node).is_none(), "voter {node} is named twice, or nobody");
-            group.add_peer(node);
-        }
-        if group.peer_count == 0 {
-            // Nobody to ask, and nobody who could hold a lease but an earlier self.
-            group.cold.may_vote_from = now;
-            group.deadline = now;
+        group.number_members();
+        if group.is_quorum(PeerSet::EMPTY) {
+            // Nobody to ask.
+            if group.cold.members.is_settled() {
+                // And nobody who could hold a lease but an earlier self.
+                group.cold.may_vote_from = now;
+            }
+            group.deadline = group.cold.may_vote_from;
         }
         group
-    }
-
-    fn add_peer(&mut self, node: NodeId) {
-        let peer = usize::from(self.peer_count);
-        match peer.checked_sub(INLINE_PEERS) {
-            None => self.ids[peer] = node,
-            Some(spilled) => self.cold.more_ids[spilled] = node,
-        }
-        self.peer_count += 1;
     }
 
     // -- questions ------------------------------------------------------------------------------------------------
@@ -212,7 +204,7 @@ impl Group {
 
     /// The epoch that writes of entries belong to at present: see [`Group::on_durable`].
     pub fn epoch(&self) -> u32 {
-        self.epoch
+        u32::from(self.epoch)
     }
 
     /// First index of the log: entries before it are gone.
@@ -231,13 +223,14 @@ impl Group {
         HardState { term: self.term, vote: self.cold.vote, commit: self.applicable() }
     }
 
-    /// Lowest index that some voter is not known to have, for the caller's entry cache. A member that does not lead
+    /// Lowest index that some member is not known to have, for the caller's entry cache. A member that does not lead
     /// sends nothing: the index after its last.
     pub fn needed_from(&self) -> LogIndex {
         if !self.is_leader() {
             return self.tail.last.next();
         }
-        let matched = (0..self.peers()).map(|peer| self.progress(peer).map_or(LogIndex(0), |p| p.matched));
+        let members = (0..self.peers()).filter(|&peer| !self.is_parting(peer));
+        let matched = members.map(|peer| self.progress(peer).map_or(LogIndex(0), |p| p.matched));
         matched.min().unwrap_or(self.tail.last).next()
     }
 
@@ -246,11 +239,13 @@ impl Group {
     pub fn peer_caught_up(&self, peer: NodeId) -> bool {
         let Some(peer) = self.peer(peer) else { return false };
         self.alive.contains(peer)
+            && self.is_voter(peer)
             && self.progress(peer).is_some_and(|progress| progress.matched >= self.commit)
     }
 
     /// Messages ignored because no correct member of the group would have sent them: a second leader in one term, a
-    /// conflict below the commit index, numbers out of range, a sender that is no voter.
+    /// conflict below the commit index, numbers out of range, a sender that this
+    /// node has no way to.
     pub fn refused_messages(&self) -> u64 {
         self.cold.refused_messages
     }
@@ -267,6 +262,7 @@ impl Group {
                 inflight: progress.map_or(0, |p| u32::from(p.inflight_count)),
                 inflight_bytes: progress.map_or(0, |p| p.inflight_bytes),
                 alive: self.alive.contains(peer),
+                kind: self.membership().kind(self.id(peer)),
             }
         });
         Report {
@@ -276,6 +272,8 @@ impl Group {
             commit: self.commit,
             durable: self.durable,
             last: self.tail.last,
+            membership: self.membership().clone(),
+            membership_index: self.membership_index(),
             peers: peers.collect(),
         }
     }
@@ -286,15 +284,17 @@ impl Group {
         usize::from(self.peer_count)
     }
 
-    /// The position of `node` among the peers.
+    /// The position of `node` among the peers and guests.
     pub(crate) fn peer(&self, node: NodeId) -> Option<usize> {
-        let peers = self.peers();
-        let inline = self.ids.iter().take(peers).position(|&id| id == node);
-        if inline.is_some() || peers <= INLINE_PEERS {
-            return inline;
+        if !node.is_some() {
+            return None;
         }
-        let spilled = self.cold.more_ids.iter().take(peers - INLINE_PEERS).position(|&id| id == node)?;
-        Some(INLINE_PEERS + spilled)
+        // Unused places hold nobody.
+        let inline = self.ids.iter().position(|&id| id == node);
+        inline.or_else(|| {
+            let spilled = self.cold.more_ids.iter().position(|&id| id == node)?;
+            Some(INLINE_PEERS + spilled)
+        })
     }
 
     pub(crate) fn id(&self, peer: usize) -> NodeId {
@@ -323,9 +323,19 @@ impl Group {
         self.route(peer) != Route::NONE && (self.alive.contains(peer) || !config.check_quorum)
     }
 
-    /// Whether this node and the peers in contact are a majority.
+    /// Whether these peers, and this node itself if it is a voter, can decide.
+    #[inline]
+    pub(crate) fn is_quorum(&self, agreed: PeerSet) -> bool {
+        if self.flags.has(Flags::SPECIAL) {
+            self.cold.members.voters.is_quorum(agreed.with_self())
+        } else {
+            agreed.is_quorum_with_self(self.peers())
+        }
+    }
+
+    /// Whether this node and the peers in contact can decide.
     pub(crate) fn has_quorum_in_contact(&self) -> bool {
-        self.alive.is_quorum_with_self(self.peers())
+        self.is_quorum(self.alive)
     }
 
     /// Progress of a peer, if this member leads.

@@ -120,6 +120,9 @@ impl Group {
         if !self.is_leader() {
             return Err(LeaseRefused::NotLeader { leader: self.leader });
         }
+        if !self.membership_is_settled() {
+            return Err(LeaseRefused::NoLease);
+        }
         let transferring = self.flags.has(Flags::TRANSFER) || self.cold.leader.lease.off;
         if (transferring && !mutant::LEASE_AFTER_TRANSFER) || !self.has_committed_in_term() {
             return Err(LeaseRefused::NoLease);
@@ -130,7 +133,7 @@ impl Group {
                 supporters.insert(peer);
             }
         }
-        if !supporters.is_quorum_with_self(self.peers()) {
+        if !self.is_quorum(supporters) {
             return Err(LeaseRefused::NoLease);
         }
         Ok(self.commit)

@@ -53,13 +53,14 @@
 //!   [`Group::on_contact`]. A group's own heartbeats carry a read round, a commit index or an announcement, when there is
 //!   one. (Tens of thousands of groups that heartbeat each for itself saturate a core.)
 //! - **A tick.** The group names its next deadline.
-//! - **Membership changes, learners, installing snapshots.** The places where they attach are there:
+//! - **Installing snapshots.** The places where they attach are there:
 //!   [`Sink::snapshot_wanted`], [`Group::on_snapshot_report`], [`Group::compacted`], contact as an input.
 //! - **Trust in peers.** What no correct member would send is ignored and counted ([`Group::refused_messages`]); it
 //!   never trips an assertion. Assertions guard this crate's invariants and the caller's duties, and stay on in release.
 #![forbid(unsafe_code)]
 
 mod api;
+mod confchange;
 mod config;
 mod contact;
 mod election;
@@ -68,6 +69,8 @@ mod forward;
 mod group;
 mod inflights;
 mod lease;
+mod members;
+mod membership;
 mod message;
 mod mutant;
 mod progress;
@@ -86,9 +89,13 @@ mod types;
 mod uncommitted;
 
 pub use api::{Accepted, Env, PeerReport, Proposed, Refused, Report, Role};
+pub use confchange::{BadChange, MemberStep, MembershipChange, Transition};
 pub use config::{Config, HardState, LogState, Setup};
-pub use group::{Group, VOTERS_MAX};
+pub use group::Group;
 pub use lease::{LeaseRefused, Support};
+pub use membership::{
+    InvalidMembership, MEMBERS_MAX, MEMBERSHIP_BYTES_MAX, MemberKind, Members, Membership, VOTERS_MAX,
+};
 pub use message::{
     Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, ReadIndexReply, ReadIndexRequest,
     TimeoutNow, VoteReply, VoteRequest,

@@ -25,5 +25,13 @@ pub(crate) const LEASE_IGNORES_WITHDRAWAL: bool = cfg!(mutant_lease_ignores_with
 pub(crate) const PROMISE_BROKEN: bool = cfg!(mutant_promise_broken);
 /// No rehearsal and no stickiness: whoever returns with a higher term deposes the leader.
 pub(crate) const ELEVATED_TERM: bool = cfg!(mutant_elevated_term);
+/// A configuration is in force when it is committed, not when it is appended (redisraft#17).
+pub(crate) const MEMBERS_AT_COMMIT: bool = cfg!(mutant_members_at_commit);
+/// A configuration stays in force when its entry is cut off.
+pub(crate) const MEMBERS_NOT_UNDONE: bool = cfg!(mutant_members_not_undone);
+/// A change is appended while the one before is not committed.
+pub(crate) const TWO_CHANGES: bool = cfg!(mutant_two_changes);
+/// A leader changes the configuration before it has committed in its term (the bug of single-server changes of 2015).
+pub(crate) const CHANGE_BEFORE_COMMIT: bool = cfg!(mutant_change_before_commit);
 /// A vote given in a term that was saved before is not saved itself (tikv#8381).
 pub(crate) const VOTE_UNSAVED: bool = cfg!(mutant_vote_unsaved);

@@ -1,15 +1,18 @@
-//! Sets of peers and majorities of voters.
+//! Sets of peers and majorities of voters, of one set of them or of two (dissertation, 4.3).
 
-use crate::{LogIndex, VOTERS_MAX};
+use crate::LogIndex;
 
-/// Other voters of a group, at most.
-pub(crate) const PEERS_MAX: usize = VOTERS_MAX - 1;
+/// Other nodes that a group knows, at most: members, and guests that are none.
+pub(crate) const PEERS_MAX: usize = 15;
 
-/// A set of peers, by position in the group's list of peers.
+/// A set of peers, by position in the group's list of peers, and perhaps this node itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct PeerSet(u8);
+pub(crate) struct PeerSet(u16);
 
-const _: () = assert!(PEERS_MAX <= u8::BITS as usize);
+/// Where this node itself is in a set.
+pub(crate) const SELF: usize = PEERS_MAX;
+
+const _: () = assert!(SELF < u16::BITS as usize && PEERS_MAX > crate::membership::MEMBERS_MAX);
 
 impl PeerSet {
     /// No peer.
@@ -31,9 +34,68 @@ impl PeerSet {
         self.0 == 0
     }
 
-    /// Whether these peers, plus this node itself, are a majority of `peer_count + 1` voters.
+    /// Those of the first `count` positions.
+    pub(crate) fn first(self, count: usize) -> PeerSet {
+        PeerSet(self.0 & ((1 << count) - 1))
+    }
+
+    pub(crate) fn with_self(self) -> PeerSet {
+        PeerSet(self.0 | 1 << SELF)
+    }
+
+    pub(crate) fn union(self, other: PeerSet) -> PeerSet {
+        PeerSet(self.0 | other.0)
+    }
+
+    /// The positions, ascending.
+    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
+        (0..u16::BITS as usize).filter(move |&peer| self.contains(peer))
+    }
+
+    fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether these peers, of which only the first `peer_count` count, plus this node itself, are a majority of
+    /// `peer_count + 1` voters.
     pub(crate) fn is_quorum_with_self(self, peer_count: usize) -> bool {
-        self.0.count_ones() as usize + 1 >= quorum(peer_count + 1)
+        self.first(peer_count).count() + 1 >= quorum(peer_count + 1)
+    }
+}
+
+/// The voters of any configuration, joint or not, by position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct JointConfig {
+    /// The voters. Empty in a node that knows no configuration: then nothing is ever a quorum.
+    pub(crate) incoming: PeerSet,
+    /// The outgoing voters of a joint configuration.
+    pub(crate) outgoing: PeerSet,
+}
+
+impl JointConfig {
+    /// Whether `peer` takes part in decisions.
+    pub(crate) fn decides(self, peer: usize) -> bool {
+        self.incoming.union(self.outgoing).contains(peer)
+    }
+
+    /// Whether `agreed` holds a majority of the voters, and of the outgoing voters if there are any.
+    pub(crate) fn is_quorum(self, agreed: PeerSet) -> bool {
+        let majority = |voters: PeerSet| PeerSet(voters.0 & agreed.0).count() >= quorum(voters.count());
+        majority(self.incoming) && (self.outgoing.is_empty() || majority(self.outgoing))
+    }
+
+    /// The highest index that a quorum has reached.
+    pub(crate) fn reached(self, index_of: impl Fn(usize) -> LogIndex) -> LogIndex {
+        let by = |voters: PeerSet| {
+            let mut indexes = [LogIndex(0); PEERS_MAX + 1];
+            let count = voters.count();
+            for (slot, peer) in indexes.iter_mut().zip(voters.iter()) {
+                *slot = index_of(peer);
+            }
+            reached_by_quorum(&mut indexes[..count])
+        };
+        let reached = by(self.incoming);
+        if self.outgoing.is_empty() { reached } else { reached.min(by(self.outgoing)) }
     }
 }
 
@@ -100,7 +162,40 @@ mod tests {
         assert!(!peers.is_quorum_with_self(1));
         peers.insert(3);
         assert!(peers.contains(3) && peers.is_quorum_with_self(2) && !peers.is_quorum_with_self(4));
+        peers.insert(9);
+        assert!(!peers.is_quorum_with_self(4), "who is no peer does not count");
+        assert_eq!(peers.iter().collect::<Vec<_>>(), [3, 9]);
         peers.remove(3);
+        peers.remove(9);
         assert!(peers.is_empty());
+    }
+
+    fn set(positions: &[usize]) -> PeerSet {
+        let mut set = PeerSet::EMPTY;
+        positions.iter().for_each(|&position| set.insert(position));
+        set
+    }
+
+    #[test]
+    fn a_joint_configuration_takes_both_majorities_not_one_of_the_union() {
+        let joint = JointConfig { incoming: set(&[0, 1, 2]), outgoing: set(&[SELF, 3, 4]) };
+        assert!(!joint.is_quorum(set(&[0, 1, 2, 3])), "four of six, but one of three");
+        assert!(joint.is_quorum(set(&[0, 1, 3]).with_self()));
+        assert!(joint.decides(4) && joint.decides(SELF) && !joint.decides(5));
+        let index = |peer: usize| LogIndex([9, 8, 1, 7, 2][..].get(peer).copied().unwrap_or(5));
+        assert_eq!(joint.reached(index), LogIndex(5), "8 by the one, 5 by the other");
+        let left = JointConfig { outgoing: PeerSet::EMPTY, ..joint };
+        assert_eq!(left.reached(index), LogIndex(8));
+        assert!(
+            left.is_quorum(set(&[0, 1])) && !left.is_quorum(set(&[0]).with_self()),
+            "this node is no voter"
+        );
+    }
+
+    #[test]
+    fn without_a_configuration_nothing_is_a_quorum() {
+        let none = JointConfig::default();
+        assert!(!none.is_quorum(set(&[0, 1, 2]).with_self()));
+        assert_eq!(none.reached(|_| LogIndex(9)), LogIndex(0));
     }
 }

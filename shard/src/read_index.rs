@@ -5,6 +5,7 @@
 //! registered; and no round starts before the leader has committed an entry of its own term, because until then its
 //! commit index may be behind what earlier leaders acknowledged.
 
+use crate::members::Moves;
 use crate::mutant;
 use crate::quorum::PeerSet;
 use crate::role::{Flags, RoleState};
@@ -52,6 +53,15 @@ impl Reads {
     pub(crate) fn forget_questions(&mut self) {
         self.asked.clear();
         self.in_round.clear();
+    }
+
+    /// Peers have other positions now.
+    pub(crate) fn move_peers(&mut self, moves: &Moves) {
+        self.confirmed = moves.set(self.confirmed);
+        for questions in [&mut self.asked, &mut self.in_round] {
+            let moved = |(peer, id): (u8, u64)| Some((moves.position(usize::from(peer))? as u8, id));
+            *questions = questions.drain(..).filter_map(moved).collect();
+        }
     }
 
     /// The round that is out, if one is.
@@ -130,7 +140,7 @@ impl Group {
 
     fn maybe_confirm_reads<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         let reads = &self.cold.leader.reads;
-        if !reads.confirmed.is_quorum_with_self(self.peers()) {
+        if !self.is_quorum(reads.confirmed) {
             return;
         }
         self.flags.clear(Flags::ROUND_OPEN);

@@ -4,7 +4,7 @@ use crate::group::NUMBER_MAX;
 use crate::inflights::APPEND_ENTRIES_MAX;
 use crate::mutant;
 use crate::progress::State;
-use crate::quorum::{PeerSet, reached_by_quorum};
+use crate::quorum::{PeerSet, SELF, reached_by_quorum};
 use crate::role::{Flags, RoleState};
 use crate::{
     Append, AppendOutcome, AppendReply, Env, Fit, Group, LogIndex, NodeId, Proposed, Refused, Route, Sink,
@@ -33,7 +33,7 @@ impl Group {
             return Err(Refused::Transferring { to });
         }
         self.check_uncommitted(env.config, count)?;
-        let proposed = Proposed { first: self.tail.last.next(), term: self.term, epoch: self.epoch };
+        let proposed = Proposed { first: self.tail.last.next(), term: self.term, epoch: self.epoch() };
         self.uncommitted_bytes = self.uncommitted_bytes.saturating_add(bytes);
         // The last run is this term's since its no-op.
         self.tail.last = self.tail.last.plus(u64::from(count));
@@ -93,7 +93,7 @@ impl Group {
         peer: NodeId,
         installed: Option<LogIndex>,
     ) {
-        let Some(peer) = self.peer(peer) else { return };
+        let Some(peer) = self.peer(peer).filter(|&peer| peer < self.peers()) else { return };
         let RoleState::Leader(leader) = &mut self.role else { return };
         let (progress, ring) = leader.progress(&mut self.cold.leader, peer);
         if progress.state != State::Snapshot {
@@ -192,6 +192,9 @@ impl Group {
     /// Starts over with a peer: what was in flight may be lost. A peer in contact is probed at once, which also tells it
     /// who leads.
     pub(crate) fn reset_progress<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize) {
+        if peer >= self.peers() {
+            return;
+        }
         let RoleState::Leader(leader) = &mut self.role else { return };
         let (progress, ring) = leader.progress(&mut self.cold.leader, peer);
         progress.become_probe(ring);
@@ -243,7 +246,7 @@ impl Group {
             self.save(env);
             return;
         }
-        if message.term < self.term || !self.is_leader() {
+        if message.term < self.term || !self.is_leader() || peer >= self.peers() {
             return;
         }
         match message.outcome {
@@ -251,6 +254,10 @@ impl Group {
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
                 self.on_rejected(env, peer, prev_index, hint_index, hint_term);
             }
+        }
+        // Last, because positions may change.
+        if self.flags.has(Flags::SPECIAL) {
+            self.tend_members(env);
         }
     }
 
@@ -328,14 +335,19 @@ impl Group {
     /// Commits what is durable on a majority, if it is of this term (Raft paper, 5.4.2). The own copy counts by `durable`.
     pub(crate) fn maybe_commit<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         let RoleState::Leader(leader) = &self.role else { return };
-        let peers = usize::from(self.peer_count);
-        let mut reached = [LogIndex(0); VOTERS_MAX];
-        let all = leader.progress.iter().chain(&self.cold.leader.more_progress);
-        for (slot, progress) in reached.iter_mut().zip(all.take(peers)) {
-            *slot = progress.matched;
-        }
-        reached[peers] = if mutant::OWN_COPY_EARLY { self.tail.last } else { self.durable };
-        let index = reached_by_quorum(&mut reached[..=peers]);
+        let own = if mutant::OWN_COPY_EARLY { self.tail.last } else { self.durable };
+        let index = if self.flags.has(Flags::SPECIAL) {
+            self.reached_by_voters(own)
+        } else {
+            let peers = self.peers();
+            let mut reached = [LogIndex(0); VOTERS_MAX];
+            let all = leader.progress.iter().chain(&self.cold.leader.more_progress);
+            for (slot, progress) in reached.iter_mut().zip(all.take(peers)) {
+                *slot = progress.matched;
+            }
+            reached[peers] = own;
+            reached_by_quorum(&mut reached[..=peers])
+        };
         if index > self.commit && (index >= self.tail.run_first || mutant::COMMITS_OLDER_TERM) {
             self.commit_to(env, index);
             self.told = PeerSet::EMPTY;
@@ -345,9 +357,19 @@ impl Group {
         }
     }
 
+    /// The index that a quorum has reached, if not every peer is a voter, or more than one majority decides.
+    #[cold]
+    fn reached_by_voters(&self, own: LogIndex) -> LogIndex {
+        let matched = |peer: usize| self.progress(peer).map_or(LogIndex(0), |progress| progress.matched);
+        self.cold.members.voters.reached(|peer| if peer == SELF { own } else { matched(peer) })
+    }
+
     pub(crate) fn commit_to<S: Sink>(&mut self, env: &mut Env<'_, S>, index: LogIndex) {
         assert!(index > self.commit && index <= self.tail.last, "commit {} to {index}", self.commit);
         self.commit = index;
+        if self.flags.has(Flags::SPECIAL) {
+            self.settle_members();
+        }
         env.sink.committed(index);
     }
 
@@ -359,13 +381,16 @@ impl Group {
     /// If `last` is beyond the log: the caller reports a write that the group never asked for.
     pub fn on_durable<S: Sink>(&mut self, env: &mut Env<'_, S>, epoch: u32, last: LogIndex) {
         let last = if mutant::ABA { last.min(self.tail.last) } else { last };
-        if (epoch != self.epoch && !mutant::ABA) || last <= self.durable {
+        if (epoch != self.epoch() && !mutant::ABA) || last <= self.durable {
             return;
         }
         assert!(last <= self.tail.last, "durable {last} beyond the last index {}", self.tail.last);
         self.durable = last;
         if last > self.commit {
             self.maybe_commit(env);
+            if self.flags.has(Flags::SPECIAL) {
+                self.tend_members(env);
+            }
         }
     }
 
@@ -377,7 +402,7 @@ impl Group {
         assert!(index <= self.applicable(), "applied {index}, applicable is {}", self.applicable());
     }
 
-    /// The position of a message's sender, if it is a peer and the term is sane; otherwise the message is counted.
+    /// The position of a message's sender, if there is a way to it and the term is sane; otherwise the message is counted.
     #[inline]
     pub(crate) fn sender(&mut self, from: NodeId, term: Term) -> Option<usize> {
         let peer = self.peer(from).filter(|_| term.0 <= NUMBER_MAX);

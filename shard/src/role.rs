@@ -132,6 +132,9 @@ impl Flags {
     pub(crate) const COMMIT_FLUSHED: Flags = Flags(32);
     /// Follower: reads wait for the leader's answer, or for the next question to it.
     pub(crate) const FORWARD: Flags = Flags(64);
+    /// Decisions cannot be taken by counting peers: the configuration is joint, has learners, is without this node or not
+    /// committed yet, or there are peers that are no members. See `members.rs`.
+    pub(crate) const SPECIAL: Flags = Flags(128);
     /// All that end with leadership.
     pub(crate) const LEADERSHIP: Flags = Flags(2 | 4 | 8 | 16 | 32);
 
@@ -145,5 +148,9 @@ impl Flags {
 
     pub(crate) fn clear(&mut self, flag: Flags) {
         self.0 &= !flag.0;
+    }
+
+    pub(crate) fn put(&mut self, flag: Flags, on: bool) {
+        if on { self.set(flag) } else { self.clear(flag) }
     }
 }

@@ -1,8 +1,8 @@
 //! What a step produces. The sink is owned by the caller and shared by all its groups; a step allocates nothing.
 
 use crate::{
-    Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, ReadIndexReply,
-    ReadIndexRequest, Role, Route, Support, Term, TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
+    ReadIndexReply, ReadIndexRequest, Role, Route, Support, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 
 /// How much of a run of entries fits into one append message.
@@ -57,6 +57,10 @@ pub trait Sink {
     /// The group, now leader, appends an entry without payload (the no-op of its term) at `index`: write it.
     /// `epoch` belongs to the write: see [`crate::Group::on_durable`]. The same step goes on to ask [`Sink::fit`] for it.
     fn append_empty(&mut self, index: LogIndex, term: Term, epoch: u32);
+    /// The group, leading, appends a configuration at `index`: write it as an entry of its own kind with the payload
+    /// [`Membership::encode`], like [`Sink::append_empty`]. It happens in [`crate::Group::change_membership`], and on the
+    /// leader's own account when a joint configuration is left.
+    fn append_membership(&mut self, index: LogIndex, term: Term, epoch: u32, membership: &Membership);
     /// The caller is asked to call [`crate::Group::on_vote_durable`] once everything written so far is durable: the
     /// candidate then counts its own vote.
     fn own_vote_written(&mut self, term: Term);
@@ -98,6 +102,13 @@ pub trait Sink {
     /// is at hand. Called while a step prepares an append to `to`: `Loading` also says that the way there is full, and
     /// [`crate::Group::on_entries_loaded`] is called when it has drained.
     fn fit(&mut self, to: Route, first: LogIndex, last: LogIndex, bytes_max: u32) -> Fit;
+
+    /// Another configuration is in force: it was appended here, or a later one was cut off. `index` is that of its entry. The
+    /// caller calls [`crate::Group::on_route`] and [`crate::Group::on_contact`], in this order, for each member that it has
+    /// a way to; calls that say nothing new do no harm. By default nothing happens.
+    fn members_changed(&mut self, index: LogIndex, membership: &Membership) {
+        let _ = (index, membership);
+    }
 
     /// The follower `to` needs entries that the log no longer has: send it a snapshot, then call
     /// [`crate::Group::on_snapshot_report`]. Asked once per attempt. By default nothing happens.

@@ -2,8 +2,8 @@
 
 use crate::{
     Append, AppendReply, Config, Env, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState,
-    Moment, NodeId, Proposed, Random, Refused, Role, Route, Setup, Sink, Term, TimeoutNow, VoteReply,
-    VoteRequest,
+    Membership, Moment, NodeId, Proposed, Random, Refused, Role, Route, Setup, Sink, Term, TimeoutNow,
+    VoteReply, VoteRequest,
 };
 
 struct Void;
@@ -18,6 +18,7 @@ impl Sink for Void {
     fn timeout_now(&mut self, _to: Route, _message: TimeoutNow) {}
     fn save_hard_state(&mut self, _state: HardState) {}
     fn append_empty(&mut self, _index: LogIndex, _term: Term, _epoch: u32) {}
+    fn append_membership(&mut self, _index: LogIndex, _term: Term, _epoch: u32, _membership: &Membership) {}
     fn own_vote_written(&mut self, _term: Term) {}
     fn committed(&mut self, _commit: LogIndex) {}
     fn reads_confirmed(&mut self, _round: u64, _index: LogIndex) {}
@@ -40,7 +41,7 @@ impl Alone {
         let me = NodeId(1);
         let setup = Setup {
             me,
-            voters: &[me],
+            memberships: &[(LogIndex(0), Membership::founding(&[me]).expect("one voter"))],
             hard_state: HardState::default(),
             log: &LogState { first: LogIndex(1), ..LogState::default() },
             applied: LogIndex(0),

@@ -23,7 +23,9 @@ impl Group {
         if !self.is_leader() {
             return Err(Refused::NotLeader { leader: self.leader });
         }
-        let Some(peer) = self.peer(to) else { return Err(Refused::BadTransferee { to }) };
+        let Some(peer) = self.peer(to).filter(|&peer| self.is_voter(peer)) else {
+            return Err(Refused::BadTransferee { to });
+        };
         match self.transferring() {
             Some(other) if other == to => return Ok(()),
             Some(to) => return Err(Refused::Transferring { to }),
@@ -56,7 +58,7 @@ impl Group {
         if !self.follow(env, peer, message.term) {
             return self.refuse_message();
         }
-        if env.now >= self.cold.may_vote_from {
+        if env.now >= self.cold.may_vote_from && self.may_campaign() {
             self.become_candidate(env, true);
         }
         self.save(env);
@@ -81,6 +83,16 @@ impl Group {
         } else {
             self.maybe_order_campaign(env, transfer.peer);
             self.deadline = self.deadline.min(transfer.until);
+        }
+    }
+
+    /// Peers have other positions now. A target that is a peer no longer cannot take over.
+    pub(crate) fn move_transfer(&mut self, moved: impl Fn(usize) -> Option<usize>) {
+        if let Some(transfer) = &mut self.cold.leader.transfer {
+            match moved(transfer.peer) {
+                Some(peer) => transfer.peer = peer,
+                None => self.end_transfer(),
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use logdrive_shard::{
     Append, AppendOutcome, AppendReply, Config, Env, Fit, Group, HardState, Heartbeat, HeartbeatReply,
-    LogIndex, LogState, Moment, NodeId, Random, Role, Route, Setup, Sink, Term, TimeoutNow, VoteReply,
-    VoteRequest,
+    LogIndex, LogState, Membership, Moment, NodeId, Random, Role, Route, Setup, Sink, Term, TimeoutNow,
+    VoteReply, VoteRequest,
 };
 use proptest::prelude::*;
 
@@ -23,6 +23,7 @@ impl Sink for Void {
     fn timeout_now(&mut self, _to: Route, _message: TimeoutNow) {}
     fn save_hard_state(&mut self, _state: HardState) {}
     fn append_empty(&mut self, _index: LogIndex, _term: Term, _epoch: u32) {}
+    fn append_membership(&mut self, _index: LogIndex, _term: Term, _epoch: u32, _membership: &Membership) {}
     fn own_vote_written(&mut self, term: Term) {
         self.vote = Some(term);
     }
@@ -150,7 +151,7 @@ impl Subject {
         let mut random = Random::new(1);
         let setup = Setup {
             me: NodeId(1),
-            voters: &voters,
+            memberships: &[(LogIndex(0), Membership::founding(&voters).expect("up to six voters"))],
             hard_state: HardState { term: Term(3), vote: NodeId::NONE, commit: LogIndex(4) },
             log: &log,
             applied: LogIndex(3),
@@ -171,7 +172,7 @@ impl Subject {
         let mut env = Env { now: *now, config, random, sink };
         let env = &mut env;
         match input {
-            Input::Append(from, message) => drop(group.on_append(env, NodeId(*from), message)),
+            Input::Append(from, message) => drop(group.on_append(env, NodeId(*from), message, &[])),
             Input::AppendReply(from, message) => group.on_append_reply(env, NodeId(*from), message),
             Input::Heartbeat(from, message) => group.on_heartbeat(env, NodeId(*from), message),
             Input::HeartbeatReply(from, message) => group.on_heartbeat_reply(env, NodeId(*from), message),

@@ -52,8 +52,12 @@ fn append(term: u64, prev: (u64, u64), entry_term: u64, count: u32, commit: u64)
         count,
         commit: LogIndex(commit),
     };
-    let entry =
-        |at| Entry { term: Term(entry_term), data: (1 << 40) + entry_term * 1000 + prev.0 + at, bytes: 1 };
+    let entry = |at| Entry {
+        term: Term(entry_term),
+        data: (1 << 40) + entry_term * 1000 + prev.0 + at,
+        bytes: 1,
+        members: None,
+    };
     Message::Append(append, (0..u64::from(count)).map(entry).collect())
 }
 

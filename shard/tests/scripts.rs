@@ -3,7 +3,8 @@
 //!
 //! | command | |
 //! |---|---|
-//! | `cluster nodes=3` | a new cluster, connected unless `dark`; lines `1: 1 1 2` give logs by terms; settings as arguments |
+//! | `cluster nodes=3` | a new cluster, connected unless `dark`; lines `1: 1 1 2` give logs by terms; `voters=(1,2)` founds it without the others; settings as arguments |
+//! | `change 1 add-voter=4 remove=3`, `leave 1` | the configuration; also `add-learner`, `promote`, `demote`; `expected=5`, `joint`, `until-left`, `even-if-behind` |
 //! | `campaign 1`, `propose 1 count=2 bytes=9`, `read 1`, `transfer 1 to=2`, `flush-commit 1` | inputs |
 //! | `disk 1 writes=1` | completes the node's oldest writes, or all |
 //! | `deliver from=1 to=2 type=append`, `drop ...` | messages in flight that match, in order; not what they cause |
@@ -21,7 +22,7 @@ mod common;
 use common::node::Start;
 use common::{Cluster, Envelope, config, ms, show};
 use datadriven::TestCase;
-use logdrive_shard::{Config, LogIndex, NodeId};
+use logdrive_shard::{Config, LogIndex, MemberStep, MembershipChange, NodeId, Transition};
 
 #[test]
 fn scripts() {
@@ -72,6 +73,7 @@ fn new_cluster(case: &mut TestCase) -> Cluster {
         term: number(case, "term").unwrap_or(0),
         fresh: !case.take_flag("restarted").unwrap(),
         preferred: number(case, "preferred").unwrap_or(0),
+        voters: case.take_args("voters").unwrap(),
         ..Start::default()
     };
     for line in case.input.lines() {
@@ -122,6 +124,11 @@ fn input(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
             let id = node(cluster, case);
             said(cluster.read(id).map(|round| format!("waits for round {round}\n")))
         }
+        "change" | "leave" => {
+            let id = node(cluster, case);
+            let change = change(case);
+            said(cluster.change(id, &change).map(|p| format!("configuration {}@{}\n", p.first, p.term)))
+        }
         "transfer" => {
             let id = node(cluster, case);
             let to = number(case, "to").unwrap();
@@ -147,6 +154,32 @@ fn input(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
         }
         _ => return None,
     })
+}
+
+fn change(case: &mut TestCase) -> MembershipChange {
+    let kinds: [(&str, fn(NodeId) -> MemberStep); 5] = [
+        ("add-learner", MemberStep::AddLearner),
+        ("add-voter", MemberStep::AddVoter),
+        ("promote", MemberStep::Promote),
+        ("demote", MemberStep::Demote),
+        ("remove", MemberStep::Remove),
+    ];
+    let mut steps = Vec::new();
+    for (name, step) in kinds {
+        let nodes: Vec<u32> = case.take_args(name).unwrap();
+        steps.extend(nodes.into_iter().map(|node| step(NodeId(node))));
+    }
+    let transition = match (case.take_flag("joint").unwrap(), case.take_flag("until-left").unwrap()) {
+        (_, true) => Transition::JointUntilLeft,
+        (true, false) => Transition::Joint,
+        (false, false) => Transition::Auto,
+    };
+    MembershipChange {
+        expected: number(case, "expected").map(LogIndex),
+        steps,
+        transition,
+        even_if_behind: case.take_flag("even-if-behind").unwrap(),
+    }
 }
 
 fn world(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<String> {

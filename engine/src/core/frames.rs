@@ -136,7 +136,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return;
         }
         let from = self.io.links[link].node;
-        let accepted = self.step(slot, |group, env| group.on_append(env, from, message));
+        let accepted = self.step(slot, |group, env| group.on_append(env, from, message, &[]));
         if accepted.take > 0 {
             let first = LogIndex(message.prev_index.0 + 1 + u64::from(accepted.skip));
             let commit = self.groups[slot as usize].commit();

@@ -350,9 +350,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             commit: LogIndex(replayed.commit.min(replayed.log.last.0)).max(replayed.state.commit),
             ..replayed.state
         };
+        let founding = Membership::founding(&self.voters[at]).expect("the voters were checked when the node started");
         let setup = Setup {
             me: self.io.me,
-            voters: &self.voters[at],
+            memberships: &[(LogIndex(0), founding)],
             hard_state,
             log: &replayed.log,
             applied: LogIndex(replayed.applied),

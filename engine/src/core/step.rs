@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use logdrive_shard::{
-    Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Moment, NodeId, Role, Route,
+    Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId, Role, Route,
     Sink, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
@@ -401,6 +401,11 @@ impl<D: Disk> Sink for StepSink<'_, D> {
         let commit = self.io.effects.commit;
         self.io.keep_entry(self.slot, index, EntryKind::Empty, &[]);
         self.io.write_empty(self.slot, index, term, epoch, commit);
+    }
+
+    fn append_membership(&mut self, index: LogIndex, term: Term, epoch: u32, membership: &Membership) {
+        let commit = self.io.effects.commit;
+        self.io.write_entry(self.slot, index, term, epoch, commit, (EntryKind::Config, &membership.encode()));
     }
 
     fn own_vote_written(&mut self, term: Term) {

@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use logdrive_shard::{
-    Append, AppendReply, Config, Env, Group, Heartbeat, HeartbeatReply, LeaseRefused, LogIndex, Moment,
-    NodeId, Proposed, Random, ReadIndexReply, ReadIndexRequest, Refused, Role, Route, Term, TimeoutNow,
-    VoteReply, VoteRequest,
+    Append, AppendReply, Config, Env, Group, Heartbeat, HeartbeatReply, LeaseRefused, LogIndex, Membership,
+    MembershipChange, Moment, NodeId, Proposed, Random, ReadIndexReply, ReadIndexRequest, Refused, Role,
+    Route, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 
 use checks::Checks;
@@ -87,14 +87,20 @@ impl Cluster {
             nodes: BTreeMap::new(),
             network: Vec::new(),
             answers: Vec::new(),
-            checks: Checks::new(count),
+            checks: Checks::new(),
             trace: Vec::new(),
             tracing: false,
             next_data: 1,
             next_route: 1,
         };
+        let all: Vec<u32> = (1..=count).collect();
+        let voters = if start.voters.is_empty() { &all } else { &start.voters };
+        let nodes: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
         for id in 1..=count {
-            let node = Node::new(NodeId(id), start);
+            let mut node = Node::new(NodeId(id), start);
+            if voters.contains(&id) {
+                node.founding = Some(Membership::founding(&nodes).expect("voters that can found a group"));
+            }
             cluster.checks.adopt_log(&node.disk);
             cluster.nodes.insert(id, node);
             cluster.boot(id, start.fresh);
@@ -172,7 +178,8 @@ impl Cluster {
     }
 
     fn check(&mut self, id: u32, reads_confirmed: &[(u64, LogIndex)]) {
-        let disks: Vec<&[Entry]> = self.nodes.values().map(|node| &node.disk.log[..]).collect();
+        let disks: BTreeMap<NodeId, &[Entry]> =
+            self.nodes.values().map(|node| (node.id, &node.disk.log[..])).collect();
         let node = &self.nodes[&id];
         self.checks.after_step(id, node, &disks);
         for &(round, index) in reads_confirmed {
@@ -210,7 +217,8 @@ impl Cluster {
             let result = group.propose(env, count, bytes * count);
             let (term, epoch) = result.map_or((Term(0), 0), |p| (p.term, p.epoch));
             let made = if result.is_ok() { u64::from(count) } else { 0 };
-            let entries = (0..made).map(|i| Entry { term, data: first_data + i, bytes }).collect();
+            let entries =
+                (0..made).map(|i| Entry { term, data: first_data + i, bytes, members: None }).collect();
             (result, entries, epoch)
         });
         self.plain(id, |group, env| group.flush(env));
@@ -234,6 +242,13 @@ impl Cluster {
         if let Ok(round) = result {
             self.nodes.get_mut(&id).expect("a node").reads_waiting.push((round, committed));
         }
+        self.plain(id, |group, env| group.flush(env));
+        result
+    }
+
+    /// Asks for another configuration.
+    pub fn change(&mut self, id: u32, change: &MembershipChange) -> Result<Proposed, Refused> {
+        let result = self.plain(id, |group, env| group.change_membership(env, change));
         self.plain(id, |group, env| group.flush(env));
         result
     }
@@ -269,7 +284,11 @@ impl Cluster {
             let mut epoch = 0;
             match &message {
                 Message::Append(append, entries) => {
-                    let accepted = group.on_append(env, from, append);
+                    let indexed = entries.iter().zip(append.prev_index.0 + 1..);
+                    let memberships: Vec<_> = indexed
+                        .filter_map(|(entry, index)| Some((LogIndex(index), entry.members?.clone())))
+                        .collect();
+                    let accepted = group.on_append(env, from, append, &memberships);
                     epoch = accepted.epoch;
                     let range = accepted.skip as usize..(accepted.skip + accepted.take) as usize;
                     if accepted.take > 0 {
@@ -411,9 +430,8 @@ impl Cluster {
 
     /// Starts a node from its disk, without any contact.
     pub fn boot(&mut self, id: u32, fresh: bool) {
-        let voters: Vec<NodeId> = (1..=self.checks.nodes()).map(NodeId).collect();
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
-        node.boot(self.now, &self.config, &mut self.random, &voters, fresh);
+        node.boot(self.now, &self.config, &mut self.random, fresh);
     }
 
     pub fn restart(&mut self, id: u32) {

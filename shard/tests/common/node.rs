@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use logdrive_shard::{
     Append, AppendReply, Config, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState,
-    Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink, Support, Term,
-    TimeoutNow, VoteReply, VoteRequest,
+    Membership, Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink, Support,
+    Term, TimeoutNow, VoteReply, VoteRequest,
 };
 
 use super::pulses::Pulses;
@@ -18,6 +18,8 @@ pub struct Entry {
     pub term: Term,
     pub data: u64,
     pub bytes: u32,
+    /// A configuration entry. Leaked, so that entries can be copied: a test has few.
+    pub members: Option<&'static Membership>,
 }
 
 /// What the nodes of a cluster start from.
@@ -31,6 +33,8 @@ pub struct Start {
     /// Never ran before.
     pub fresh: bool,
     pub preferred: u32,
+    /// The voters of the founding configuration; all nodes if none are named. Other nodes know no configuration.
+    pub voters: Vec<u32>,
 }
 
 /// Something written.
@@ -105,6 +109,8 @@ pub struct Node {
     pub snapshots_wanted: Vec<NodeId>,
     pub pulses: Pulses,
     preferred: NodeId,
+    /// The founding configuration, if this node was told it.
+    pub founding: Option<Membership>,
 }
 
 impl Node {
@@ -115,6 +121,7 @@ impl Node {
             term: Term(term),
             data: (1 << 40) + term * 1000 + at as u64,
             bytes: 1,
+            members: None,
         };
         let log: Vec<Entry> = terms.iter().enumerate().map(entry).collect();
         let term = Term(start.term.max(terms.last().copied().unwrap_or(0)));
@@ -134,21 +141,19 @@ impl Node {
             snapshots_wanted: Vec::new(),
             pulses: Pulses::default(),
             preferred: NodeId(start.preferred),
+            founding: None,
         }
     }
 
-    pub fn boot(
-        &mut self,
-        now: Moment,
-        config: &Config,
-        random: &mut Random,
-        voters: &[NodeId],
-        fresh: bool,
-    ) {
+    pub fn boot(&mut self, now: Moment, config: &Config, random: &mut Random, fresh: bool) {
         assert!(self.group.is_none(), "node {} is up", self.id);
+        let in_log = self.disk.log.iter().zip(1..);
+        let in_log = in_log.filter_map(|(entry, index)| Some((LogIndex(index), entry.members?.clone())));
+        let founding = self.founding.iter().map(|founding| (LogIndex(0), founding.clone()));
+        let memberships: Vec<_> = founding.chain(in_log).collect();
         let setup = Setup {
             me: self.id,
-            voters,
+            memberships: &memberships,
             hard_state: self.disk.hard_state,
             log: &self.disk.log_state(),
             applied: LogIndex(0),
@@ -322,9 +327,24 @@ impl Sink for Recorder<'_> {
 
     fn append_empty(&mut self, index: LogIndex, term: Term, epoch: u32) {
         assert_eq!(index.0, self.log.len() as u64 + 1);
-        let entry = Entry { term, data: 0, bytes: 0 };
+        let entry = Entry { term, data: 0, bytes: 0, members: None };
         self.log.push(entry);
         self.effects.writes.push(Write::Entries { first: index.0, entries: vec![entry], epoch });
+    }
+
+    fn append_membership(&mut self, index: LogIndex, term: Term, epoch: u32, membership: &Membership) {
+        assert_eq!(index.0, self.log.len() as u64 + 1);
+        let bytes = membership.encode();
+        let read = Membership::decode(&bytes).expect("what was encoded");
+        assert_eq!(&read, membership);
+        let members: Option<&'static Membership> = Some(Box::leak(Box::new(read)));
+        let entry = Entry { term, data: 0, bytes: bytes.len() as u32, members };
+        self.log.push(entry);
+        self.effects.writes.push(Write::Entries { first: index.0, entries: vec![entry], epoch });
+    }
+
+    fn members_changed(&mut self, index: LogIndex, membership: &Membership) {
+        self.effects.trace.push(format!("is in configuration {index}: {membership}"));
     }
 
     fn own_vote_written(&mut self, term: Term) {

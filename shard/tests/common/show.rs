@@ -3,7 +3,7 @@
 use std::fmt;
 
 use logdrive_shard::{
-    Append, AppendOutcome, HardState, Heartbeat, Moment, Report, Role, VoteReply, VoteRequest,
+    Append, AppendOutcome, HardState, Heartbeat, MemberKind, Moment, Report, Role, VoteReply, VoteRequest,
 };
 
 use super::node::{Node, Write};
@@ -91,7 +91,8 @@ impl fmt::Display for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Write::Entries { first, entries, .. } if entries.len() == 1 => {
-                write!(f, "entry {first}@{}", entries[0].term)
+                let kind = if entries[0].members.is_some() { "configuration" } else { "entry" };
+                write!(f, "{kind} {first}@{}", entries[0].term)
             }
             Write::Entries { first, entries, .. } => {
                 write!(f, "entries {first}..={}@{}", first + entries.len() as u64 - 1, entries[0].term)
@@ -107,20 +108,32 @@ impl fmt::Display for Write {
 /// One line about a node, and for a leader one per peer.
 pub fn status(node: &Node) -> String {
     let Some(group) = &node.group else { return format!("{}: down\n", node.id) };
-    let Report { role, term, leader, commit, durable, last, peers } = group.report();
+    let Report { role, term, leader, commit, durable, last, peers, membership, membership_index } =
+        group.report();
     let leader = if leader.is_some() { format!("leader {leader}") } else { "no leader".to_owned() };
     let timer = if group.next_deadline() == Moment::NEVER { "" } else { ", deadline armed" };
     let mut text = format!(
         "{}: {role:?} term {term}, {leader}, last {last}, durable {durable}, commit {commit}{timer}\n",
         node.id
     );
+    let uncommitted = if group.membership_index() > group.commit() { ", not committed" } else { "" };
+    if membership_index.0 > 0 || membership.is_empty() {
+        text += &format!("   configuration {membership_index}: {membership}{uncommitted}\n");
+    }
     if role == Role::Leader {
         for peer in peers {
+            let kind = match peer.kind {
+                MemberKind::Voter => "",
+                MemberKind::Outgoing => ", on its way out",
+                MemberKind::Learner => ", learner",
+                MemberKind::Stranger => ", removed",
+            };
             let away = if peer.alive { "" } else { ", not in contact" };
             let (node, state, matched, next, inflight) =
                 (peer.node, peer.state, peer.matched, peer.next, peer.inflight);
-            text +=
-                &format!("   {node}: {state}, matched {matched}, next {next}, {inflight} in flight{away}\n");
+            text += &format!(
+                "   {node}: {state}, matched {matched}, next {next}, {inflight} in flight{kind}{away}\n"
+            );
         }
     }
     text
@@ -128,6 +141,10 @@ pub fn status(node: &Node) -> String {
 
 /// A log as its terms.
 pub fn log(node: &Node) -> String {
-    let terms: Vec<String> = node.log.iter().map(|entry| entry.term.to_string()).collect();
+    let terms: Vec<String> = node
+        .log
+        .iter()
+        .map(|entry| format!("{}{}", entry.term, if entry.members.is_some() { "c" } else { "" }))
+        .collect();
     format!("{}: {}\n", node.id, if terms.is_empty() { "empty".to_owned() } else { terms.join(" ") })
 }

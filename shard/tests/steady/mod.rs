@@ -4,7 +4,7 @@
 
 use logdrive_shard::{
     Append, AppendReply, Config, Env, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState,
-    Moment, NodeId, Random, Role, Route, Setup, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+    Membership, Moment, NodeId, Random, Role, Route, Setup, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 
 /// Messages to one peer in one turn, at most.
@@ -64,6 +64,7 @@ impl Sink for Outbox {
     fn append_empty(&mut self, index: LogIndex, _term: Term, epoch: u32) {
         self.written = Some((epoch, index));
     }
+    fn append_membership(&mut self, _index: LogIndex, _term: Term, _epoch: u32, _membership: &Membership) {}
     fn own_vote_written(&mut self, term: Term) {
         self.vote = Some(term);
     }
@@ -95,11 +96,12 @@ impl Trio {
         let config = Config::default();
         let mut random = Random::new(1);
         let voters = [NodeId(1), NodeId(2), NodeId(3)];
+        let memberships = [(LogIndex(0), Membership::founding(&voters).expect("three voters"))];
         let log = LogState { first: LogIndex(1), ..LogState::default() };
         let groups = voters.map(|me| {
             let setup = Setup {
                 me,
-                voters: &voters,
+                memberships: &memberships,
                 hard_state: HardState::default(),
                 log: &log,
                 applied: LogIndex(0),
@@ -160,7 +162,7 @@ impl Trio {
     fn deliver(&mut self, to: usize, from: NodeId, message: Message) {
         let written = self.step(to, |group, env| match &message {
             Message::Append(append) => {
-                let accepted = group.on_append(env, from, append);
+                let accepted = group.on_append(env, from, append, &[]);
                 (accepted.take > 0).then(|| (accepted.epoch, group.last_index()))
             }
             Message::AppendReply(reply) => {
