@@ -7,20 +7,26 @@
 //!
 //! # What the caller does, in order
 //!
-//! 1. [`Group::new`] from what recovery found. Then [`Group::on_route`] and [`Group::on_contact`] for every peer, when
-//!    and whenever they change. A new group has no routes and no contact, and does nothing without.
+//! 1. [`Group::new`] from what recovery found, the configurations in the log among it. Then [`Group::on_route`] and
+//!    [`Group::on_contact`], in this order, for every node that hosts the group too, when and whenever they change, and for
+//!    the members again after [`Sink::members_changed`]. A new group has no routes and no contact, and does nothing without. A
+//!    node need not be a member to be reported: a member that lags behind has to listen to a leader that it does not
+//!    know yet, and a new node, which starts without any configuration, to the leader that adds it.
 //! 2. In each turn: collect inputs, **then** read the clock, and step the groups that the inputs concern, each step with
-//!    an [`Env`]. After each step do what it asked of the sink:
-//!    - *write* hard states ([`Sink::save_hard_state`]), no-ops ([`Sink::append_empty`]), the entries of an accepted
-//!      proposal ([`Proposed`]) and of an accepted append ([`Accepted`]), in the order of the steps, into one log. The first
-//!      entry of a write replaces the log from its index on. Keep the payloads where [`Sink::fit`] finds them.
+//!    an [`Env`]. With an append of a peer, the configurations among its entries are handed in, decoded. After each step do what it asked of the sink:
+//!    - *write* hard states ([`Sink::save_hard_state`]), no-ops ([`Sink::append_empty`]), configurations
+//!      ([`Sink::append_membership`]), the entries of an accepted proposal ([`Proposed`]) and of an
+//!      accepted append ([`Accepted`]), in the order of the steps, into one log. The first entry of a write replaces the log
+//!      from its index on. Keep the payloads where [`Sink::fit`] finds them.
 //!    - *send* immediate messages when it likes; *park* the others until everything written up to and including their step
 //!      is durable ([`Sink`] says which is which).
-//! 3. [`Group::flush`] once per turn for each group that was proposed to or read from.
+//! 3. [`Group::flush`] once per turn for each group that was proposed to, read from or given another configuration
+//!    ([`Group::change_membership`]).
 //! 4. When writes are durable: [`Group::on_durable`] with the epoch and last index of the group's latest durable write of
 //!    entries, [`Group::on_vote_durable`] if [`Sink::own_vote_written`] asked for it, and release what was parked on them.
 //! 5. Apply entries up to [`Group::applicable`], which may have moved after [`Sink::committed`] and after
-//!    [`Group::on_durable`]; report with [`Group::on_applied`].
+//!    [`Group::on_durable`]; report with [`Group::on_applied`]. The configuration that a snapshot needs is the last one that was
+//!    *applied*, with its index: the caller keeps it, and hands it to [`Group::new`] with a log that begins behind it.
 //! 6. Some milliseconds after [`Sink::committed`] on a leader: [`Group::flush_commit`].
 //! 7. Keep a timer for [`Group::next_deadline`], which may have changed with any step, and call [`Group::on_deadline`].
 //!    [`Moment::NEVER`] is the usual answer of a quiet group.
@@ -41,7 +47,10 @@
 //! | `transfer.rs` | handing leadership over |
 //! | `uncommitted.rs` | the limits on what is proposed and not committed |
 //! | `contact.rs` | routes, contact, deadlines |
-//! | `quorum.rs` | majorities |
+//! | `quorum.rs` | majorities, of one set of voters and of two |
+//! | `membership.rs` | a configuration and its bytes |
+//! | `confchange.rs` | from one configuration to the next |
+//! | `members.rs` | the configuration in force, positions of peers, removed members |
 //! | `sessions.rs` | exactly-once commands of clients: replicated state that the caller feeds |
 //! | `mutant.rs` | bugs that can be compiled in, for the tests to catch |
 //! | `message.rs`, `sink.rs`, `api.rs`, `config.rs`, `types.rs` | the interface |

@@ -73,7 +73,7 @@ fn new_cluster(case: &mut TestCase) -> Cluster {
         term: number(case, "term").unwrap_or(0),
         fresh: !case.take_flag("restarted").unwrap(),
         preferred: number(case, "preferred").unwrap_or(0),
-        voters: case.take_args("voters").unwrap(),
+        voters: case.try_take_args("voters").unwrap().unwrap_or_default(),
         ..Start::default()
     };
     for line in case.input.lines() {
@@ -157,18 +157,16 @@ fn input(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
 }
 
 fn change(case: &mut TestCase) -> MembershipChange {
-    let kinds: [(&str, fn(NodeId) -> MemberStep); 5] = [
-        ("add-learner", MemberStep::AddLearner),
-        ("add-voter", MemberStep::AddVoter),
-        ("promote", MemberStep::Promote),
-        ("demote", MemberStep::Demote),
-        ("remove", MemberStep::Remove),
-    ];
     let mut steps = Vec::new();
-    for (name, step) in kinds {
-        let nodes: Vec<u32> = case.take_args(name).unwrap();
+    let mut take = |name: &str, step: fn(NodeId) -> MemberStep| {
+        let nodes: Vec<u32> = case.try_take_args(name).unwrap().unwrap_or_default();
         steps.extend(nodes.into_iter().map(|node| step(NodeId(node))));
-    }
+    };
+    take("add-learner", MemberStep::AddLearner);
+    take("add-voter", MemberStep::AddVoter);
+    take("promote", MemberStep::Promote);
+    take("demote", MemberStep::Demote);
+    take("remove", MemberStep::Remove);
     let transition = match (case.take_flag("joint").unwrap(), case.take_flag("until-left").unwrap()) {
         (_, true) => Transition::JointUntilLeft,
         (true, false) => Transition::Joint,

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use logdrive_shard::{Group, GroupId, HardState, LogIndex, LogState, Moment, NodeId, Random, Setup, Term};
+use logdrive_shard::{
+    Group, GroupId, HardState, LogIndex, LogState, Membership, Moment, NodeId, Random, Setup, Term,
+};
 use logdrive_wal::{Disk, EntryHeader, OpenError, Recovery, StreamId, Wal};
 
 use super::balance::Balance;
@@ -350,7 +352,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             commit: LogIndex(replayed.commit.min(replayed.log.last.0)).max(replayed.state.commit),
             ..replayed.state
         };
-        let founding = Membership::founding(&self.voters[at]).expect("the voters were checked when the node started");
+        let founding =
+            Membership::founding(&self.voters[at]).expect("the voters were checked when the node started");
         let setup = Setup {
             me: self.io.me,
             memberships: &[(LogIndex(0), founding)],

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use logdrive_shard::{
-    Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId, Role, Route,
-    Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
+    Role, Route, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
 
