@@ -1,13 +1,8 @@
 //! What a step produces. The sink is owned by the caller and shared by all its groups; a step allocates nothing.
 
 use crate::{
-<<<<<<< HEAD
     Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
     ReadIndexReply, ReadIndexRequest, Role, Route, Support, Term, TimeoutNow, VoteReply, VoteRequest,
-=======
-    Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, NodeId, Role, Route,
-    Term, TimeoutNow, VoteReply, VoteRequest,
->>>>>>> 64f4d66 (shard: what the caller does about configurations; engine writes them)
 };
 
 /// How much of a run of entries fits into one append message.

@@ -14,15 +14,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use logdrive_shard::{
-<<<<<<< HEAD
     Append, AppendReply, Config, Env, Group, Heartbeat, HeartbeatReply, LeaseRefused, LogIndex, Membership,
     MembershipChange, Moment, NodeId, Proposed, Random, ReadIndexReply, ReadIndexRequest, Refused, Role,
     Route, Term, TimeoutNow, VoteReply, VoteRequest,
-=======
-    Append, AppendReply, Config, Env, Group, Heartbeat, HeartbeatReply, LogIndex, Membership,
-    MembershipChange, Moment, NodeId, Proposed, Random, Refused, Role, Route, Term, TimeoutNow, VoteReply,
-    VoteRequest,
->>>>>>> 64f4d66 (shard: what the caller does about configurations; engine writes them)
 };
 
 use checks::Checks;

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::hash::Hash;
 
 use logdrive_shard::{
-    Append, AppendReply, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState, NodeId, Role,
-    Route, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendReply, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState, Membership,
+    NodeId, Role, Route, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 
 /// An entry: `data` stands for its payload and is unique per proposal (0: a no-op).
@@ -168,6 +168,9 @@ impl Sink for Recorder<'_> {
         self.write_entries(vec![Entry { term, data: 0 }], epoch);
     }
 
+    fn append_membership(&mut self, _index: LogIndex, _term: Term, _epoch: u32, membership: &Membership) {
+        panic!("nobody asked for the configuration {membership}");
+    }
     fn own_vote_written(&mut self, term: Term) {
         self.effects.writes.push(Write::OwnVote(term));
     }

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ahash::RandomState;
-use logdrive_shard::{Config, Env, Group, HardState, LogIndex, Moment, NodeId, Random, Route, Setup, Term};
+use logdrive_shard::{
+    Config, Env, Group, HardState, LogIndex, Membership, Moment, NodeId, Random, Route, Setup, Term,
+};
 
 use super::member::{Batch, Disk, Effects, Entry, Member, Message, Recorder, Write, id};
 use super::properties::{self, Before, History};
@@ -366,7 +368,7 @@ impl World {
         let from = id(from);
         self.step(config, to, |group, env| match &*message {
             Message::Append(append, entries) => {
-                let accepted = group.on_append(env, from, append);
+                let accepted = group.on_append(env, from, append, &[]);
                 if accepted.take > 0 {
                     env.sink.log.truncate((append.prev_index.0 + u64::from(accepted.skip)) as usize);
                     let range = accepted.skip as usize..(accepted.skip + accepted.take) as usize;
@@ -504,7 +506,7 @@ impl World {
 fn boot(at: usize, voters: &[NodeId], config: &Config, disk: Disk) -> Member {
     let setup = Setup {
         me: id(at),
-        voters,
+        memberships: &[(LogIndex(0), Membership::founding(voters).expect("a few voters"))],
         hard_state: disk.hard_state,
         log: &disk.log_state(),
         applied: LogIndex(0),
