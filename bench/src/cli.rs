@@ -26,8 +26,17 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// The loops of all nodes' cores in one thread: real logs, no executors, no sockets. For profiles, beside `run`.
     Core(CoreArgs),
-    /// The log alone, one thread: single-entry appends, each durable before it counts.
+    /// The log beside the limit of its disk (the same writes without a log) and raft-engine, in one run, in many shapes.
+    ///
+    /// Everything is measured in turn, several times over; the figures are medians. Appends are of one entry each and
+    /// count when they are durable. raft-engine is a program of its own, see bench/raft-engine-peer.
     Wal(WalArgs),
+    /// The log alone in one shape, one thread, and whether what was acknowledged is read back.
+    WalAlone(WalAloneArgs),
+    /// How many writes of the log in flight, and of what size, are best on this disk.
+    WalSweep(WalSweepArgs),
+    /// How long a log takes to open.
+    WalRecovery(WalRecoveryArgs),
     /// The disk alone: durable writes of several sizes, one or more in flight.
     Disk(DiskArgs),
 }
@@ -142,8 +151,87 @@ pub(crate) struct CoreArgs {
     pub(crate) output: Output,
 }
 
+/// Which shapes of load are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShapeSet {
+    /// 256 appends of 128 bytes to 1,024 streams in flight, and each of the three numbers varied: 11 shapes.
+    Default,
+    /// Every combination of 1, 16, 64, 256, 1,024 in flight, 16 to 16,384 bytes, 1 to 10,000 streams: 80 shapes.
+    All,
+    /// The one that --in-flight, --payload and --groups name.
+    One,
+}
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct WalArgs {
+    /// Shapes of load.
+    #[arg(long, value_enum, default_value_t = ShapeSet::Default)]
+    pub(crate) shapes: ShapeSet,
+    /// Of the one shape: streams that share the log.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) groups: u64,
+    /// Of the one shape: bytes of an entry.
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1_000_000))]
+    pub(crate) payload: u32,
+    /// Of the one shape: appends outstanding at once, each of one entry to a random stream.
+    #[arg(long, default_value_t = 256, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) in_flight: u32,
+    /// Seconds of each single measurement; each has a quarter of it as warm-up.
+    #[arg(long, default_value_t = 0.5, value_parser = positive_seconds)]
+    pub(crate) seconds: f64,
+    /// Times that everything is measured; medians are reported.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=99))]
+    pub(crate) rounds: u32,
+    /// Seed of all random choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Leave raft-engine out.
+    #[arg(long)]
+    pub(crate) no_peers: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WalSweepArgs {
+    /// Seconds of each single measurement.
+    #[arg(long, default_value_t = 0.5, value_parser = positive_seconds)]
+    pub(crate) seconds: f64,
+    /// Times that everything is measured; medians are reported.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=99))]
+    pub(crate) rounds: u32,
+    /// Seed of all random choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WalRecoveryArgs {
+    /// Size of the log, GiB.
+    #[arg(long, default_value_t = 4.0, value_parser = gibibytes)]
+    pub(crate) gib: f64,
+    /// Streams in it.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) groups: u64,
+    /// Bytes of an entry.
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1_000_000))]
+    pub(crate) payload: u32,
+    /// Times that the log is opened; the median is reported.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=99))]
+    pub(crate) rounds: u32,
+    /// Seed of all random choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WalAloneArgs {
     /// Streams that share the log.
     #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1_000_000))]
     pub(crate) groups: u64,
@@ -195,6 +283,11 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn gibibytes(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of GiB"))?;
+    if (0.05..=1024.0).contains(&value) { Ok(value) } else { Err("must be within 0.05..=1024".to_owned()) }
+}
+
 fn positive_seconds(text: &str) -> Result<f64, String> {
     let value = seconds(text)?;
     if value >= 0.1 { Ok(value) } else { Err("must be at least 0.1".to_owned()) }
@@ -217,8 +310,12 @@ mod tests {
         assert_eq!((run.payload, run.clients), (128, 1024));
         assert_eq!((run.seconds, run.warmup), (10.0, 3.0));
         assert_eq!(run.machine, MachineKind::Digest);
-        let Command::Wal(wal) = Cli::parse_from(["logdrive-bench", "wal"]).command else { panic!("not wal") };
+        let Command::WalAlone(wal) = Cli::parse_from(["logdrive-bench", "wal-alone"]).command else {
+            panic!("not wal-alone")
+        };
         assert_eq!((wal.groups, wal.payload, wal.in_flight, wal.seconds), (1024, 128, 256, 5.0));
+        let Command::Wal(wal) = Cli::parse_from(["logdrive-bench", "wal"]).command else { panic!("not wal") };
+        assert_eq!((wal.shapes, wal.rounds, wal.seconds), (ShapeSet::Default, 3, 0.5));
     }
 
     #[test]

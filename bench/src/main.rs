@@ -19,7 +19,7 @@ mod run;
 mod signals;
 mod space;
 mod usage;
-mod wal_bench;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -42,7 +42,10 @@ fn main() -> ExitCode {
     let result = signals::install().and_then(|()| match &cli.command {
         Command::Run(arguments) => run::run(arguments),
         Command::Core(arguments) => core_bench::run(arguments),
-        Command::Wal(arguments) => wal_bench::run(arguments),
+        Command::Wal(arguments) => wal::run_compare(arguments),
+        Command::WalAlone(arguments) => wal::run_alone(arguments),
+        Command::WalSweep(arguments) => wal::run_sweep(arguments),
+        Command::WalRecovery(arguments) => wal::run_recovery(arguments),
         Command::Disk(arguments) => disk_probe::run(arguments).map(|()| true),
     });
     directory::remove_temporary();

@@ -11,7 +11,7 @@ use common::{BINARY, LATENCIES, LOG, assert_environment, assert_positive, bench,
 
 #[test]
 fn wal_reports_the_log_alone() {
-    let arguments = ["wal", "--seconds", "1", "--warmup", "0", "--groups", "16", "--segment-mib", "8"];
+    let arguments = ["wal-alone", "--seconds", "1", "--warmup", "0", "--groups", "16", "--segment-mib", "8"];
     let (json, table) = report(&arguments);
     assert_positive(&json, &["appends_per_s", "bytes_per_s"]);
     assert_positive(&json, &LATENCIES);
@@ -19,6 +19,44 @@ fn wal_reports_the_log_alone() {
     assert_environment(&json);
     assert_eq!(json["check"]["ok"], true, "{:#}", json["check"]);
     assert!(table.contains("every stream ends at its last acknowledged append"), "{table}");
+}
+
+#[test]
+fn wal_reports_our_log_beside_the_limit() {
+    let arguments = [
+        "wal",
+        "--shapes",
+        "one",
+        "--groups",
+        "16",
+        "--in-flight",
+        "32",
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "2",
+        "--segment-mib",
+        "4",
+        "--segments",
+        "8",
+        "--no-peers",
+    ];
+    let (json, table) = report(&arguments);
+    let shapes = json["shapes"].as_array().unwrap();
+    assert_eq!(shapes.len(), 1);
+    assert_positive(
+        &shapes[0],
+        &["appends_per_s", "limit_bytes_per_s", "share_of_limit", "half_load_p50_us"],
+    );
+    assert_environment(&json);
+    assert!(table.contains("of it"), "{table}");
+}
+
+#[test]
+fn wal_recovery_reads_every_entry_back() {
+    let (json, _) = report(&["wal-recovery", "--gib", "0.05", "--groups", "16", "--rounds", "1"]);
+    assert_eq!(json["check"]["ok"], true, "{:#}", json["check"]);
+    assert_positive(&json, &["bytes_per_s", "entries_per_s", "index_bytes_per_entry", "progress_reports"]);
 }
 
 #[test]

@@ -354,6 +354,11 @@ impl<D: Disk> Wal<D> {
         (!stream.is_empty()).then(|| (stream.first, stream.next - 1))
     }
 
+    /// Entries of a stream up to here were given up; 0 if none were.
+    pub fn compacted(&self, stream: StreamSlot) -> u64 {
+        self.index.stream(stream).compacted
+    }
+
     /// The disk, for the owner's own files and for its eventfd. Tokens of the owner's operations must be below 2^63; their
     /// completions come through [`Wal::poll_completion`].
     pub fn disk(&mut self) -> &mut D {

@@ -1,0 +1,301 @@
+//! Load for a log: single-entry appends to streams chosen at random, closed loop or at a given rate.
+
+use std::collections::VecDeque;
+
+use anyhow::{Context, Result, bail};
+use logdrive_shard::Random;
+use logdrive_wal::{EntryHeader, Health, Recovery, RingDisk, Stats, StreamId, StreamSlot, Ticket, Wal};
+
+use crate::clock;
+use crate::latency::Latencies;
+use crate::payload::Payloads;
+use crate::usage::{CpuUse, Usage};
+
+/// Streams are compacted so often that what they keep stays below this share of the budget.
+const KEPT_SHARE: f64 = 1.0 / 8.0;
+/// Bytes that a record takes beside its payload, generously.
+const RECORD_BYTES: f64 = 40.0;
+/// Compactions per append: no more than so many, however little room there is, and no fewer however much.
+const COMPACTIONS_MAX: f64 = 4.0;
+const COMPACTIONS_MIN: f64 = 1.0 / 64.0;
+/// Appends at a given rate that wait for the disk at most; what would go above it is late, and counted so.
+const OPEN_LOOP_IN_FLIGHT: usize = 1 << 17;
+
+/// A new log has nothing to recover; one that is used again is not asked.
+pub(super) struct Nothing;
+
+impl Recovery for Nothing {
+    fn entry(&mut self, _: StreamId, _: EntryHeader, _: &[u8]) {}
+    fn state(&mut self, _: StreamId, _: &[u8]) {}
+    fn compacted(&mut self, _: StreamId, _: u64) {}
+}
+
+/// What is asked of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) streams: u64,
+    pub(super) payload: u32,
+    pub(super) in_flight: u32,
+}
+
+impl Load {
+    /// Compactions per append that keep a log of this budget from filling up, if every one gives up all entries of the next
+    /// stream but its last.
+    pub(super) fn compactions_per_append(&self, budget_bytes: u64) -> f64 {
+        let sweep_bytes = self.streams as f64 * (f64::from(self.payload) + RECORD_BYTES);
+        (sweep_bytes / (budget_bytes as f64 * KEPT_SHARE)).clamp(COMPACTIONS_MIN, COMPACTIONS_MAX)
+    }
+}
+
+/// What came out of the measured time.
+pub(super) struct Measured {
+    pub(super) seconds: f64,
+    pub(super) latencies: Latencies,
+    pub(super) writes: Stats,
+    pub(super) cpu: CpuUse,
+}
+
+pub(super) struct Stream {
+    slot: StreamSlot,
+    pub(super) last: u64,
+}
+
+/// A log under load.
+pub(super) struct Driver {
+    pub(super) wal: Wal<RingDisk>,
+    pub(super) streams: Vec<Stream>,
+    load: Load,
+    random: Random,
+    payloads: Payloads,
+    /// Appends that are not durable yet, with the time that their latency is counted from; tickets ascend.
+    outstanding: VecDeque<(Ticket, u64)>,
+    pub(super) acknowledged: u64,
+    /// The stream that is compacted next.
+    compact_next: usize,
+    compactions_per_append: f64,
+    compactions_due: f64,
+}
+
+impl Driver {
+    pub(super) fn new(wal: Wal<RingDisk>, seed: u64) -> Driver {
+        let load = Load { streams: 0, payload: 8, in_flight: 0 };
+        Driver {
+            wal,
+            streams: Vec::new(),
+            load,
+            random: Random::new(seed),
+            payloads: Payloads::new(seed, 0, 8),
+            outstanding: VecDeque::new(),
+            acknowledged: 0,
+            compact_next: 0,
+            compactions_per_append: 0.0,
+            compactions_due: 0.0,
+        }
+    }
+
+    /// Changes the load. What an earlier one left in the log is given up first.
+    pub(super) fn set_load(&mut self, load: Load, seed: u64) -> Result<()> {
+        self.drain()?;
+        for stream in 0..self.streams.len() {
+            self.compact(stream, 0)?;
+            if stream % 1024 == 1023 {
+                self.drain()?;
+            }
+        }
+        self.drain()?;
+        for id in self.streams.len() as u64..load.streams {
+            let slot = self.wal.stream(StreamId(id));
+            self.streams.push(Stream { slot, last: 0 });
+        }
+        if load.payload != self.load.payload {
+            self.payloads = Payloads::new(seed, 0, load.payload as usize);
+        }
+        self.compactions_per_append = load.compactions_per_append(self.wal.space().budget_bytes);
+        (self.load, self.compact_next, self.compactions_due) = (load, 0, 0.0);
+        Ok(())
+    }
+
+    /// A closed loop for so many seconds, of which the first `warmup` do not count; `shown` is called now and then with the
+    /// measured seconds and the appends so far.
+    pub(super) fn closed_loop(
+        &mut self,
+        warmup: f64,
+        seconds: f64,
+        shown: &mut dyn FnMut(f64, u64),
+    ) -> Result<Measured> {
+        let mut latencies = Latencies::new()?;
+        let mut now = clock::now_nanos();
+        let start = now + (warmup * 1e9) as u64;
+        while now < start {
+            now = self.round(now, &mut |_| ())?;
+        }
+        let (begin, stats, usage) = (now, self.wal.stats(), Usage::now());
+        let end = begin + (seconds * 1e9) as u64;
+        let mut next_shown = begin;
+        while now < end {
+            now = self.round(now, &mut |nanos| latencies.record(nanos))?;
+            if now >= next_shown {
+                next_shown = now + 200_000_000;
+                shown((now - begin) as f64 / 1e9, latencies.count());
+            }
+        }
+        let seconds = (now - begin) as f64 / 1e9;
+        let (cpu, writes) = (Usage::now().since(&usage), difference(&self.wal.stats(), &stats));
+        self.drain()?;
+        Ok(Measured { seconds, latencies, writes, cpu })
+    }
+
+    /// Appends that come at a given rate, evenly, whatever the disk does. Latency runs from the moment an append was due, so
+    /// that a stall counts for every append that came meanwhile. The loop never sleeps.
+    pub(super) fn open_loop(&mut self, rate: f64, warmup: f64, seconds: f64) -> Result<Latencies> {
+        let mut latencies = Latencies::new()?;
+        let begin = clock::now_nanos();
+        let (measured, end) = (begin + (warmup * 1e9) as u64, begin + ((warmup + seconds) * 1e9) as u64);
+        let due_at = |number: u64| begin + (number as f64 / rate * 1e9) as u64;
+        let (mut number, mut now) = (0u64, begin);
+        while now < end {
+            while due_at(number) <= now && self.outstanding.len() < OPEN_LOOP_IN_FLIGHT {
+                let ticket = self.append()?;
+                self.outstanding.push_back((ticket, due_at(number)));
+                number += 1;
+            }
+            self.wal.submit(now);
+            self.wal.poll(now);
+            now = clock::now_nanos();
+            let durable = self.durable()?;
+            while let Some((_, due)) = self.outstanding.pop_front_if(|(ticket, _)| *ticket <= durable) {
+                self.acknowledged += 1;
+                if due >= measured {
+                    latencies.record(now - due);
+                }
+            }
+        }
+        self.drain()?;
+        Ok(latencies)
+    }
+
+    /// Appends up to the bound, submits, waits for the disk; calls `done` with the latency of each append that became durable.
+    /// Returns the time after the wait.
+    fn round(&mut self, now: u64, done: &mut dyn FnMut(u64)) -> Result<u64> {
+        while self.outstanding.len() < self.load.in_flight as usize {
+            let ticket = self.append()?;
+            self.outstanding.push_back((ticket, now));
+        }
+        self.turn(now, done)
+    }
+
+    fn turn(&mut self, now: u64, done: &mut dyn FnMut(u64)) -> Result<u64> {
+        self.wal.submit(now);
+        self.wal.wait(now);
+        let (after, durable) = (clock::now_nanos(), self.durable()?);
+        while let Some((_, at)) = self.outstanding.pop_front_if(|(ticket, _)| *ticket <= durable) {
+            self.acknowledged += 1;
+            done(after - at);
+        }
+        Ok(after)
+    }
+
+    fn durable(&self) -> Result<Ticket> {
+        if *self.wal.health() != Health::Running {
+            bail!("the log stopped: {:?}", self.wal.health());
+        }
+        Ok(self.wal.durable())
+    }
+
+    /// Takes over what an earlier driver left in the log: so many streams, each going on where it ended.
+    pub(super) fn skip_recovered(&mut self, streams: u64) -> Result<()> {
+        for id in 0..streams {
+            let slot = self.wal.stream(StreamId(id));
+            let last = self.wal.entries(slot).map_or(0, |(_, last)| last);
+            self.streams.push(Stream { slot, last: last.max(self.wal.compacted(slot)) });
+        }
+        Ok(())
+    }
+
+    /// Appends without giving anything up until the log has grown by so many bytes; returns by how many it did.
+    pub(super) fn fill(&mut self, bytes: u64, shown: &mut dyn FnMut(u64)) -> Result<u64> {
+        self.compactions_per_append = 0.0;
+        let before = self.wal.stats().write_bytes;
+        let mut now = clock::now_nanos();
+        let mut next_shown = now;
+        let mut done = 0;
+        while done < bytes {
+            now = self.round(now, &mut |_| ())?;
+            done = self.wal.stats().write_bytes - before;
+            if now >= next_shown {
+                next_shown = now + 200_000_000;
+                shown(done);
+            }
+        }
+        self.drain()?;
+        Ok(self.wal.stats().write_bytes - before)
+    }
+
+    /// Closes the log, with what is in it.
+    pub(super) fn close(mut self) -> Result<()> {
+        self.drain()?;
+        self.wal.close(clock::now_nanos()).context("cannot close the log")
+    }
+
+    /// Waits until everything is durable.
+    pub(super) fn drain(&mut self) -> Result<()> {
+        while self.wal.durable() < self.wal.last_ticket() {
+            self.turn(clock::now_nanos(), &mut |_| ())?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self) -> Result<Ticket> {
+        let chosen = self.random.below(self.load.streams) as usize;
+        let stream = &mut self.streams[chosen];
+        stream.last += 1;
+        let header = EntryHeader { index: stream.last, tag: 1, note: 0 };
+        let ticket = self.wal.append(stream.slot, header, self.payloads.next()).context(
+            "the log took no append (more --segments may help: with many groups it takes long to compact all)",
+        )?;
+        self.compactions_due += self.compactions_per_append;
+        while self.compactions_due >= 1.0 {
+            self.compactions_due -= 1.0;
+            let next = self.compact_next;
+            self.compact_next = (next + 1) % self.load.streams as usize;
+            self.compact(next, 1)?;
+        }
+        Ok(ticket)
+    }
+
+    /// Gives up all entries of a stream but the last `kept`.
+    fn compact(&mut self, stream: usize, kept: u64) -> Result<()> {
+        let stream = &self.streams[stream];
+        if stream.last > kept {
+            self.wal.compact(stream.slot, stream.last - kept).context("the log took no compaction")?;
+        }
+        Ok(())
+    }
+}
+
+fn difference(after: &Stats, before: &Stats) -> Stats {
+    Stats {
+        writes: after.writes - before.writes,
+        write_bytes: after.write_bytes - before.write_bytes,
+        records: after.records - before.records,
+        write_nanos: after.write_nanos - before.write_nanos,
+        segments_created: after.segments_created - before.segments_created,
+        segments_recycled: after.segments_recycled - before.segments_recycled,
+        ..*after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_compacted_as_often_as_the_budget_asks() {
+        let load = |streams, payload| Load { streams, payload, in_flight: 1 };
+        let small = load(1, 16).compactions_per_append(1 << 30);
+        assert_eq!(small, COMPACTIONS_MIN);
+        // 10,000 entries of 16 KiB are more than an eighth of a GiB: more than one compaction per append.
+        let large = load(10_000, 16 << 10).compactions_per_append(1 << 30);
+        assert!(large > 1.0 && large < COMPACTIONS_MAX, "{large}");
+    }
+}
