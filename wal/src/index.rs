@@ -1,35 +1,90 @@
-//! Where the entries of every stream are: about four bytes each.
+//! Where the entries of every stream are: about four bytes each, 48 for a range of evenly spaced ones.
 //!
-//! The worst case is the usual one, one entry per stream and batch, so nothing is saved by describing runs. A stream keeps
-//! chunks of up to 256 consecutive entries: the position of the chunk's first record and, per entry, the distance from it in
-//! units of eight bytes. The chunk that grows is inside the stream's own struct.
+//! The worst case is the usual one, one entry per stream and batch, scattered. A stream keeps chunks of consecutive entries. A
+//! chunk is the position of its first record and, per entry, the distance from it in units of eight bytes; or, as long as
+//! the records lie at even distances (entries of one size written one behind the other, or one per batch in a steady
+//! rhythm), that one distance, however many they are. The chunk that grows is inside the stream's own struct.
 
 use std::collections::VecDeque;
 
 use crate::format::Lsn;
 use crate::wal::{StreamId, StreamSlot};
 
-/// Entries of a chunk at most.
+/// Distances of a chunk at most.
 const CHUNK_ENTRIES: usize = 256;
+/// Evenly spaced entries that are worth a chunk of their own when the next one breaks the rhythm: their distances would take
+/// more than the chunk.
+const EVEN_ENTRIES_MIN: u32 = 16;
 /// log2 of the unit of distances: records are aligned to it.
 const UNIT: u32 = crate::format::RECORD_ALIGN.trailing_zeros();
 /// Buffers of dropped chunks that are kept for new ones.
 const SPARE_CHUNKS_MAX: usize = 4096;
 
+/// Consecutive entries. Evenly spaced as long as `distances` is empty.
 #[derive(Debug, Default)]
 struct Chunk {
     first: u64,
     base: Lsn,
+    /// Entries; the length of `distances` where it is not empty.
+    count: u32,
+    /// Distance from one evenly spaced entry to the next, in units; nothing for a single one.
+    stride: u32,
     distances: Vec<u32>,
 }
 
+const _: () = assert!(size_of::<Chunk>() == 48);
+
 impl Chunk {
     fn end(&self) -> u64 {
-        self.first + self.distances.len() as u64
+        self.first + u64::from(self.count)
     }
+
     fn lsn(&self, index: u64) -> Option<Lsn> {
-        let distance = *self.distances.get(usize::try_from(index.checked_sub(self.first)?).ok()?)?;
-        Some(self.base.plus(u64::from(distance) << UNIT))
+        let place = index.checked_sub(self.first)?;
+        if place >= u64::from(self.count) {
+            return None;
+        }
+        let distance = match self.distances.get(place as usize) {
+            Some(distance) => u64::from(*distance),
+            None => place * u64::from(self.stride),
+        };
+        Some(self.base.plus(distance << UNIT))
+    }
+
+    /// Begins anew with one entry.
+    fn restart(&mut self, first: u64, base: Lsn) {
+        self.distances.clear();
+        (self.first, self.base, self.count, self.stride) = (first, base, 1, 0);
+    }
+
+    /// Keeps the first `count` entries.
+    fn truncate(&mut self, count: u64) {
+        self.distances.truncate(count as usize);
+        self.count = self.count.min(count as u32);
+    }
+
+    /// Takes one more entry if it needs no memory for that.
+    #[inline]
+    fn extend(&mut self, lsn: Lsn) -> bool {
+        let Some(distance) = lsn.0.checked_sub(self.base.0).map(|bytes| bytes >> UNIT) else { return false };
+        if !self.distances.is_empty() {
+            if self.distances.len() >= CHUNK_ENTRIES || distance > u64::from(u32::MAX) {
+                return false;
+            }
+            self.distances.push(distance as u32);
+        } else if self.count == 1 && distance <= u64::from(u32::MAX) {
+            self.stride = distance as u32;
+        } else if distance != u64::from(self.count) * u64::from(self.stride) || self.count == u32::MAX {
+            return false;
+        }
+        self.count += 1;
+        true
+    }
+
+    /// Turns a few evenly spaced entries into distances, so that others can follow them.
+    fn spell_out(&mut self, distances: Vec<u32>) {
+        self.distances = distances;
+        self.distances.extend((0..self.count).map(|place| place * self.stride));
     }
 }
 
@@ -90,9 +145,34 @@ impl Stream {
         self.full.get(chunk)?.lsn(index)
     }
 
-    /// The end of what is written for each entry.
+    /// The end of what is written for each entry, if something is.
     pub(crate) fn end_of_index(&self) -> Option<&u32> {
         self.tail.distances.last()
+    }
+
+    /// Takes the entry behind the tail, which has no room for it as it is.
+    fn grow(&mut self, spare: &mut Vec<Vec<u32>>, index: u64, lsn: Lsn) {
+        let tail = &mut self.tail;
+        let near = lsn.0.checked_sub(tail.base.0).is_some_and(|bytes| bytes >> UNIT <= u64::from(u32::MAX));
+        if tail.distances.is_empty() && tail.count < EVEN_ENTRIES_MIN && near {
+            // A stream of a few entries takes no more than they need; one that has grown has full chunks before long.
+            let room = if self.full.is_empty() { 0 } else { CHUNK_ENTRIES };
+            let distances = match std::mem::take(&mut tail.distances) {
+                kept if kept.capacity() > 0 => kept,
+                _ => spare.pop().unwrap_or_else(|| Vec::with_capacity(room)),
+            };
+            tail.spell_out(distances);
+            if tail.extend(lsn) {
+                return;
+            }
+        }
+        let mut chunk = Chunk::default();
+        if tail.distances.is_empty() {
+            // Evenly spaced entries need no memory; what was kept for distances goes on to the next chunk.
+            chunk.distances = std::mem::take(&mut tail.distances);
+        }
+        chunk.restart(index, lsn);
+        self.full.push_back(std::mem::replace(tail, chunk));
     }
 
     /// The oldest entry's record.
@@ -151,10 +231,7 @@ impl Index {
     #[inline]
     pub(crate) fn push(&mut self, slot: StreamSlot, index: u64, lsn: Lsn) {
         let stream = &mut self.streams[slot.0 as usize];
-        let distance = lsn.0.wrapping_sub(stream.tail.base.0) >> UNIT;
-        let room = stream.tail.distances.len() < CHUNK_ENTRIES && distance <= u64::from(u32::MAX);
-        if index == stream.next && room && !stream.tail.distances.is_empty() {
-            stream.tail.distances.push(distance as u32);
+        if index == stream.next && stream.tail.count > 0 && stream.tail.extend(lsn) {
             stream.next += 1;
             return;
         }
@@ -168,27 +245,21 @@ impl Index {
         if stream.is_empty() || index <= stream.first {
             // The whole log of the stream is replaced.
             stream.full.drain(..).for_each(|chunk| keep_spare(spare, chunk.distances));
-            stream.tail.distances.clear();
+            stream.tail.truncate(0);
             (stream.first, stream.next) = (index, index);
         } else if index < stream.next {
             while index < stream.tail.first {
                 let Some(chunk) = stream.full.pop_back() else { break };
                 keep_spare(spare, std::mem::replace(&mut stream.tail, chunk).distances);
             }
-            stream.tail.distances.truncate((index - stream.tail.first) as usize);
+            stream.tail.truncate(index - stream.tail.first);
             stream.next = index;
         }
-        let distance = lsn.0.saturating_sub(stream.tail.base.0) >> UNIT;
-        let full = stream.tail.distances.len() >= CHUNK_ENTRIES || distance > u64::from(u32::MAX);
-        if full && !stream.tail.distances.is_empty() {
-            let distances = spare.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_ENTRIES));
-            let chunk = Chunk { first: index, base: lsn, distances };
-            stream.full.push_back(std::mem::replace(&mut stream.tail, chunk));
+        if stream.tail.count == 0 {
+            stream.tail.restart(index, lsn);
+        } else if !stream.tail.extend(lsn) {
+            stream.grow(spare, index, lsn);
         }
-        if stream.tail.distances.is_empty() {
-            (stream.tail.first, stream.tail.base) = (index, lsn);
-        }
-        stream.tail.distances.push((lsn.since(stream.tail.base) >> UNIT) as u32);
         stream.next = index + 1;
     }
 
@@ -214,7 +285,7 @@ impl Index {
         }
         if stream.first >= stream.next {
             stream.next = stream.first;
-            stream.tail.distances.clear();
+            stream.tail.truncate(0);
         }
         true
     }

@@ -268,3 +268,57 @@ fn segments_that_are_read_are_not_recycled_under_the_reader() {
     }
     assert!(wal.stats().segments_recycled > 0);
 }
+
+/// Performs everything that the disk has been given but its reads.
+fn run_all_but_reads(wal: &mut Log) {
+    loop {
+        let under_way = wal.disk().under_way();
+        let Some(place) = under_way.iter().position(|(kind, _, _)| *kind != OpKind::Read) else { return };
+        assert!(wal.disk().run_at(place));
+    }
+}
+
+#[test]
+fn a_lagging_reader_of_one_stream_never_blocks_the_writer() {
+    let mut wal = new_log(small());
+    let (lagging, other) = (wal.stream(StreamId(1)), wal.stream(StreamId(2)));
+    let mut now = 0;
+    for index in 1..=200 {
+        put(&mut wal, lagging, index, 2000);
+        settle(&mut wal, &mut now);
+    }
+    wal.disk().hold();
+    for token in 0..4 {
+        wal.read(token, lagging, 1, 200, u32::MAX);
+    }
+    wal.submit(now);
+    let reads =
+        |wal: &mut Log| wal.disk().under_way().iter().filter(|(kind, ..)| *kind == OpKind::Read).count();
+    assert!(reads(&mut wal) > 1, "the reads are with the disk");
+    // Not one of them ends, and the writer goes on through several times as many segments as the readers hold.
+    let recycled = wal.stats().segments_recycled + wal.stats().segments_created;
+    for index in 1..=600 {
+        put(&mut wal, other, index, 4000);
+        if index % 20 == 0 {
+            wal.compact(other, index - 10).unwrap();
+        }
+        for turn in 0.. {
+            assert!(turn < 100, "entry {index} does not become durable while a reader lags");
+            if wal.durable() == wal.last_ticket() {
+                break;
+            }
+            now += 1_000_000;
+            wal.submit(now);
+            run_all_but_reads(&mut wal);
+            wal.poll(now);
+        }
+        assert!(wal.poll_read().is_none());
+    }
+    assert!(wal.stats().segments_recycled + wal.stats().segments_created > recycled + 30);
+    wal.disk().release();
+    let mut entries = 0;
+    for _ in 0..4 {
+        entries += finish(&mut wal).result.unwrap().len();
+    }
+    assert_eq!(entries, 4 * 200);
+}
