@@ -66,6 +66,7 @@
 //! | `sim` | [`SimDisk`]: memory that fails like a disk |
 //! | `format` | the bytes, see FORMAT.md |
 //! | `index` | where the entries are, about four bytes each |
+//! | `mutant` | bugs that can be compiled in, for the tests to catch |
 //! | `wal` | the log: batches, group commit, segments and budget, reads, recovery |
 //! | [`offline`] | a log at rest: list and verify, never write |
 //!
@@ -78,6 +79,7 @@ mod buffer;
 mod disk;
 mod format;
 mod index;
+mod mutant;
 pub mod offline;
 mod ring;
 mod sim;

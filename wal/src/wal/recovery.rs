@@ -13,6 +13,7 @@ use crate::format::{
     BATCH_HEADER_BYTES, BLOCK, BatchHeader, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, Lsn,
     PAYLOAD_MAX, RECORD_OVERHEAD_MAX, Records, SegmentHeader, parse_file_name,
 };
+use crate::mutant;
 
 /// Largest budget that is taken by default.
 const BUDGET_BYTES_MAX: u64 = 64 << 30;
@@ -62,7 +63,9 @@ pub(super) fn open<D: Disk>(
     let mut segments = Segments::new(&options, budget_bytes, incarnation);
     // From here on the directory is changed. What was read may have come from caches: it has to be on stable storage before
     // anybody acts on it, and writes of a dead process have to be over before their places are used again.
-    flush(&mut disk, &listing)?;
+    if !mutant::RECOVERY_UNFLUSHED {
+        flush(&mut disk, &listing)?;
+    }
     for name in &listing.unfinished {
         perform(&mut disk, Op::Unlink { name: name.clone() })?;
     }
@@ -367,7 +370,7 @@ fn judge<D: Disk>(
             durable_end = durable_end.max(header.durable_end);
         }
     }
-    if replay.chain.lsn < durable_end {
+    if replay.chain.lsn < durable_end && !mutant::CUT_ACKNOWLEDGED {
         return Err(OpenError::Corrupt {
             segment: found.name(),
             offset: damage.offset,

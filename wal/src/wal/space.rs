@@ -7,6 +7,7 @@ use super::{CLASS_SPACE, Health, Kind, Options, StreamSlot, Ticket, Wal, token};
 use crate::buffer::Buffer;
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op, OpenMode};
 use crate::format::{BLOCK, Incarnation, Lsn, RecordHeader, unfinished_name};
+use crate::mutant;
 
 /// Zeros are written in pieces of this many bytes: small enough not to hold up the log's own writes.
 const ZERO_PIECE: u64 = 1 << 20;
@@ -373,7 +374,8 @@ impl<D: Disk> Wal<D> {
             }
             (Ok(_), Step::Renaming { file, bytes, incarnation }) => {
                 self.segments.step = Step::SyncingDir { file, bytes, incarnation };
-                self.disk.submit(token(CLASS_SPACE, 0), Op::SyncDir);
+                let op = if mutant::DIRECTORY_UNSYNCED { Op::List } else { Op::SyncDir };
+                self.disk.submit(token(CLASS_SPACE, 0), op);
             }
             (Ok(_), Step::SyncingDir { file, bytes, incarnation }) => {
                 self.segments.prepared.push_back(Prepared { incarnation, file, bytes });

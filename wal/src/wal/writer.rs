@@ -9,6 +9,7 @@ use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op};
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK, BatchHeader, Incarnation, Lsn, RECORD_OVERHEAD_MAX, SegmentHeader,
 };
+use crate::mutant;
 
 /// How long the log waits before it repeats a write that found the disk full.
 pub(super) const RETRY_NANOS: u64 = 100_000_000;
@@ -290,7 +291,7 @@ impl<D: Disk> Wal<D> {
                 }
                 self.stir_reads();
             }
-            Some(error) if error.is_out_of_space() => {
+            Some(error) if error.is_out_of_space() || mutant::FAILED_WRITE_REPEATED => {
                 flight.state = State::Repeat;
                 flight.buffer = completion.buffer;
                 self.retry_at = Some(now_nanos.saturating_add(RETRY_NANOS));
@@ -312,6 +313,15 @@ impl<D: Disk> Wal<D> {
                 self.durable = ticket;
                 self.durable_end = end;
                 self.news = true;
+            }
+        }
+        if mutant::OLD_SEGMENT_UNSYNCED {
+            let newest = self.flights.back().map(|f| f.file);
+            let done = self.flights.iter().filter(|f| Some(f.file) == newest).take_while(|f| f.is_done());
+            for flight in done {
+                if let What::Batch { ticket, .. } = flight.what {
+                    self.durable = self.durable.max(ticket);
+                }
             }
         }
         let unsettled = |f: &Flight| f.state == State::Repeat || (f.repeated && f.state == State::UnderWay);
