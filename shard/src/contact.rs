@@ -53,9 +53,15 @@ impl Group {
                 self.deadline = Moment::NEVER
             }
             RoleState::Follower(_) if !self.leader.is_some() => self.draw_earlier_deadline(env),
+            // Another peer came, the leader is there as before: no reason to wake up.
+            RoleState::Follower(follower) if follower.heard && self.is_leader_alive() => {}
             _ if self.deadline == Moment::NEVER => self.arm_election(env),
             _ => {}
         }
+    }
+
+    fn is_leader_alive(&self) -> bool {
+        self.peer(self.leader).is_some_and(|peer| self.alive.contains(peer))
     }
 
     /// A leaderless group got another peer: it has a deadline from now on, and the preferred leader need not wait for the

@@ -73,7 +73,7 @@ impl Group {
         self.request_votes(env, false, transfer);
     }
 
-    fn request_votes<S: Sink>(&mut self, env: &mut Env<'_, S>, pre_vote: bool, transfer: bool) {
+    pub(crate) fn request_votes<S: Sink>(&mut self, env: &mut Env<'_, S>, pre_vote: bool, transfer: bool) {
         let term = if pre_vote { Term(self.term.0 + 1) } else { self.term };
         let (last_index, last_term) = (self.tail.last, self.tail.run_term);
         for peer in 0..self.peers() {
@@ -175,6 +175,7 @@ impl Group {
         }
         if was_leader {
             self.end_transfer();
+            self.cold.members.abdicated = !self.may_campaign();
             self.cold.leader.reads.forget_questions();
             self.flags.clear(Flags::LEADERSHIP);
             self.uncommitted_bytes = 0;
@@ -276,7 +277,8 @@ impl Group {
     /// Draws a new election deadline. Without a single peer in contact there is none: contact will wake the group.
     pub(crate) fn arm_election<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         // An isolated node that still believes in a leader needs the deadline to forget it.
-        if (self.is_isolated(env.config) || !self.may_campaign()) && !self.leader.is_some() {
+        let may_campaign = self.may_campaign() || self.cold.members.abdicated;
+        if (self.is_isolated(env.config) || !may_campaign) && !self.leader.is_some() {
             self.deadline = Moment::NEVER;
             return;
         }
@@ -337,6 +339,9 @@ impl Group {
         if self.is_isolated(env.config) || !self.may_campaign() {
             self.leave_leader(env);
             self.forget_leader(env);
+            if self.cold.members.abdicated {
+                self.ask_for_votes_in_vain(env);
+            }
         } else {
             self.start_campaign(env);
         }

@@ -115,7 +115,7 @@ impl Group {
                 preferred: setup.preferred_leader,
                 more_ids: [NodeId::NONE; PEERS_MAX - INLINE_PEERS],
                 more_routes: [Route::NONE; PEERS_MAX - INLINE_PEERS],
-                members: MembersState::recovered(setup.memberships, tail.last, commit),
+                members: MembersState::recovered(setup.memberships, setup.log, commit),
                 may_vote_from: if setup.fresh || mutant::VOTES_AFTER_RESTART {
                     now
                 } else {

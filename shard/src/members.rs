@@ -14,7 +14,8 @@ use crate::progress::{Progress, State};
 use crate::quorum::{JointConfig, PEERS_MAX, PeerSet, SELF};
 use crate::role::{Flags, INLINE_PEERS, RoleState};
 use crate::{
-    Env, Group, LogIndex, MemberKind, Membership, MembershipChange, NodeId, Proposed, Refused, Route, Sink,
+    Env, Group, LogIndex, LogState, MemberKind, Membership, MembershipChange, NodeId, Proposed, Refused,
+    Route, Sink,
 };
 
 /// Configurations kept, at most: the committed one and what came after it. A log holds one uncommitted configuration at most
@@ -32,6 +33,9 @@ pub(crate) struct MembersState {
     parting: PeerSet,
     /// Guests, behind the peers.
     guests: usize,
+    /// This node led, may not campaign, and does not know of a leader after it. Others may still take it for their leader, so it
+    /// tells them now and then that it is none.
+    pub(crate) abdicated: bool,
 }
 
 impl MembersState {
@@ -41,20 +45,26 @@ impl MembersState {
     /// If they are not in order, or behind the log's end: recovery is broken.
     pub(crate) fn recovered(
         found: &[(LogIndex, Membership)],
-        last: LogIndex,
+        log: &LogState,
         commit: LogIndex,
     ) -> MembersState {
         for pair in found.windows(2) {
             assert!(pair[0].0 < pair[1].0, "a configuration of {} before one of {}", pair[0].0, pair[1].0);
         }
         let end = found.last().map_or(LogIndex(0), |newest| newest.0);
-        assert!(end <= last, "a configuration of index {end} behind the log's last {last}");
-        let kept = match found {
-            [] => vec![(LogIndex(0), Membership::default())],
-            _ => found[found.len().saturating_sub(KEPT_MAX)..].to_vec(),
+        assert!(end <= log.last, "a configuration of index {end} behind the log's last {}", log.last);
+        // A node that joined was never told the founding configuration; what it has may all be cut off.
+        let begins_unknown = found.first().is_none_or(|oldest| oldest.0 >= log.first);
+        let unknown = begins_unknown.then(|| (LogIndex(0), Membership::default()));
+        let mut kept: Vec<_> = unknown.into_iter().chain(found.iter().cloned()).collect();
+        kept.drain(..kept.len().saturating_sub(KEPT_MAX));
+        let mut state = MembersState {
+            kept,
+            voters: JointConfig::default(),
+            parting: PeerSet::EMPTY,
+            guests: 0,
+            abdicated: false,
         };
-        let mut state =
-            MembersState { kept, voters: JointConfig::default(), parting: PeerSet::EMPTY, guests: 0 };
         state.settle(commit);
         state
     }
@@ -228,12 +238,10 @@ impl Group {
             return;
         }
         let membership = self.membership();
-        if membership.is_joint() {
-            if membership.auto_leave() {
-                let next = membership.left();
-                self.append_membership(env, next);
-                self.flush(env);
-            }
+        if membership.auto_leave() {
+            let next = membership.left();
+            self.append_membership(env, next);
+            self.flush(env);
         } else if !membership.is_voter(self.cold.me) {
             self.resign(env);
         } else {
@@ -255,7 +263,14 @@ impl Group {
             env.sink.timeout_now(self.route(peer), crate::TimeoutNow { term: self.term });
         }
         self.become_follower(env, self.term, NodeId::NONE);
+        self.ask_for_votes_in_vain(env);
         self.save(env);
+    }
+
+    /// Who asks for votes in a later term does not lead the one it led: so the others learn it.
+    pub(crate) fn ask_for_votes_in_vain<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.request_votes(env, true, false);
+        self.arm_election(env);
     }
 
     /// Lets removed members go that know of it, or cannot be told.

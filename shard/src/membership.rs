@@ -258,6 +258,9 @@ impl Membership {
 impl std::fmt::Display for Membership {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let list = |list: &[NodeId]| list.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ");
+        if self.is_empty() {
+            return write!(f, "none known");
+        }
         write!(f, "voters {}", list(&self.voters))?;
         for (name, nodes) in [
             ("outgoing", &self.outgoing),

@@ -2,8 +2,8 @@
 
 use logdrive_shard::{
     Append, AppendOutcome, AppendReply, Config, Env, Fit, Group, HardState, Heartbeat, HeartbeatReply,
-    LogIndex, LogState, Membership, Moment, NodeId, Random, Role, Route, Setup, Sink, Term, TimeoutNow,
-    VoteReply, VoteRequest,
+    LogIndex, LogState, MemberStep, Members, Membership, MembershipChange, Moment, NodeId, Random, Role,
+    Route, Setup, Sink, Term, TimeoutNow, Transition, VoteReply, VoteRequest,
 };
 use proptest::prelude::*;
 
@@ -41,7 +41,7 @@ impl Sink for Void {
 
 #[derive(Clone, Debug)]
 enum Input {
-    Append(u32, Append),
+    Append(u32, Append, Option<(LogIndex, Membership)>),
     AppendReply(u32, AppendReply),
     Heartbeat(u32, Heartbeat),
     HeartbeatReply(u32, HeartbeatReply),
@@ -54,6 +54,7 @@ enum Input {
     Propose(u32),
     Read,
     Transfer(u32),
+    Change(MembershipChange),
     Contact(u32, bool),
     Reroute(u32),
     Deadline,
@@ -83,10 +84,57 @@ fn node() -> impl Strategy<Value = u32> {
     0..7u32
 }
 
+/// A configuration of some of the nodes, joint or not; this node need not be in it.
+fn membership() -> impl Strategy<Value = Membership> {
+    let kinds = prop::collection::vec(0..7u8, 7);
+    (kinds, any::<bool>()).prop_filter_map("contradicts itself", |(kinds, auto_leave)| {
+        let mut members = Members { auto_leave, ..Members::default() };
+        for (node, kind) in (1..).map(NodeId).zip(kinds) {
+            match kind {
+                0 => {}
+                1 => members.learners.push(node),
+                2 => members.outgoing.push(node),
+                3 => {
+                    members.voters.push(node);
+                    members.outgoing.push(node);
+                }
+                _ => members.voters.push(node),
+            }
+        }
+        members.auto_leave &= !members.outgoing.is_empty();
+        Membership::new(members).ok()
+    })
+}
+
+fn change() -> impl Strategy<Value = MembershipChange> {
+    let step = (node(), 0..5u8).prop_map(|(node, kind)| {
+        let node = NodeId(node);
+        match kind {
+            0 => MemberStep::AddLearner(node),
+            1 => MemberStep::AddVoter(node),
+            2 => MemberStep::Promote(node),
+            3 => MemberStep::Demote(node),
+            _ => MemberStep::Remove(node),
+        }
+    });
+    let transition =
+        prop::sample::select(vec![Transition::Auto, Transition::Joint, Transition::JointUntilLeft]);
+    (prop::collection::vec(step, 0..4), transition, any::<bool>()).prop_map(
+        |(steps, transition, even_if_behind)| MembershipChange {
+            expected: None,
+            steps,
+            transition,
+            even_if_behind,
+        },
+    )
+}
+
 fn messages() -> impl Strategy<Value = Input> {
-    let append = (node(), term(), index(), term(), term(), count(), index()).prop_map(
-        |(from, term, prev_index, prev_term, entry_term, count, commit)| {
-            Input::Append(from, Append { term, prev_index, prev_term, entry_term, count, commit })
+    let configuration = prop::option::weighted(0.2, (index(), membership()));
+    let append = (node(), term(), index(), term(), term(), count(), index(), configuration).prop_map(
+        |(from, term, prev_index, prev_term, entry_term, count, commit, configuration)| {
+            let append = Append { term, prev_index, prev_term, entry_term, count, commit };
+            Input::Append(from, append, configuration)
         },
     );
     let outcome = prop_oneof![
@@ -125,6 +173,7 @@ fn inputs() -> impl Strategy<Value = Input> {
         2 => (1..5u32).prop_map(Input::Propose),
         1 => Just(Input::Read),
         1 => node().prop_map(Input::Transfer),
+        2 => change().prop_map(Input::Change),
         1 => (node(), prop::bool::weighted(0.8)).prop_map(|(peer, alive)| Input::Contact(peer, alive)),
         1 => node().prop_map(Input::Reroute),
         1 => Just(Input::Deadline),
@@ -172,7 +221,13 @@ impl Subject {
         let mut env = Env { now: *now, config, random, sink };
         let env = &mut env;
         match input {
-            Input::Append(from, message) => drop(group.on_append(env, NodeId(*from), message, &[])),
+            Input::Append(from, message, configuration) => {
+                let _ = group.on_append(env, NodeId(*from), message, configuration.as_slice());
+            }
+            Input::Change(change) => {
+                let _ = group.change_membership(env, change);
+                group.flush(env);
+            }
             Input::AppendReply(from, message) => group.on_append_reply(env, NodeId(*from), message),
             Input::Heartbeat(from, message) => group.on_heartbeat(env, NodeId(*from), message),
             Input::HeartbeatReply(from, message) => group.on_heartbeat_reply(env, NodeId(*from), message),

@@ -10,7 +10,7 @@
 //! | `deliver from=1 to=2 type=append`, `drop ...` | messages in flight that match, in order; not what they cause |
 //! | `stabilize` | writes and delivers until nothing is left; time stands still |
 //! | `deadline 1`, `elapse ms=9`, `run ms=9` | to a node's deadline; time alone; time with everything that happens in it |
-//! | `crash 1 keep=1 unnoticed`, `restart 1` | loses memory, and all writes in flight but so many; contact need not end |
+//! | `crash 1 keep=1 unnoticed`, `boot 1`, `restart 1` | loses memory, and all writes in flight but so many; contact need not end |
 //! | `cut a=1 b=2`, `connect a=1 b=2`, `reroute a=1 b=2`, `contact 1 peer=2 alive`, `partition side=(1,2)`, `heal` | the network |
 //! | `cold 1 below=5`, `load 1`, `compact 1 index=5`, `snapshot 1 peer=2 index=5` | entries out of memory, back, gone, sent otherwise |
 //! | `status 1`, `logs`, `network` | what is |
@@ -66,6 +66,7 @@ fn new_cluster(case: &mut TestCase) -> Cluster {
         inflight_bytes_max: number(case, "window-bytes").unwrap_or(default.inflight_bytes_max),
         uncommitted_entries_max: number(case, "uncommitted").unwrap_or(default.uncommitted_entries_max),
         uncommitted_bytes_max: number(case, "uncommitted-bytes").unwrap_or(default.uncommitted_bytes_max),
+        promotion_lag_max: number(case, "promotion-lag").unwrap_or(default.promotion_lag_max),
         ..default
     };
     let mut start = Start {
@@ -214,6 +215,10 @@ fn world(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
             } else {
                 cluster.crash(id, keep);
             }
+        }
+        "boot" => {
+            let id = node(cluster, case);
+            cluster.boot(id, false);
         }
         "restart" => {
             let id = node(cluster, case);

@@ -129,6 +129,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         let mut group = node.group.take().expect("the node is up");
         let (was_commit, was_state) = (group.commit(), group.hard_state());
+        let was_refused = group.refused_messages();
         let mut recorder = Recorder::new(
             &mut node.log,
             &node.routes,
@@ -168,10 +169,12 @@ impl Cluster {
             node.lost.push(lost);
         }
         node.snapshots_wanted.extend(effects.snapshots_wanted.iter().copied());
-        node.group = Some(group);
+        let is_refused = group.refused_messages() > was_refused;
         if self.tracing {
+            self.trace.extend(is_refused.then(|| format!("  {id} refuses a message")));
             self.trace.extend(effects.trace.iter().map(|line| format!("  {id} {line}")));
         }
+        node.group = Some(group);
         self.release(id);
         self.check(id, &effects.reads_confirmed);
         result
