@@ -5,6 +5,7 @@
 //! And it checks: each step is followed by the safety properties of the Raft paper (figure 3), from the outside.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod chaos;
 pub mod checks;
 pub mod node;
 pub mod pulses;
