@@ -81,6 +81,8 @@ mod format;
 mod index;
 mod mutant;
 pub mod offline;
+#[doc(hidden)]
+pub mod parts;
 mod ring;
 mod sim;
 mod wal;

@@ -1,6 +1,6 @@
 //! The log of one core, shared by all its streams.
 
-mod batch;
+pub(crate) mod batch;
 mod losses;
 mod reader;
 mod recovery;
