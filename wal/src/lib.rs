@@ -76,6 +76,7 @@
 //! of failed syncs, and any way to open a log whose acknowledged bytes are damaged.
 
 mod buffer;
+mod crc;
 mod disk;
 mod format;
 mod index;
