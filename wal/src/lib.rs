@@ -79,6 +79,8 @@ mod buffer;
 mod crc;
 mod disk;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod mutant;
 pub mod offline;

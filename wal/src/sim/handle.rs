@@ -125,10 +125,7 @@ impl SimPlatter {
         let mut platter = self.platter.borrow_mut();
         let Some(&inode) = platter.names.get(name) else { return false };
         let Some(file) = platter.inodes.get_mut(&inode) else { return false };
-        for (place, byte) in (offset..file.len).zip(bytes) {
-            let old = file.byte(place);
-            file.flip(place, old ^ byte);
-        }
+        file.replace(offset, bytes);
         true
     }
 
@@ -159,12 +156,9 @@ impl SimPlatter {
     pub fn flip(&self, name: &str, offset: u64, mask: u8) -> bool {
         let mut platter = self.platter.borrow_mut();
         let Some(&inode) = platter.names.get(name) else { return false };
-        match platter.inodes.get_mut(&inode) {
-            Some(file) if offset < file.len => {
-                file.flip(offset, mask);
-                true
-            }
-            _ => false,
-        }
+        let Some(file) = platter.inodes.get_mut(&inode) else { return false };
+        let Some(byte) = file.byte(offset) else { return false };
+        file.replace(offset, &[byte ^ mask]);
+        true
     }
 }

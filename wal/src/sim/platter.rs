@@ -107,18 +107,26 @@ impl File {
         self.previous.clear();
     }
 
-    pub(super) fn byte(&self, offset: u64) -> u8 {
-        let page = self.pages.get(&(offset / ALIGNMENT as u64));
-        page.map_or(0, |p| p[(offset % ALIGNMENT as u64) as usize])
+    /// Replaces bytes inside the file, in the cache and on the medium.
+    pub(super) fn replace(&mut self, offset: u64, bytes: &[u8]) {
+        let (mut at, mut rest) = (offset, bytes);
+        while !rest.is_empty() && at < self.len {
+            let (number, from) = (at / ALIGNMENT as u64, (at % ALIGNMENT as u64) as usize);
+            let inside = usize::try_from(self.len - at).unwrap_or(usize::MAX);
+            let take = rest.len().min(ALIGNMENT - from).min(inside);
+            let mut page = self.pages.get(&number).map_or([0; ALIGNMENT], |p| **p);
+            page[from..from + take].copy_from_slice(&rest[..take]);
+            let page = Rc::new(page);
+            set(&mut self.pages, number, &page);
+            set(&mut self.durable, number, &page);
+            (at, rest) = (at + take as u64, &rest[take..]);
+        }
     }
 
-    pub(super) fn flip(&mut self, offset: u64, mask: u8) {
-        let at = offset / ALIGNMENT as u64;
-        let mut page = self.pages.get(&at).map_or([0; ALIGNMENT], |p| **p);
-        page[(offset % ALIGNMENT as u64) as usize] ^= mask;
-        let page = Rc::new(page);
-        set(&mut self.pages, at, &page);
-        set(&mut self.durable, at, &page);
+    /// The byte at an offset inside the file.
+    pub(super) fn byte(&self, offset: u64) -> Option<u8> {
+        let page = self.pages.get(&(offset / ALIGNMENT as u64));
+        (offset < self.len).then(|| page.map_or(0, |p| p[(offset % ALIGNMENT as u64) as usize]))
     }
 }
 
