@@ -65,6 +65,7 @@
 //! | `ring` | [`RingDisk`]: io_uring, O_DIRECT, registered buffers and files |
 //! | `sim` | [`SimDisk`]: memory that fails like a disk |
 //! | `format` | the bytes, see FORMAT.md |
+//! | `fuzzing` | the parsers as fuzzers see them |
 //! | `index` | where the entries are, about four bytes each |
 //! | `mutant` | bugs that can be compiled in, for the tests to catch |
 //! | `wal` | the log: batches, group commit, segments and budget, reads, recovery |

@@ -85,7 +85,7 @@ fn fuzz(target: &str, run: fn(&[u8])) -> u64 {
     seeds.iter().for_each(|input| run(input));
     let mut random = Random(seed);
     let mut executed = seeds.len() as u64;
-    let go_on = |n: u64| time.map_or(n < ROUNDS, |time| n % 64 != 0 || begin.elapsed() < time);
+    let go_on = |n: u64| time.map_or(n < ROUNDS, |time| !n.is_multiple_of(64) || begin.elapsed() < time);
     while go_on(executed) {
         let mut input = seeds[random.below(seeds.len())].clone();
         mutate(&mut random, &mut input, &seeds);
