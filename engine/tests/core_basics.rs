@@ -196,13 +196,21 @@ fn a_local_read_names_the_index_it_needs() {
     cluster.elect();
     let written = cluster.write(1, b"x").result.expect("written");
     let follower = cluster.leader(1) % 3 + 1;
-    let early = cluster.read(follower, 1, ReadPolicy::Local { min_index: written.next() });
+    let early = cluster.read(
+        follower,
+        1,
+        ReadPolicy::Local { min_index: written.next(), max_wait: std::time::Duration::ZERO },
+    );
     let Err(Error::CommitLagging { have, want }) = cluster.wait(follower, early).result else {
         panic!("nothing beyond the last entry can be applied")
     };
     assert!(have <= written && want == written.next());
     cluster.settle();
-    let read = cluster.read(follower, 1, ReadPolicy::Local { min_index: written });
+    let read = cluster.read(
+        follower,
+        1,
+        ReadPolicy::Local { min_index: written, max_wait: std::time::Duration::ZERO },
+    );
     let answer = cluster.wait(follower, read);
     assert_eq!(answer.result, Ok(written));
     assert_eq!(answer.reply[8..], *b"x");

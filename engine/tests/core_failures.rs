@@ -123,7 +123,11 @@ fn two_of_three_killed_pending_is_indeterminate_new_is_refused_local_reads_work_
     let refused = cluster.propose(leader, 1, b"refused");
     let error = cluster.wait(leader, refused).result;
     assert_eq!(error, Err(Error::NotLeader { leader: NodeId::NONE }));
-    let read = cluster.read(leader, 1, ReadPolicy::Local { min_index: LogIndex(2) });
+    let read = cluster.read(
+        leader,
+        1,
+        ReadPolicy::Local { min_index: LogIndex(2), max_wait: std::time::Duration::ZERO },
+    );
     let answer = cluster.wait(leader, read);
     assert_eq!((answer.result, &answer.reply[8..]), (Ok(LogIndex(2)), &b"before"[..]));
     cluster.start(others[0]);

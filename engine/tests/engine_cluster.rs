@@ -13,7 +13,7 @@ use logdrive::kv::{Command, Reply};
 use logdrive::runtime::{Group, SettingsError, StartError};
 use logdrive_shard::{GroupId, LogIndex, NodeId, Role};
 
-const LOCAL: ReadPolicy = ReadPolicy::Local { min_index: LogIndex(0) };
+const LOCAL: ReadPolicy = ReadPolicy::Local { min_index: LogIndex(0), max_wait: Duration::ZERO };
 
 #[test]
 fn what_is_proposed_at_the_leader_is_read_under_every_policy_on_every_node() {
@@ -46,7 +46,7 @@ fn a_follower_says_who_leads_and_a_read_of_the_future_says_how_far_it_is() {
     eventually("the follower knows the leader", known);
     let refused = block_on(cluster.group(follower, 1).propose(set("a", "2")));
     assert_eq!(refused, Err(Error::NotLeader { leader: NodeId(leader) }));
-    let far = ReadPolicy::Local { min_index: LogIndex(1_000_000) };
+    let far = ReadPolicy::Local { min_index: LogIndex(1_000_000), max_wait: Duration::ZERO };
     let lagging = cluster.read(follower, 1, "a", far);
     assert!(matches!(lagging, Err(Error::CommitLagging { want: LogIndex(1_000_000), .. })), "{lagging:?}");
     assert!(matches!(cluster.engine(1).group(GroupId(2)), Err(Error::NoSuchGroup)));

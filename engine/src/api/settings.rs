@@ -10,12 +10,20 @@ use logdrive_shard::{Config as ShardConfig, LogIndex};
 pub enum ReadPolicy {
     /// Sees every write acknowledged before it began (ReadIndex, batched).
     Linearizable,
-    /// From the leader's state under its lease. Until leases exist it is confirmed as `Linearizable` is.
+    /// From the leader's state: as fresh as `Linearizable`, and without asking anybody while the leader has a lease, which
+    /// rests on clocks that go at nearly the same speed (`clock_drift_permille`). Without one it is confirmed as
+    /// `Linearizable` is.
     LeaderLease,
-    /// From this node's state, which may be stale, if it applied `min_index`; answers without a leader too.
+    /// As fresh as `Linearizable`, from this node's state whoever leads: a follower asks its leader for a confirmed index, and
+    /// waits until it has applied so far.
+    Follower,
+    /// From this node's state, which may be stale, if it applied `min_index`; answers without a leader too. A client that
+    /// asks for the highest index it has seen never sees time go back.
     Local {
         /// What must be applied here; 0 takes any state.
         min_index: LogIndex,
+        /// How long to wait for that before the answer is [`crate::api::Error::CommitLagging`].
+        max_wait: Duration,
     },
 }
 

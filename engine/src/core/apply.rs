@@ -214,6 +214,17 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
+    /// Gives up local reads whose time is over.
+    pub(super) fn give_up_local_reads(&mut self) {
+        while let Some((slot, want, read)) = self.io.local_reads.pop_late(self.io.now) {
+            let have = self.io.lanes[slot as usize].applied;
+            self.io.requests -= 1;
+            self.io.request_bytes -= read.request.len() as u64;
+            let error = Error::CommitLagging { have, want };
+            self.io.ports.answer(read.port, read.token, Err(error), &[]);
+        }
+    }
+
     /// Answers the reads whose round is confirmed and whose index is applied.
     pub(super) fn serve_reads(&mut self) {
         while let Some(slot) = self.io.queues.reads.pop() {
@@ -230,7 +241,15 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 io.ports.answer(read.port, read.token, Ok(lane.applied), reply);
                 io.reads.recycle(at);
             }
-            if io.reads.count(slot as usize) == 0 {
+            while let Some(read) = io.local_reads.pop_served(slot, lane.applied) {
+                let reply = &mut self.scratch.reply;
+                reply.clear();
+                self.machine.query(slot, &read.request, reply);
+                io.requests -= 1;
+                io.request_bytes -= read.request.len() as u64;
+                io.ports.answer(read.port, read.token, Ok(lane.applied), reply);
+            }
+            if io.reads.count(slot as usize) == 0 && !io.local_reads.wait_for(slot) {
                 lane.flags.lower(Flags::HAS_READS);
             }
         }

@@ -31,9 +31,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if let Some(pulse) = frame.pulse() {
             pulse_back |= self.io.links[at].on_pulse(self.io.now, pulse);
         }
-        if pulse_back {
-            self.send_pulse(at);
-        }
+        self.io.links[at].wants_answer |= pulse_back;
         if frame.pulse().is_some() {
             self.see_peers_room();
             self.judge_link(at);
@@ -75,6 +73,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.step(slot, |group, env| group.on_vote_reply(env, from, &message));
             self.end_step(slot);
         }
+        for (to, message) in frame.read_index_replies() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_read_index_reply(env, from, &message));
+            self.end_step(slot);
+        }
     }
 
     /// What others ask of this node.
@@ -83,6 +86,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         for (to, message) in frame.vote_requests() {
             let Some(slot) = self.addressed(link, to) else { continue };
             self.step(slot, |group, env| group.on_vote_request(env, from, &message));
+            self.end_step(slot);
+        }
+        for (to, message) in frame.read_index_requests() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_read_index_request(env, from, &message));
             self.end_step(slot);
         }
         for (to, message) in frame.heartbeats() {

@@ -1,11 +1,14 @@
 //! Taking what happened: requests of clients, orders, events of links.
 
+use std::time::Duration;
+
 use logdrive_shard::{Env, Group, LogIndex, Moment, NodeId, Refused, SessionOp};
 use logdrive_wal::{AppendError, Disk};
 
 use super::lane::Flags;
 use super::requests::busy;
 use super::step::{Effects, StepSink};
+use super::waits::LeaseRead;
 use super::{Core, Event, PortId, Slot};
 use crate::api::{Busy, Error, ReadPolicy, StateMachine};
 use crate::wire::{EntryKind, FrameError};
@@ -63,7 +66,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     ) -> R {
         let group = &mut self.groups[slot as usize];
         self.io.counters.steps += 1;
-        self.io.effects = Effects { commit: group.commit(), committed: false, lost: None };
+        self.io.effects = Effects { commit: group.commit(), committed: false, lost: None, reads_lost: false };
         let now = self.io.now;
         let mut sink = StepSink { io: &mut self.io, slot };
         input(group, &mut Env { now, config: &self.config, random: &mut self.random, sink: &mut sink })
@@ -72,7 +75,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// What follows from a step.
     pub(super) fn end_step(&mut self, slot: u32) {
         let group = &self.groups[slot as usize];
-        let Effects { committed, lost, .. } = self.io.effects;
+        let Effects { committed, lost, reads_lost, .. } = self.io.effects;
+        if reads_lost {
+            self.io.fail_reads(slot);
+        }
         if let Some(commit) = lost {
             self.io.fail_waiting(slot, commit, group.leader());
         }
@@ -212,31 +218,93 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if at as usize >= self.groups.len() {
             return Err(Error::NoSuchGroup);
         }
-        if let ReadPolicy::Local { min_index } = read.policy {
-            return self.read_local(read, min_index);
+        if let ReadPolicy::Local { min_index, max_wait } = read.policy {
+            return self.read_local(read, min_index, max_wait);
         }
-        if !self.groups[at as usize].is_leader() {
+        let forwards = read.policy == ReadPolicy::Follower;
+        if !self.groups[at as usize].is_leader() && !forwards {
             return Err(Error::NotLeader { leader: self.groups[at as usize].leader() });
         }
         self.admit_request(read.request.len())?;
         if self.io.reads.count(at as usize) >= self.io.settings.group_reads_max {
             return Err(busy(Busy::GroupReads));
         }
-        let round = self.step(at, |group, env| group.read_index(env));
+        if read.policy == ReadPolicy::LeaderLease {
+            // Decided when the turn has read the clock: a lease may have ended while this process stood still.
+            self.expect(read.port, read.request.len());
+            self.io.counters.reads += 1;
+            self.io.lease_reads.push(read.port, read.token, at, read.request);
+            return Ok(());
+        }
+        let round = self.step(
+            at,
+            |group, env| {
+                if forwards { group.forward_read(env) } else { group.read_index(env) }
+            },
+        );
         self.end_step(at);
         let round = round.map_err(refused)?;
         self.expect(read.port, read.request.len());
         self.io.counters.reads += 1;
-        self.io.lanes[at as usize].flags.raise(Flags::HAS_READS);
-        if self.io.reads.push(at as usize, read.port, read.token, round, read.request) {
-            self.io.queue_reads(at);
-        }
-        self.io.queue_flush(at);
+        self.await_round(at, read.port, read.token, round, read.request);
         Ok(())
     }
 
-    fn read_local(&mut self, read: &ReadRequest<'_>, min_index: LogIndex) -> Result<(), Error> {
+    /// An admitted read waits for its round, or for the leader's answer.
+    fn await_round(&mut self, slot: u32, port: PortId, token: u64, round: u64, request: &[u8]) {
+        self.io.lanes[slot as usize].flags.raise(Flags::HAS_READS);
+        if self.io.reads.push(slot as usize, port, token, round, request) {
+            self.io.queue_reads(slot);
+        }
+        self.io.queue_flush(slot);
+    }
+
+    /// The turn has read the clock: reads that came before are served under a lease, or join a round.
+    pub(super) fn decide_lease_reads(&mut self) {
+        if self.io.lease_reads.reads.is_empty() {
+            return;
+        }
+        let mut reads = std::mem::take(&mut self.io.lease_reads);
+        for &LeaseRead { port, token, slot, request: (start, end) } in &reads.reads {
+            let request = &reads.bytes[start..end];
+            match self.step(slot, |group, env| group.lease_read(env)) {
+                Ok(index) => {
+                    self.io.counters.lease_reads += 1;
+                    self.io.lanes[slot as usize].flags.raise(Flags::HAS_READS);
+                    self.io.reads.push_confirmed(slot as usize, port, token, index, request);
+                    self.io.queue_reads(slot);
+                }
+                Err(_) => match self.step(slot, |group, env| group.read_index(env)) {
+                    Ok(round) => self.await_round(slot, port, token, round, request),
+                    Err(error) => {
+                        self.io.requests -= 1;
+                        self.io.request_bytes -= request.len() as u64;
+                        self.io.ports.answer(port, token, Err(refused(error)), &[]);
+                    }
+                },
+            }
+            self.end_step(slot);
+        }
+        reads.clear();
+        self.io.lease_reads = reads;
+    }
+
+    fn read_local(
+        &mut self,
+        read: &ReadRequest<'_>,
+        min_index: LogIndex,
+        max_wait: Duration,
+    ) -> Result<(), Error> {
         let have = self.io.lanes[read.slot.0 as usize].applied;
+        if have < min_index && !max_wait.is_zero() {
+            self.admit_request(read.request.len())?;
+            self.expect(read.port, read.request.len());
+            let (until, slot) = (self.io.now.after(max_wait), read.slot.0);
+            self.io.local_reads.push(slot, min_index, until, (read.port, read.token), read.request);
+            self.io.lanes[slot as usize].flags.raise(Flags::HAS_READS);
+            self.io.counters.reads += 1;
+            return Ok(());
+        }
         if have < min_index {
             return Err(Error::CommitLagging { have, want: min_index });
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use logdrive_shard::{Moment, NodeId};
+use logdrive_shard::{Moment, NodeId, Support};
 
 use super::types::CoreId;
 use crate::wire::{FRAME_BYTES_MAX, FrameBuilder, Pulse};
@@ -63,6 +63,8 @@ impl SlotSet {
 pub(super) struct Limits {
     /// A peer that was not heard for so long, or did not echo, is out of contact.
     pub(super) timeout: Duration,
+    /// How long a promise to the peer's leaders lasts; zero if none is made.
+    pub(super) promise: Duration,
     /// Bytes that wait to be sent before appends are held back.
     pub(super) outbox_bytes_max: u64,
     /// Bytes sent and not known to have arrived before appends are held back.
@@ -96,8 +98,21 @@ pub(super) struct Link {
     pulses: [Sent; PULSES],
     /// Place of the latest in `pulses`.
     latest: usize,
-    /// Highest pulse of the peer seen.
+    /// Highest pulse of the peer that came.
+    came: u64,
+    /// Highest pulse of the peer that is echoed. It follows `came` when the turn has read the clock: an echo is a promise that
+    /// lasts for a time ([`Link::promise`]), and what a pause delayed must not have been heard before the pause.
     seen: u64,
+    /// When the youngest pulse of the peer that is echoed was heard. Outlives connections, as the promise does.
+    promised_at: Moment,
+    /// The epoch of our support for the peer's leaders, and whether a pulse told it.
+    support_epoch: u32,
+    epoch_is_told: bool,
+    /// The same of the peer's support for ours, and how long its promise lasts; zero if it makes none.
+    peer_epoch: u32,
+    peer_promise: Duration,
+    /// The peer should be answered in this turn.
+    pub(super) wants_answer: bool,
     heard_at: Moment,
     peer_healthy: bool,
     /// Its log is about to take no more entries.
@@ -133,7 +148,14 @@ impl Link {
             pulse_seq: 0,
             pulses: [Sent::default(); PULSES],
             latest: 0,
+            came: 0,
             seen: 0,
+            promised_at: Moment(0),
+            support_epoch: 1,
+            epoch_is_told: false,
+            peer_epoch: 0,
+            peer_promise: Duration::ZERO,
+            wants_answer: false,
             heard_at: Moment(0),
             peer_healthy: false,
             peer_full: false,
@@ -169,7 +191,13 @@ impl Link {
         self.is_waiting.clear();
         self.pulse_seq = 0;
         self.pulses = [Sent::default(); PULSES];
+        self.came = 0;
         self.seen = 0;
+        self.support_epoch = 1;
+        self.epoch_is_told = false;
+        self.peer_epoch = 0;
+        self.peer_promise = Duration::ZERO;
+        self.wants_answer = false;
         self.peer_healthy = false;
         self.peer_full = false;
         self.peer_drained = false;
@@ -236,7 +264,19 @@ impl Link {
         self.received_since_pulse = 0;
         self.bytes_at_pulse = self.bytes();
         let (seq, echo) = (self.pulse_seq, self.seen);
-        self.builder.pulse(Pulse { seq, echo, healthy, full, drained, durable_end });
+        let support_epoch = self.support_epoch;
+        let promise_ms = u32::try_from(self.limits.promise.as_millis()).unwrap_or(u32::MAX);
+        self.epoch_is_told = true;
+        self.builder.pulse(Pulse {
+            seq,
+            echo,
+            healthy,
+            full,
+            drained,
+            support_epoch,
+            promise_ms,
+            durable_end,
+        });
         let latest = self.pulses[self.latest];
         let is_later = now.since(latest.at) >= self.limits.timeout / FINENESS;
         let has_more = self.bytes_at_pulse >= latest.bytes + self.pulse_bytes();
@@ -248,8 +288,10 @@ impl Link {
 
     /// Takes the peer's pulse. Whether it is its first and wants an answer at once.
     pub(super) fn on_pulse(&mut self, now: Moment, pulse: Pulse) -> bool {
-        let first = self.seen == 0;
-        self.seen = self.seen.max(pulse.seq);
+        let first = self.came == 0;
+        self.came = self.came.max(pulse.seq);
+        self.peer_epoch = pulse.support_epoch;
+        self.peer_promise = Duration::from_millis(u64::from(pulse.promise_ms));
         self.heard_at = now;
         self.peer_healthy = pulse.healthy;
         self.peer_full = pulse.full;
@@ -262,6 +304,38 @@ impl Link {
             self.arrived_bytes = self.arrived_bytes.max(sent.bytes);
         }
         first
+    }
+
+    /// The turn has read the clock: from now on the pulses that came are echoed, and each echo is a promise from now on.
+    pub(super) fn promise(&mut self, now: Moment) {
+        if self.came > self.seen {
+            self.seen = self.came;
+            self.promised_at = self.promised_at.max(now);
+        }
+    }
+
+    /// Until when what was promised to the peer lasts.
+    pub(super) fn promised(&self) -> Moment {
+        match self.promised_at {
+            Moment(0) => Moment(0),
+            at => at.after(self.limits.promise),
+        }
+    }
+
+    /// A group left its leader there: later pulses carry a later epoch.
+    pub(super) fn withdraw_support(&mut self) {
+        if std::mem::take(&mut self.epoch_is_told) {
+            self.support_epoch = self.support_epoch.wrapping_add(1);
+        }
+    }
+
+    /// The youngest pulse of ours that the peer has answered on this connection, and what it promises.
+    pub(super) fn support(&self) -> Option<Support> {
+        let promises = self.up && !self.peer_promise.is_zero() && self.echoed_sent_at != Moment(0);
+        // Every connection has another generation, none the first one.
+        let epoch = u64::from(self.generation) << 32 | u64::from(self.peer_epoch);
+        let (sent_at, promised) = (self.echoed_sent_at, self.peer_promise);
+        promises.then_some(Support { epoch, sent_at, promised })
     }
 
     /// Whether the peer hears us, we hear it, and it is well, each lately.

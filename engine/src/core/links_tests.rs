@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::FrameView;
+use crate::wire::{FrameView, VERSION_MAX};
 
 const MS: u64 = 1_000_000;
 
@@ -15,6 +15,7 @@ impl Pair {
             timeout: Duration::from_millis(1000),
             outbox_bytes_max: 10_000,
             inflight_bytes_max: 100_000,
+            promise: Duration::from_millis(1000),
         };
         let mut ends = [1, 2].map(|node| Link::new(NodeId(node), CoreId(0), 100, limits));
         ends.iter_mut().for_each(|end| end.begin(1));
@@ -29,13 +30,14 @@ impl Pair {
 
     fn hand_over(&mut self, from: usize, delay: u64) {
         let mut bytes = Vec::new();
-        self.ends[from].finish(1, &mut bytes);
+        self.ends[from].finish(VERSION_MAX, &mut bytes);
         self.now += delay * MS;
-        let pulse = FrameView::parse(&bytes, 1).expect("sound").pulse();
+        let pulse = FrameView::parse(&bytes, VERSION_MAX).expect("sound").pulse();
         let to = &mut self.ends[1 - from];
         to.on_frame(bytes.len());
         if let Some(pulse) = pulse {
             to.on_pulse(Moment(self.now), pulse);
+            to.promise(Moment(self.now));
         }
     }
 
@@ -98,7 +100,16 @@ fn hundreds_of_pulses_on_the_way_do_not_end_contact() {
         on_the_way.push_back(pair.ends[1].seen);
         if on_the_way.len() > 900 {
             let echo = on_the_way.pop_front().expect("just filled");
-            let pulse = Pulse { seq: n, echo, healthy: true, full: false, drained: false, durable_end: 0 };
+            let pulse = Pulse {
+                seq: n,
+                echo,
+                healthy: true,
+                full: false,
+                drained: false,
+                support_epoch: 1,
+                promise_ms: 0,
+                durable_end: 0,
+            };
             pair.ends[0].on_pulse(Moment(pair.now), pulse);
             assert!(pair.judge(0), "an echo of 900 ms ago is recent: pulse {n}");
         }

@@ -19,7 +19,7 @@
 //! | `lane`, `cache`, `requests`, `parked`, `loads` | what the core keeps beside the groups |
 //! | `timers`, `prefetch` | deadlines of all groups; asking for memory ahead |
 //! | `links`, `peers` | links, pulses, contact, routes |
-//! | `apply` | applying and serving reads; `sessions`: exactly-once commands |
+//! | `apply`, `waits` | applying and serving reads; `sessions`: exactly-once commands |
 //! | `balance` | leader placement, hand-over |
 //! | `room` | room in the logs of a group's members |
 //! | `recovery`, `record` | opening, and what the log's records mean |
@@ -49,6 +49,7 @@ mod step;
 mod timers;
 mod turn;
 mod types;
+mod waits;
 
 use std::fmt;
 

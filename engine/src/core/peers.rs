@@ -1,5 +1,7 @@
 //! Links that come and go, pulses and what they prove, frames on their way out.
 
+use std::time::Duration;
+
 use logdrive_shard::{Moment, NodeId, Route};
 use logdrive_wal::{Disk, Health};
 
@@ -38,6 +40,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let settings = &self.io.settings;
             let limits = Limits {
                 timeout: self.config.election_base,
+                promise: match self.config.clock_drift_permille {
+                    0..1_000 => self.config.election_base,
+                    _ => Duration::ZERO,
+                },
                 outbox_bytes_max: settings.outbox_bytes_max,
                 inflight_bytes_max: settings.peer_inflight_bytes_max,
             };
@@ -107,6 +113,17 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let (full, durable_end) = (self.is_log_full(), self.io.wal.durable_end());
         let news = News { healthy, full, drained: self.io.gives_away(), durable_end };
         self.io.links[link].pulse(self.io.now, news);
+    }
+
+    /// The clock was read after the pulses of this turn came: echoes of them are promises from now on, and those that want an
+    /// answer get it.
+    pub(super) fn answer_pulses(&mut self) {
+        for at in 0..self.io.links.len() {
+            self.io.links[at].promise(self.io.now);
+            if std::mem::take(&mut self.io.links[at].wants_answer) {
+                self.send_pulse(at);
+            }
+        }
     }
 
     /// Finds out whether the peer core is in contact, and tells the groups when that changes.

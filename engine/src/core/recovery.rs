@@ -19,6 +19,7 @@ use super::sessions::Sessions;
 use super::status::Counters;
 use super::step::{Effects, Io, Queues};
 use super::timers::TimerWheel;
+use super::waits::{LeaseReads, LocalReads};
 use super::{Core, CoreOptions, Scratch};
 use crate::api::{ApplyEntry, CoreSettings, Replies, StateMachine};
 use crate::wire::{EntryKind, FRAME_BYTES_MAX};
@@ -262,6 +263,8 @@ impl<D: Disk> Io<D> {
             waiting: Waiting::default(),
             proposals: Proposals::default(),
             reads: Reads::new(lanes.len()),
+            lease_reads: LeaseReads::default(),
+            local_reads: LocalReads::default(),
             ports: Ports::default(),
             requests: 0,
             request_bytes: 0,

@@ -243,6 +243,20 @@ impl Reads {
         confirmed
     }
 
+    /// Adds a read that only waits for `index` to be applied.
+    pub(super) fn push_confirmed(
+        &mut self,
+        slot: usize,
+        port: PortId,
+        token: u64,
+        index: LogIndex,
+        request: &[u8],
+    ) {
+        self.push(slot, port, token, 0, request);
+        let tail = self.queues[slot].tail;
+        self.slab[tail as usize].index = index.0;
+    }
+
     /// Rounds up to `round` are confirmed: their reads wait for `index` to be applied.
     pub(super) fn confirm(&mut self, slot: usize, round: u64, index: LogIndex) {
         let queue = &mut self.queues[slot];

@@ -21,6 +21,8 @@ pub struct Counters {
     pub proposals: u64,
     /// Reads taken.
     pub reads: u64,
+    /// Of these, served under a lease.
+    pub lease_reads: u64,
     /// Requests that met a bound.
     pub busy: u64,
     /// Frames from peers.

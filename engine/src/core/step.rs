@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use logdrive_shard::{
     Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
-    Role, Route, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+    ReadIndexReply, ReadIndexRequest, Role, Route, Sink, Support, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
 
@@ -16,6 +16,7 @@ use super::parked::{Parked, ParkedBody, Waiting};
 use super::record::{encode_state, entry_note, note_kind};
 use super::requests::{Ports, Proposals, Reads};
 use super::status::Counters;
+use super::waits::{LeaseReads, LocalReads};
 use crate::api::{CoreSettings, Error};
 use crate::wire::{Address, EntryKind};
 
@@ -31,6 +32,8 @@ pub(super) struct Effects {
     pub(super) committed: bool,
     /// Leadership was lost, with this commit index: whatever the step commits later may have replaced what was proposed here.
     pub(super) lost: Option<LogIndex>,
+    /// The leader was lost to which reads of this node were forwarded.
+    pub(super) reads_lost: bool,
 }
 
 /// Something vital that the log refused for want of space.
@@ -68,6 +71,8 @@ pub(super) struct Io<D: Disk> {
     pub(super) waiting: Waiting,
     pub(super) proposals: Proposals,
     pub(super) reads: Reads,
+    pub(super) lease_reads: LeaseReads,
+    pub(super) local_reads: LocalReads,
     pub(super) ports: Ports,
     /// Requests that wait, and their bytes.
     pub(super) requests: u32,
@@ -207,6 +212,16 @@ impl<D: Disk> Io<D> {
         });
         reads.cut_unconfirmed(slot as usize, |port, token, bytes| {
             end(port, token, bytes as u64, Error::NotLeader { leader });
+        });
+    }
+
+    /// The leader is lost to which this node's reads of `slot` were forwarded: those that are not confirmed end.
+    pub(super) fn fail_reads(&mut self, slot: u32) {
+        let Io { reads, ports, requests, request_bytes, .. } = self;
+        reads.cut_unconfirmed(slot as usize, |port, token, bytes| {
+            *requests -= 1;
+            *request_bytes -= bytes as u64;
+            ports.answer(port, token, Err(Error::NotLeader { leader: NodeId::NONE }), &[]);
         });
     }
 
@@ -391,6 +406,36 @@ impl<D: Disk> Sink for StepSink<'_, D> {
         if let Some((link, address)) = self.out(to) {
             link.builder.timeout_now(address, &message);
         }
+    }
+
+    fn read_index_request(&mut self, to: Route, message: ReadIndexRequest) {
+        if let Some((link, address)) = self.out(to) {
+            link.builder.read_index_request(address, &message);
+        }
+    }
+
+    fn read_index_reply(&mut self, to: Route, message: ReadIndexReply) {
+        if let Some((link, address)) = self.out(to) {
+            link.builder.read_index_reply(address, &message);
+        }
+    }
+
+    fn forwarded_reads_lost(&mut self) {
+        self.io.effects.reads_lost = true;
+    }
+
+    fn support(&mut self, from: Route) -> Option<Support> {
+        let (link, _) = unpack(from)?;
+        self.io.links[link].support()
+    }
+
+    fn promised(&mut self, to: NodeId) -> Moment {
+        let to_it = self.io.links.iter().filter(|link| link.node == to);
+        to_it.map(Link::promised).max().unwrap_or(Moment(0))
+    }
+
+    fn withdraw_support(&mut self, from: NodeId) {
+        self.io.links.iter_mut().filter(|link| link.node == from).for_each(Link::withdraw_support);
     }
 
     fn save_hard_state(&mut self, state: HardState) {

@@ -21,8 +21,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// frame per link. `now` is read after the inputs of the turn were taken.
     pub fn turn(&mut self, now: Moment) -> Result<(), Fatal> {
         self.see(now);
+        self.answer_pulses();
         self.poll_log()?;
         self.expire_deadlines();
+        self.decide_lease_reads();
         self.resume_drained();
         self.flush_groups();
         self.tell_room();
@@ -31,6 +33,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let backlog_bytes = self.io.wal.backlog_bytes();
         self.apply_committed();
         self.serve_reads();
+        self.give_up_local_reads();
         self.release_parked();
         if self.io.wal.backlog_bytes() != backlog_bytes {
             // Something was released that led to new writes (a vote for itself that nobody else is needed for).
@@ -56,6 +59,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .min(self.next_pulse)
             .min(notice)
             .min(self.next_log_retry)
+            .min(self.io.local_reads.next_deadline())
             .min(self.io.loads.next_retry())
             .min(self.next_balance())
     }

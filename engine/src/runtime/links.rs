@@ -382,6 +382,8 @@ mod tests {
             healthy: true,
             full: false,
             drained: false,
+            support_epoch: 1,
+            promise_ms: 0,
             durable_end: 0,
         });
         let mut out = Vec::new();

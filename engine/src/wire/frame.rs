@@ -18,14 +18,15 @@
 //! is validated before anything in it is looked at; the length is exact, because an archive's root is found from its end.
 
 use logdrive_shard::{
-    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, ReadIndexReply, ReadIndexRequest,
+    TimeoutNow, VoteReply, VoteRequest,
 };
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
 
 use super::records::{
     Body, TERM_ELSEWHERE, WireAppend, WireAppendReply, WireHeartbeat, WireHeartbeatReply, WireHint,
-    WirePulse, WireTimeoutNow, WireVoteReply, WireVoteRequest,
+    WirePulse, WireReadIndex, WireTimeoutNow, WireVoteReply, WireVoteRequest,
 };
 use super::{VERSION_MAX, VERSION_MIN};
 
@@ -83,6 +84,10 @@ pub struct Pulse {
     pub full: bool,
     /// The sender gives leadership away and wants none: nobody hands any over to it.
     pub drained: bool,
+    /// The epoch of the sender's support for the receiver's leaders: another one when a group of the sender has withdrawn it.
+    pub support_epoch: u32,
+    /// How many milliseconds after hearing the pulse that it echoes the sender stands by its support. 0: it gives none.
+    pub promise_ms: u32,
     /// The end of what is durable in the sender's log; see the peers memory of [`crate::node`].
     pub durable_end: u64,
 }
@@ -204,12 +209,25 @@ impl FrameBuilder {
         self.body.timeouts.push(WireTimeoutNow { term: m.term.0, slot: to.slot, history: to.history });
     }
 
+    /// Adds a follower's question for a confirmed index.
+    pub fn read_index_request(&mut self, to: Address, m: &ReadIndexRequest) {
+        let Address { slot, history } = to;
+        self.body.read_requests.push(WireReadIndex { term: m.term.0, id: m.id, index: 0, slot, history });
+    }
+
+    /// Adds the answer to a follower's question.
+    pub fn read_index_reply(&mut self, to: Address, m: &ReadIndexReply) {
+        let Address { slot, history } = to;
+        let index = m.index.map_or(0, |index| index.0);
+        self.body.read_replies.push(WireReadIndex { term: m.term.0, id: m.id, index, slot, history });
+    }
+
     /// Sets the frame's pulse; the last one counts.
     pub fn pulse(&mut self, pulse: Pulse) {
-        let Pulse { seq, echo, healthy, full, drained, durable_end } = pulse;
+        let Pulse { seq, echo, healthy, full, drained, support_epoch, promise_ms, durable_end } = pulse;
         let flags = flags(healthy, full) | u64::from(drained) << 2;
         self.body.pulses.clear();
-        self.body.pulses.push(WirePulse { seq, echo, durable_end, flags });
+        self.body.pulses.push(WirePulse { seq, echo, durable_end, flags, support_epoch, promise_ms });
     }
 
     /// Whether there is nothing to send.

@@ -15,6 +15,8 @@ enum Message {
     VoteRequest(VoteRequest),
     VoteReply(VoteReply),
     TimeoutNow(TimeoutNow),
+    ReadIndexRequest(ReadIndexRequest),
+    ReadIndexReply(ReadIndexReply),
 }
 
 fn number() -> impl Strategy<Value = u64> {
@@ -63,6 +65,11 @@ fn message() -> impl Strategy<Value = Message> {
         1 => (any::<bool>(), any::<bool>(), term())
             .prop_map(|(pre_vote, granted, term)| Message::VoteReply(VoteReply { pre_vote, granted, term })),
         1 => term().prop_map(|term| Message::TimeoutNow(TimeoutNow { term })),
+        1 => (term(), any::<u64>()).prop_map(|(term, id)| Message::ReadIndexRequest(ReadIndexRequest { term, id })),
+        1 => (term(), any::<u64>(), index()).prop_map(|(term, id, index)| {
+            let index = Some(index).filter(|index| index.0 > 0);
+            Message::ReadIndexReply(ReadIndexReply { term, id, index })
+        }),
     ]
 }
 
@@ -73,13 +80,15 @@ fn messages() -> impl Strategy<Value = Vec<(Address, Message)>> {
 
 fn pulse() -> impl Strategy<Value = Option<Pulse>> {
     proptest::option::of(
-        (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<u64>()).prop_map(
-            |(seq, echo, healthy, full, drained, durable_end)| Pulse {
+        (any::<u64>(), any::<u64>(), any::<[bool; 3]>(), any::<u32>(), any::<u32>(), any::<u64>()).prop_map(
+            |(seq, echo, [healthy, full, drained], support_epoch, promise_ms, durable_end)| Pulse {
                 seq,
                 echo,
                 healthy,
                 full,
                 drained,
+                support_epoch,
+                promise_ms,
                 durable_end,
             },
         ),
@@ -98,6 +107,8 @@ fn add(builder: &mut FrameBuilder, to: Address, message: &Message) {
         Message::VoteRequest(m) => builder.vote_request(to, m),
         Message::VoteReply(m) => builder.vote_reply(to, m),
         Message::TimeoutNow(m) => builder.timeout_now(to, m),
+        Message::ReadIndexRequest(m) => builder.read_index_request(to, m),
+        Message::ReadIndexReply(m) => builder.read_index_reply(to, m),
     }
 }
 
@@ -114,6 +125,8 @@ fn read(frame: &FrameView<'_>) -> Vec<(Address, Message)> {
     all.extend(frame.vote_requests().map(|(to, m)| (to, Message::VoteRequest(m))));
     all.extend(frame.vote_replies().map(|(to, m)| (to, Message::VoteReply(m))));
     all.extend(frame.timeout_nows().map(|(to, m)| (to, Message::TimeoutNow(m))));
+    all.extend(frame.read_index_requests().map(|(to, m)| (to, Message::ReadIndexRequest(m))));
+    all.extend(frame.read_index_replies().map(|(to, m)| (to, Message::ReadIndexReply(m))));
     all
 }
 
@@ -126,6 +139,8 @@ fn rank(message: &Message) -> u8 {
         Message::VoteRequest(_) => 4,
         Message::VoteReply(_) => 5,
         Message::TimeoutNow(_) => 6,
+        Message::ReadIndexRequest(_) => 7,
+        Message::ReadIndexReply(_) => 8,
     }
 }
 
@@ -284,7 +299,16 @@ fn buffers_are_swapped_and_reused() {
 
 #[test]
 fn the_last_pulse_counts() {
-    let pulse = |seq| Pulse { seq, echo: 1, healthy: true, full: false, drained: false, durable_end: 4096 };
+    let pulse = |seq| Pulse {
+        seq,
+        echo: 1,
+        healthy: true,
+        full: false,
+        drained: false,
+        support_epoch: 1,
+        promise_ms: 7,
+        durable_end: 4096,
+    };
     let mut builder = FrameBuilder::new();
     builder.pulse(pulse(1));
     builder.pulse(pulse(2));

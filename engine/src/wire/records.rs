@@ -110,6 +110,23 @@ pub(super) struct WirePulse {
     pub(super) durable_end: u64,
     /// Bit 0: healthy. Bit 1: full. Bit 2: drained.
     pub(super) flags: u64,
+    /// The sender's support for the receiver's leaders: another epoch when a group has withdrawn it, and how many milliseconds
+    /// the promise lasts from hearing the pulse that is echoed. 0: none is made.
+    pub(super) support_epoch: u32,
+    pub(super) promise_ms: u32,
+}
+
+/// A question for, or an answer with, an index that is confirmed.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+#[repr(C)]
+#[rkyv(derive(Debug))]
+pub(super) struct WireReadIndex {
+    pub(super) term: u64,
+    pub(super) id: u64,
+    /// Answer: the index, or 0 from who does not lead. Question: 0.
+    pub(super) index: u64,
+    pub(super) slot: u32,
+    pub(super) history: u32,
 }
 
 /// Everything of a frame but its payloads: parallel arrays, one per kind of message.
@@ -131,6 +148,8 @@ pub(super) struct Body {
     pub(super) vote_requests: Vec<WireVoteRequest>,
     pub(super) vote_replies: Vec<WireVoteReply>,
     pub(super) timeouts: Vec<WireTimeoutNow>,
+    pub(super) read_requests: Vec<WireReadIndex>,
+    pub(super) read_replies: Vec<WireReadIndex>,
 }
 
 const _: () = assert!(size_of::<ArchivedWireAppend>() <= 48);
@@ -154,6 +173,8 @@ impl Body {
             && self.vote_requests.is_empty()
             && self.vote_replies.is_empty()
             && self.timeouts.is_empty()
+            && self.read_requests.is_empty()
+            && self.read_replies.is_empty()
     }
 
     /// Forgets all, keeps the memory.
@@ -169,6 +190,8 @@ impl Body {
         self.vote_requests.clear();
         self.vote_replies.clear();
         self.timeouts.clear();
+        self.read_requests.clear();
+        self.read_replies.clear();
     }
 
     /// Bytes on the wire.
@@ -185,5 +208,7 @@ impl Body {
             + size_of_val(&self.vote_requests[..])
             + size_of_val(&self.vote_replies[..])
             + size_of_val(&self.timeouts[..])
+            + size_of_val(&self.read_requests[..])
+            + size_of_val(&self.read_replies[..])
     }
 }

@@ -1,8 +1,8 @@
 //! A frame as it is received: validated once, then read in place.
 
 use logdrive_shard::{
-    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, LogIndex, Term, TimeoutNow, VoteReply,
-    VoteRequest,
+    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, LogIndex, ReadIndexReply,
+    ReadIndexRequest, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 use rkyv::primitive::{ArchivedU32, ArchivedU64};
 use rkyv::rancor::Failure;
@@ -94,6 +94,8 @@ impl<'a> FrameView<'a> {
             healthy: pulse.flags.to_native() & 1 != 0,
             full: pulse.flags.to_native() & 2 != 0,
             drained: pulse.flags.to_native() & 4 != 0,
+            support_epoch: pulse.support_epoch.to_native(),
+            promise_ms: pulse.promise_ms.to_native(),
             durable_end: pulse.durable_end.to_native(),
         })
     }
@@ -169,6 +171,23 @@ impl<'a> FrameView<'a> {
         let timeouts = self.body.timeouts.iter();
         timeouts.map(|m| (address(m.slot, m.history), TimeoutNow { term: Term(m.term.to_native()) }))
     }
+
+    /// Questions for confirmed indexes.
+    pub fn read_index_requests(&self) -> impl Iterator<Item = (Address, ReadIndexRequest)> + use<'a> {
+        self.body.read_requests.iter().map(|m| {
+            let (term, id) = (Term(m.term.to_native()), m.id.to_native());
+            (address(m.slot, m.history), ReadIndexRequest { term, id })
+        })
+    }
+
+    /// Answers to such questions.
+    pub fn read_index_replies(&self) -> impl Iterator<Item = (Address, ReadIndexReply)> + use<'a> {
+        self.body.read_replies.iter().map(|m| {
+            let (term, id) = (Term(m.term.to_native()), m.id.to_native());
+            let index = Some(LogIndex(m.index.to_native())).filter(|index| index.0 > 0);
+            (address(m.slot, m.history), ReadIndexReply { term, id, index })
+        })
+    }
 }
 
 fn address(slot: ArchivedU32, history: ArchivedU32) -> Address {
@@ -213,6 +232,9 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
     }
     numbers |= check_votes(body)?;
     numbers = body.timeouts.iter().fold(numbers, |all, m| all | m.term.to_native());
+    for m in body.read_requests.iter().chain(body.read_replies.iter()) {
+        numbers |= m.term.to_native() | m.index.to_native();
+    }
     if body.pulses.len() > 1 || body.pulses.iter().any(|pulse| pulse.flags.to_native() > 7) {
         return Err("a pulse of an unknown form");
     }

@@ -91,7 +91,7 @@ impl World {
                 self.input(actor, Event::Read { port, token, slot, policy, request: b"" });
             }
             Kind::ReadLocal => {
-                let policy = ReadPolicy::Local { min_index: LogIndex(0) };
+                let policy = ReadPolicy::Local { min_index: LogIndex(0), max_wait: Duration::ZERO };
                 self.input(actor, Event::Read { port, token, slot, policy, request: b"" });
             }
         }

@@ -168,7 +168,7 @@ impl Session {
     ) {
         let mut request = Vec::new();
         query.encode(&mut request);
-        let policy = ReadPolicy::Local { min_index: LogIndex(0) };
+        let policy = ReadPolicy::Local { min_index: LogIndex(0), max_wait: std::time::Duration::ZERO };
         let mut counting = 0;
         for group in groups {
             hub.backend.read(self.token(seq), group, policy, &request);

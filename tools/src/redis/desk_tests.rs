@@ -252,7 +252,8 @@ fn after_readonly_a_follower_answers_from_its_own_state() {
     assert_eq!(bench.ask(key, "READONLY"), "+OK\r\n");
     bench.send(key, "GET foo\r\nGET bar\r\nSET foo 1\r\n");
     let policies: Vec<_> = bench.asked().iter().map(|asked| asked.policy).collect();
-    let stale = ReadPolicy::Local { min_index: logdrive_shard::LogIndex(0) };
+    let stale =
+        ReadPolicy::Local { min_index: logdrive_shard::LogIndex(0), max_wait: std::time::Duration::ZERO };
     assert_eq!(policies, [Some(stale), Some(ReadPolicy::Linearizable)]);
     bench.answer_all();
     assert_eq!(bench.received(key), "$-1\r\n$-1\r\n-MOVED 12182 127.0.0.1:7002\r\n");

@@ -220,7 +220,7 @@ impl Session {
             Kind::Write => hub.backend.propose(token, group, body),
             Kind::StaleRead => {
                 // It takes part in no order: its connection's writes are redirected, and it says it is stale.
-                let policy = ReadPolicy::Local { min_index: LogIndex(0) };
+                let policy = ReadPolicy::Local { min_index: LogIndex(0), max_wait: Duration::ZERO };
                 return hub.backend.read(token, group, policy, body);
             }
             _ => hub.backend.read(token, group, ReadPolicy::Linearizable, body),
