@@ -68,6 +68,9 @@ pub enum Refused {
         /// The target.
         to: NodeId,
     },
+    /// No other voter is in contact and can be reached.
+    #[error("no other voter is in contact that could take over")]
+    NobodyToTakeOver,
     /// The configuration is another one than the change was meant for.
     #[error("the configuration is that of index {actual}, not {expected}: read it again and decide anew")]
     MembershipMismatch {

@@ -96,4 +96,25 @@ pub struct Setup<'a> {
     pub fresh: bool,
     /// The node that should lead when all are equal; it campaigns at once, others give it a head start. `NONE`: no preference.
     pub preferred_leader: NodeId,
+    /// How much each node is wanted as the leader; 0 for those not named. A member campaigns one election base later for each
+    /// voter in contact that is wanted more (three at most), so it still does when those fail.
+    pub priorities: &'a [(NodeId, u8)],
+}
+
+impl Default for Setup<'_> {
+    /// Of nobody, with an empty log.
+    fn default() -> Self {
+        static EMPTY: LogState =
+            LogState { first: LogIndex(1), last: LogIndex(0), prev_term: Term(0), term_runs: Vec::new() };
+        Setup {
+            me: NodeId::NONE,
+            memberships: &[],
+            hard_state: HardState::default(),
+            log: &EMPTY,
+            applied: LogIndex(0),
+            fresh: false,
+            preferred_leader: NodeId::NONE,
+            priorities: &[],
+        }
+    }
 }

@@ -7,7 +7,10 @@ use crate::mutant;
 use crate::progress::Progress;
 use crate::quorum::PeerSet;
 use crate::role::{Candidate, Flags, Follower, INLINE_PEERS, Leader, PreCandidate, RoleState};
-use crate::{Config, Env, Group, Moment, NodeId, Role, Route, Sink, Term, VoteReply, VoteRequest};
+use crate::{
+    Config, Env, Group, HistoryEvent, Moment, NodeId, Role, Route, Sink, StepDown, Term, VoteRefusal,
+    VoteReply, VoteRequest,
+};
 
 /// Backoff after so many failed campaigns, in thousandths: times 1.5 each, capped at 8.
 const BACKOFF_MILLIS: [u64; 7] = [1_000, 1_500, 2_250, 3_375, 5_063, 7_594, 8_000];
@@ -24,6 +27,7 @@ impl Group {
 
     /// Asks whether this node would be elected, or campaigns.
     pub(crate) fn start_campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.settle_transfer(env);
         self.lose_leader(env);
         let alone = self.is_quorum(PeerSet::EMPTY);
         let bound = env.now < self.cold.may_vote_from;
@@ -48,6 +52,7 @@ impl Group {
     }
 
     fn become_pre_candidate<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.note(env.now, HistoryEvent::Rehearsed);
         self.role = RoleState::PreCandidate(PreCandidate::default());
         self.arm_election(env);
         self.tell_role(env);
@@ -59,6 +64,7 @@ impl Group {
         if self.term.0 >= NUMBER_MAX {
             return;
         }
+        self.settle_transfer(env);
         self.lose_forwarded(env);
         self.role =
             RoleState::Candidate(Candidate { own_vote: mutant::OWN_VOTE_EARLY, ..Candidate::default() });
@@ -66,6 +72,7 @@ impl Group {
         self.term = Term(self.term.0 + 1);
         self.cold.vote = self.cold.me;
         self.flags.set(Flags::UNSAVED);
+        self.note(env.now, HistoryEvent::Campaigned { by_order: transfer });
         self.save(env);
         self.arm_election(env);
         self.tell_role(env);
@@ -140,6 +147,7 @@ impl Group {
         let probe = Progress::probe(self.tail.last.next());
         self.role = RoleState::Leader(Leader { progress: [probe; INLINE_PEERS] });
         self.leader = self.cold.me;
+        self.note(env.now, HistoryEvent::Elected);
         self.cold.failed_campaigns = 0;
         self.cold.leader.lease.begin();
         self.cold.leader.reads.forget_questions();
@@ -168,13 +176,16 @@ impl Group {
     pub(crate) fn become_follower<S: Sink>(&mut self, env: &mut Env<'_, S>, term: Term, leader: NodeId) {
         assert!(term >= self.term, "a term never goes back, not from {} to {term}", self.term);
         let was_leader = self.is_leader();
-        if term > self.term {
+        let later = term > self.term;
+        if later {
             self.term = term;
             self.cold.vote = NodeId::NONE;
             self.flags.set(Flags::UNSAVED);
         }
         if was_leader {
-            self.end_transfer();
+            self.leave_transfer();
+            let why = if later { StepDown::LaterTerm } else { StepDown::NoQuorum };
+            self.note(env.now, HistoryEvent::SteppedDown { why });
             self.cold.members.abdicated = !self.may_campaign();
             self.cold.leader.reads.forget_questions();
             self.flags.clear(Flags::LEADERSHIP);
@@ -224,9 +235,18 @@ impl Group {
             }
         }
         let bound = self.bound_until(env);
-        let is_bound = message.pre_vote && env.now < bound;
-        let granted = !sticks && !is_bound && self.would_vote(env.now, from, message);
-        if granted && !message.pre_vote {
+        let refusal = if sticks {
+            Some(VoteRefusal::HasLeader(self.leader))
+        } else if message.pre_vote && env.now < bound {
+            Some(VoteRefusal::Bound)
+        } else {
+            self.vote_refusal(env.now, from, message)
+        };
+        let granted = refusal.is_none();
+        if let Some(why) = refusal {
+            self.note(env.now, HistoryEvent::Refused { candidate: from, pre_vote: message.pre_vote, why });
+        } else if !message.pre_vote {
+            self.note(env.now, HistoryEvent::Voted { candidate: from });
             if self.cold.vote != from {
                 self.cold.vote = from;
                 if !mutant::VOTE_UNSAVED {
@@ -259,17 +279,39 @@ impl Group {
         config.check_quorum && in_contact && !mutant::ELEVATED_TERM
     }
 
-    /// Whether the candidate may be voted for: the votes of the term, and the logs as they are in memory. (Our answer and
+    /// Why the candidate may not be voted for, if so: the votes of the term, and the logs as they are in memory. (Our answer and
     /// the candidate's question both wait until the logs they speak of are durable.)
-    fn would_vote(&self, now: Moment, candidate: NodeId, message: &VoteRequest) -> bool {
-        let is_up_to_date = (message.last_term, message.last_index) >= (self.tail.run_term, self.tail.last);
-        let is_free = if message.pre_vote {
-            message.term > self.term
-        } else {
-            let nobody = self.cold.vote == NodeId::NONE && self.leader == NodeId::NONE;
-            message.term == self.term && (nobody || self.cold.vote == candidate)
-        };
-        is_up_to_date && is_free && now >= self.cold.may_vote_from
+    fn vote_refusal(&self, now: Moment, candidate: NodeId, message: &VoteRequest) -> Option<VoteRefusal> {
+        let nobody = self.cold.vote == NodeId::NONE && self.leader == NodeId::NONE;
+        let in_time = if message.pre_vote { message.term > self.term } else { message.term == self.term };
+        if !in_time {
+            return Some(VoteRefusal::OldTerm);
+        }
+        if !message.pre_vote && !nobody && self.cold.vote != candidate {
+            let other = if self.cold.vote.is_some() { self.cold.vote } else { self.leader };
+            return Some(VoteRefusal::VotedFor(other));
+        }
+        if (message.last_term, message.last_index) < (self.tail.run_term, self.tail.last) {
+            return Some(VoteRefusal::LogBehind { mine: self.tail.last, theirs: message.last_index });
+        }
+        (now < self.cold.may_vote_from).then_some(VoteRefusal::Bound)
+    }
+
+    /// How much a node is wanted as the leader.
+    pub(crate) fn priority(&self, node: NodeId) -> u8 {
+        self.cold.priorities.iter().find(|(named, _)| *named == node).map_or(0, |(_, priority)| *priority)
+    }
+
+    /// How many voters in contact are wanted more as the leader than this node, three at most.
+    fn voters_before(&self) -> u64 {
+        if self.cold.priorities.is_empty() {
+            return 0;
+        }
+        let mine = self.priority(self.cold.me);
+        let before = (0..self.peers()).filter(|&peer| {
+            self.alive.contains(peer) && self.is_voter(peer) && self.priority(self.id(peer)) > mine
+        });
+        before.take(3).count() as u64
     }
 
     // -- the election deadline ------------------------------------------------------------------------------------
@@ -292,6 +334,7 @@ impl Group {
             // A head start for the one that should lead, as long as it is there to use it.
             delay = delay.saturating_add(base);
         }
+        delay = delay.saturating_add(base.saturating_mul(self.voters_before()));
         let failed = usize::from(self.cold.failed_campaigns).min(BACKOFF_MILLIS.len() - 1);
         let delay = (delay / 1_000).saturating_mul(BACKOFF_MILLIS[failed]);
         self.deadline = env.now.after(Duration::from_nanos(delay)).max(self.cold.may_vote_from);

@@ -174,6 +174,7 @@ impl Group {
             *follower = Follower { heard: true };
             self.cold.failed_campaigns = 0;
             self.cold.members.abdicated = false;
+            self.settle_transfer(env);
             self.ask_again(env);
         }
         if self.alive.contains(peer) {

@@ -1,6 +1,7 @@
 //! The state of one member of one group, where it starts from, and the questions it answers.
 
 use crate::forward::Forward;
+use crate::history::History;
 use crate::members::MembersState;
 use crate::mutant;
 use crate::progress::Progress;
@@ -83,6 +84,11 @@ pub(crate) struct Cold {
     pub(crate) refused_messages: u64,
     pub(crate) older_runs: OlderRuns,
     pub(crate) forward: Forward,
+    pub(crate) history: History,
+    /// Priorities of the voters that have one above 0, this node's too: see [`Setup::priorities`].
+    pub(crate) priorities: Vec<(NodeId, u8)>,
+    /// Leadership was lost while it was being handed to this node: how that ends shows itself with the next leader.
+    pub(crate) handed_to: NodeId,
     pub(crate) leader: LeaderCold,
 }
 
@@ -125,6 +131,9 @@ impl Group {
                 refused_messages: 0,
                 older_runs,
                 forward: Forward::new(),
+                history: History::default(),
+                priorities: setup.priorities.iter().copied().filter(|(_, priority)| *priority > 0).collect(),
+                handed_to: NodeId::NONE,
                 leader: LeaderCold::new(),
             }),
             epoch: 0,

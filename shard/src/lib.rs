@@ -45,6 +45,7 @@
 //! | `read_index.rs`, `forward.rs` | linearizable reads in rounds; those of followers |
 //! | `lease.rs` | reads under a lease, and why they are safe |
 //! | `transfer.rs` | handing leadership over |
+//! | `history.rs` | what happened lately, for people |
 //! | `uncommitted.rs` | the limits on what is proposed and not committed |
 //! | `contact.rs` | routes, contact, deadlines |
 //! | `quorum.rs` | majorities, of one set of voters and of two |
@@ -76,6 +77,7 @@ mod election;
 mod follower;
 mod forward;
 mod group;
+mod history;
 mod inflights;
 mod lease;
 mod members;
@@ -101,6 +103,7 @@ pub use api::{Accepted, Env, PeerReport, Proposed, Refused, Report, Role};
 pub use confchange::{BadChange, MemberStep, MembershipChange, Transition};
 pub use config::{Config, HardState, LogState, Setup};
 pub use group::Group;
+pub use history::{HISTORY_MAX, HistoryEntry, HistoryEvent, StepDown, TransferEnd, VoteRefusal};
 pub use lease::{LeaseRefused, Support};
 pub use membership::{
     InvalidMembership, MEMBERS_MAX, MEMBERSHIP_BYTES_MAX, MemberKind, Members, Membership, VOTERS_MAX,

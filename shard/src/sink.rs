@@ -2,7 +2,8 @@
 
 use crate::{
     Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
-    ReadIndexReply, ReadIndexRequest, Role, Route, Support, Term, TimeoutNow, VoteReply, VoteRequest,
+    ReadIndexReply, ReadIndexRequest, Role, Route, Support, Term, TimeoutNow, TransferEnd, VoteReply,
+    VoteRequest,
 };
 
 /// How much of a run of entries fits into one append message.
@@ -76,6 +77,11 @@ pub trait Sink {
     /// A follower lost its leader: all reads waiting since [`crate::Group::forward_read`] end as `NotLeader`. By default nothing
     /// happens.
     fn forwarded_reads_lost(&mut self) {}
+    /// A leader transfer to `to` that [`crate::Group::transfer_leadership`] accepted ended; told exactly once for each, unless
+    /// the process ends. By default nothing happens.
+    fn transfer_ended(&mut self, to: NodeId, end: TransferEnd) {
+        let _ = (to, end);
+    }
     /// The role or the known leader changed.
     fn role_changed(&mut self, role: Role, leader: NodeId, term: Term);
 

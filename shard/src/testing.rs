@@ -47,6 +47,7 @@ impl Alone {
             applied: LogIndex(0),
             fresh: true,
             preferred_leader: NodeId::NONE,
+            ..Setup::default()
         };
         let group = Group::new(Moment(0), &config, &mut random, &setup);
         let mut alone = Alone { group, random };

@@ -1,20 +1,21 @@
 //! Handing leadership over (dissertation, 3.10): the target catches up, then is told to campaign at once.
 
 use crate::role::Flags;
-use crate::{Env, Group, Moment, NodeId, Refused, Route, Sink, TimeoutNow};
+use crate::{Env, Group, HistoryEvent, Moment, NodeId, Refused, Route, Sink, TimeoutNow, TransferEnd};
 
 /// A transfer under way.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Transfer {
     /// Position of the target among the peers.
     peer: usize,
+    to: NodeId,
     /// When to give up and go on leading.
     until: Moment,
 }
 
 impl Group {
     /// Hands leadership to `to` as soon as it has caught up; gives up after one election timeout. Meanwhile proposals are
-    /// refused, reads go on.
+    /// refused, reads go on. [`Sink::transfer_ended`] tells how it ended.
     ///
     /// # Errors
     /// [`Refused::NotLeader`], [`Refused::BadTransferee`], or [`Refused::Transferring`] to another node. Asking for the
@@ -32,13 +33,45 @@ impl Group {
             None => {}
         }
         let until = env.now.after(env.config.election_base);
-        self.cold.leader.transfer = Some(Transfer { peer, until });
+        self.cold.leader.transfer = Some(Transfer { peer, to, until });
         self.flags.set(Flags::TRANSFER);
+        self.note(env.now, HistoryEvent::TransferBegan { to });
         self.arm_repeat(env);
         self.deadline = self.deadline.min(until);
         self.send_appends(env, peer);
         self.maybe_order_campaign(env, peer);
         Ok(())
+    }
+
+    /// Hands leadership to the voter in contact that suits best: whose log goes as far as what is committed, then the one most
+    /// wanted ([`crate::Setup::priorities`], the preferred leader), then the one whose log goes furthest. Returns who it is.
+    ///
+    /// # Errors
+    /// As [`Group::transfer_leadership`], and [`Refused::NobodyToTakeOver`].
+    pub fn transfer_to_best<S: Sink>(&mut self, env: &mut Env<'_, S>) -> Result<NodeId, Refused> {
+        if !self.is_leader() {
+            return Err(Refused::NotLeader { leader: self.leader });
+        }
+        if let Some(to) = self.transferring() {
+            return Ok(to);
+        }
+        let candidates = (0..self.peers())
+            .filter(|&peer| self.is_voter(peer) && self.alive.contains(peer) && self.has_route(peer));
+        let best = candidates.max_by_key(|&peer| {
+            let (node, matched) =
+                (self.id(peer), self.progress(peer).map_or(crate::LogIndex(0), |p| p.matched));
+            let wanted = (self.priority(node), node == self.cold.preferred);
+            (matched >= self.commit, wanted, matched, std::cmp::Reverse(node))
+        });
+        let to = self.id(best.ok_or(Refused::NobodyToTakeOver)?);
+        self.transfer_leadership(env, to)?;
+        Ok(to)
+    }
+
+    /// Calls the leader transfer under way off. Whether there was one. If the target has been told to campaign, it may take over
+    /// all the same.
+    pub fn cancel_transfer<S: Sink>(&mut self, env: &mut Env<'_, S>) -> bool {
+        self.finish_transfer(env, TransferEnd::Cancelled)
     }
 
     /// The target of the leader transfer under way, if one is.
@@ -77,9 +110,13 @@ impl Group {
 
     /// At the leader's deadline: gives up in time, or repeats an order that may have been lost.
     pub(crate) fn repeat_transfer<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let gone = std::mem::replace(&mut self.cold.handed_to, NodeId::NONE);
+        if gone.is_some() {
+            return self.tell_transfer(env, gone, TransferEnd::Cancelled);
+        }
         let Some(transfer) = self.cold.leader.transfer else { return };
         if env.now >= transfer.until {
-            self.end_transfer();
+            self.finish_transfer(env, TransferEnd::TimedOut);
         } else {
             self.maybe_order_campaign(env, transfer.peer);
             self.deadline = self.deadline.min(transfer.until);
@@ -91,8 +128,42 @@ impl Group {
         if let Some(transfer) = &mut self.cold.leader.transfer {
             match moved(transfer.peer) {
                 Some(peer) => transfer.peer = peer,
-                None => self.end_transfer(),
+                // It is told at the leader's deadline, which is armed while a transfer is under way.
+                None => {
+                    self.cold.handed_to = transfer.to;
+                    self.end_transfer();
+                }
             }
+        }
+    }
+
+    /// A transfer ended while this node leads.
+    fn finish_transfer<S: Sink>(&mut self, env: &mut Env<'_, S>, end: TransferEnd) -> bool {
+        let Some(to) = self.transferring() else { return false };
+        self.end_transfer();
+        self.tell_transfer(env, to, end);
+        true
+    }
+
+    fn tell_transfer<S: Sink>(&mut self, env: &mut Env<'_, S>, to: NodeId, end: TransferEnd) {
+        self.note(env.now, HistoryEvent::TransferEnded { to, end });
+        env.sink.transfer_ended(to, end);
+    }
+
+    /// Leadership ends while it may be being handed over: the next leader shows how that ended.
+    pub(crate) fn leave_transfer(&mut self) {
+        if let Some(to) = self.transferring() {
+            self.cold.handed_to = to;
+        }
+        self.end_transfer();
+    }
+
+    /// A leader is known after leadership was lost while it was being handed over, or this member gives up waiting for one.
+    pub(crate) fn settle_transfer<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let to = std::mem::replace(&mut self.cold.handed_to, NodeId::NONE);
+        if to.is_some() {
+            let end = if self.leader == to { TransferEnd::Done } else { TransferEnd::Elsewhere(self.leader) };
+            self.tell_transfer(env, to, end);
         }
     }
 

@@ -206,6 +206,7 @@ impl Subject {
             applied: LogIndex(3),
             fresh: true,
             preferred_leader: NodeId(2),
+            ..Setup::default()
         };
         let group = Group::new(Moment(0), &config, &mut random, &setup);
         let mut subject = Subject { group, sink: Void::default(), config, random, now: Moment(0), routes: 0 };

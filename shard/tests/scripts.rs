@@ -13,7 +13,8 @@
 //! | `crash 1 keep=1 unnoticed`, `boot 1`, `restart 1` | loses memory, and all writes in flight but so many; contact need not end |
 //! | `cut a=1 b=2`, `connect a=1 b=2`, `reroute a=1 b=2`, `contact 1 peer=2 alive`, `partition side=(1,2)`, `heal` | the network |
 //! | `cold 1 below=5`, `load 1`, `compact 1 index=5`, `snapshot 1 peer=2 index=5` | entries out of memory, back, gone, sent otherwise |
-//! | `status 1`, `logs`, `network` | what is |
+//! | `transfer-to-best 1`, `cancel-transfer 1`, `forward-read 2`, `lease-read 1`, `pulse` | more inputs; `pulse`: among all in contact |
+//! | `status 1`, `logs`, `network`, `history 1` | what is, and what was |
 //!
 //! Any of them with `quiet` says only `ok`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -74,6 +75,7 @@ fn new_cluster(case: &mut TestCase) -> Cluster {
         term: number(case, "term").unwrap_or(0),
         fresh: !case.take_flag("restarted").unwrap(),
         preferred: number(case, "preferred").unwrap_or(0),
+        priorities: (1..).zip(case.take_args::<u8>("priorities").unwrap_or_default()).collect(),
         voters: case.try_take_args("voters").unwrap().unwrap_or_default(),
         ..Start::default()
     };
@@ -134,6 +136,31 @@ fn input(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
             let id = node(cluster, case);
             let to = number(case, "to").unwrap();
             said(cluster.transfer(id, to).map(|()| String::new()))
+        }
+        "transfer-to-best" => {
+            let id = node(cluster, case);
+            let result = cluster.plain(id, |group, env| group.transfer_to_best(env));
+            said(result.map(|to| format!("to {to}\n")))
+        }
+        "cancel-transfer" => {
+            let id = node(cluster, case);
+            let was = cluster.plain(id, |group, env| group.cancel_transfer(env));
+            if was { String::new() } else { "there is none\n".to_owned() }
+        }
+        "pulse" => {
+            cluster.pulse_all();
+            String::new()
+        }
+        "lease-read" => {
+            let id = node(cluster, case);
+            match cluster.lease_read(id) {
+                Ok(index) => format!("served at {index}\n"),
+                Err(refused) => format!("refused: {refused}\n"),
+            }
+        }
+        "forward-read" => {
+            let id = node(cluster, case);
+            said(cluster.forward_read(id).map(|ticket| format!("waits for {ticket}\n")))
         }
         "flush-commit" => {
             let id = node(cluster, case);
@@ -270,6 +297,10 @@ fn question(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option
                 ids.iter().copied().filter(|id| case.take_flag(&id.to_string()).unwrap()).collect();
             let chosen = if named.is_empty() { ids } else { named };
             Some(chosen.iter().map(|id| show::status(&cluster.nodes[id])).collect())
+        }
+        "history" => {
+            let id = ids.iter().copied().find(|id| case.take_flag(&id.to_string()).unwrap()).unwrap();
+            Some(show::history(&cluster.nodes[&id]))
         }
         "logs" => Some(cluster.nodes.values().map(show::log).collect()),
         "network" if cluster.network.is_empty() => Some("nothing is in flight\n".to_owned()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use logdrive_shard::{
     Append, AppendReply, Config, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState,
     Membership, Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink, Support,
-    Term, TimeoutNow, VoteReply, VoteRequest,
+    Term, TimeoutNow, TransferEnd, VoteReply, VoteRequest,
 };
 
 use super::pulses::Pulses;
@@ -33,6 +33,7 @@ pub struct Start {
     /// Never ran before.
     pub fresh: bool,
     pub preferred: u32,
+    pub priorities: Vec<(u32, u8)>,
     /// The voters of the founding configuration; all nodes if none are named. Other nodes know no configuration.
     pub voters: Vec<u32>,
 }
@@ -109,6 +110,7 @@ pub struct Node {
     pub snapshots_wanted: Vec<NodeId>,
     pub pulses: Pulses,
     preferred: NodeId,
+    priorities: Vec<(NodeId, u8)>,
     /// The founding configuration, if this node was told it.
     pub founding: Option<Membership>,
 }
@@ -141,6 +143,7 @@ impl Node {
             snapshots_wanted: Vec::new(),
             pulses: Pulses::default(),
             preferred: NodeId(start.preferred),
+            priorities: start.priorities.iter().map(|&(node, priority)| (NodeId(node), priority)).collect(),
             founding: None,
         }
     }
@@ -159,6 +162,7 @@ impl Node {
             applied: LogIndex(0),
             fresh,
             preferred_leader: self.preferred,
+            priorities: &self.priorities,
         };
         self.log = self.disk.log.clone();
         self.journal.clear();
@@ -205,6 +209,7 @@ pub struct Effects {
     pub snapshots_wanted: Vec<NodeId>,
     pub wants_load: bool,
     pub forwarded_lost: bool,
+    pub transfers_ended: Vec<(NodeId, TransferEnd)>,
     pub trace: Vec<String>,
 }
 
@@ -292,6 +297,11 @@ impl Sink for Recorder<'_> {
 
     fn withdraw_support(&mut self, from: NodeId) {
         self.pulses.renew(from.0);
+    }
+
+    fn transfer_ended(&mut self, to: NodeId, end: TransferEnd) {
+        self.effects.trace.push(format!("transfer to {to} ended: {end:?}"));
+        self.effects.transfers_ended.push((to, end));
     }
 
     fn forwarded_reads_lost(&mut self) {

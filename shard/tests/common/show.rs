@@ -148,3 +148,13 @@ pub fn log(node: &Node) -> String {
         .collect();
     format!("{}: {}\n", node.id, if terms.is_empty() { "empty".to_owned() } else { terms.join(" ") })
 }
+
+/// What happened to a node lately.
+pub fn history(node: &Node) -> String {
+    let Some(group) = &node.group else { return format!("{}: down\n", node.id) };
+    let line = |entry: logdrive_shard::HistoryEntry| {
+        let times = if entry.count > 1 { format!(", {} times", entry.count) } else { String::new() };
+        format!("{} ms, term {}: {:?}{times}\n", entry.at.0 / 1_000_000, entry.term, entry.event)
+    };
+    group.history().map(line).collect()
+}

@@ -512,6 +512,7 @@ fn boot(at: usize, voters: &[NodeId], config: &Config, disk: Disk) -> Member {
         applied: LogIndex(0),
         fresh: true,
         preferred_leader: NodeId::NONE,
+        ..Setup::default()
     };
     let group = Group::new(Moment(0), config, &mut Random::new(0), &setup);
     Member { group, log: disk.log.clone(), disk, journal: Default::default(), reads: Vec::new() }

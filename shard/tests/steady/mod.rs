@@ -107,6 +107,7 @@ impl Trio {
                 applied: LogIndex(0),
                 fresh: true,
                 preferred_leader: NodeId::NONE,
+                ..Setup::default()
             };
             Group::new(Moment(0), &config, &mut random, &setup)
         });
