@@ -334,7 +334,6 @@ impl Group {
             // A head start for the one that should lead, as long as it is there to use it.
             delay = delay.saturating_add(base);
         }
-        delay = delay.saturating_add(base.saturating_mul(self.voters_before()));
         let failed = usize::from(self.cold.failed_campaigns).min(BACKOFF_MILLIS.len() - 1);
         let delay = (delay / 1_000).saturating_mul(BACKOFF_MILLIS[failed]);
         self.deadline = env.now.after(Duration::from_nanos(delay)).max(self.cold.may_vote_from);
@@ -375,6 +374,14 @@ impl Group {
         if let RoleState::Candidate(Candidate { own_vote: false, .. }) = self.role {
             // The disk is slower than the election: another term would only give it more to write.
             return self.arm_election(env);
+        }
+        let before = self.voters_before();
+        if before > 0 && self.role() == Role::Follower && !self.cold.deferred {
+            // Once: if those that are wanted more cannot win, this one must.
+            self.cold.deferred = true;
+            let delay = nanos(env.config.election_base).saturating_mul(before);
+            self.deadline = env.now.after(Duration::from_nanos(delay));
+            return;
         }
         if self.role() != Role::Follower && !self.was_bound() {
             self.cold.failed_campaigns = self.cold.failed_campaigns.saturating_add(1);

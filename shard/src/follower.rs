@@ -173,6 +173,7 @@ impl Group {
         if !follower.heard {
             *follower = Follower { heard: true };
             self.cold.failed_campaigns = 0;
+            self.cold.deferred = false;
             self.cold.members.abdicated = false;
             self.settle_transfer(env);
             self.ask_again(env);

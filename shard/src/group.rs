@@ -80,6 +80,8 @@ pub(crate) struct Cold {
     pub(crate) may_vote_from: Moment,
     /// Campaigns that ended without a leader since one was heard last.
     pub(crate) failed_campaigns: u8,
+    /// This member has let its election deadline pass once for those that are wanted more, since a leader was heard last.
+    pub(crate) deferred: bool,
     /// Messages that no correct member would have sent.
     pub(crate) refused_messages: u64,
     pub(crate) older_runs: OlderRuns,
@@ -128,6 +130,7 @@ impl Group {
                     now.after(config.election_base)
                 },
                 failed_campaigns: 0,
+                deferred: false,
                 refused_messages: 0,
                 older_runs,
                 forward: Forward::new(),

@@ -284,6 +284,7 @@ fn recovered(memberships: &[(LogIndex, Membership)], commit: u64) -> Group {
         applied: LogIndex(5),
         fresh: false,
         preferred_leader: NodeId::NONE,
+        ..Setup::default()
     };
     Group::new(Moment(0), &Config::default(), &mut Random::new(1), &setup)
 }
