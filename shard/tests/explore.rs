@@ -5,7 +5,8 @@
 mod explorer;
 
 use explorer::search::{explore, report};
-use explorer::world::{Budget, Model};
+use explorer::world::{Action, Budget, Model};
+use logdrive_shard::{MemberStep, MembershipChange, NodeId};
 
 /// Explores a model. It must have at least so many states: a model in which nothing happens proves nothing.
 #[allow(clippy::disallowed_methods, reason = "the duration is printed, nothing depends on it")]
@@ -15,18 +16,26 @@ fn visit(mut model: Model, large: Budget, at_least: u64) {
     if millions > 0 {
         model.budget = large;
     }
-    let seen = explore(&model, if millions > 0 { millions } else { 4 } * 1_000_000);
+    let states_max = match model.first_states {
+        _ if millions > 0 => millions * 1_000_000,
+        Some(first) => first,
+        None => 4_000_000,
+    };
+    let seen = explore(&model, states_max);
     report(&model, seen, begin.elapsed());
     assert!(seen.states >= at_least, "only {} states of {}", seen.states, model.name);
-    assert!(millions > 0 || seen.complete, "{} is too large to be explored by default", model.name);
+    let may_stop = millions > 0 || model.first_states.is_some();
+    assert!(may_stop || seen.complete, "{} is too large to be explored by default", model.name);
 }
+
+// Of two campaigns the first is member 0's, and for the second it makes no difference whether 1 or 2 is the other member.
 
 /// Two campaigns against each other, with a crash that loses what was not durable.
 #[test]
 fn explore_elections_with_a_crash() {
     let budget = Budget { deadlines: 2, crashes: 1, ..Budget::default() };
     let large = Budget { deadlines: 3, crashes: 1, losses: 1, ..Budget::default() };
-    visit(Model::new("elections, crash", budget), large, 100_000);
+    visit(Model { campaigners: vec![0, 1], ..Model::new("elections, crash", budget) }, large, 60_000);
 }
 
 /// Two campaigns, with messages lost, doubled, late.
@@ -34,7 +43,7 @@ fn explore_elections_with_a_crash() {
 fn explore_elections_on_bad_links() {
     let budget = Budget { deadlines: 2, duplicates: 1, ..Budget::default() };
     let large = Budget { deadlines: 3, losses: 1, duplicates: 1, reorders: 1, ..Budget::default() };
-    visit(Model::new("elections, bad links", budget), large, 100_000);
+    visit(Model { campaigners: vec![0, 1], ..Model::new("elections, bad links", budget) }, large, 60_000);
 }
 
 /// A leader, its entries, a crash of anybody at any moment, and the next leader.
@@ -52,8 +61,9 @@ fn explore_figure_8() {
     let logs = vec![vec![1, 2], vec![1], vec![1, 3]];
     let budget = Budget { deadlines: 2, ..Budget::default() };
     let large = Budget { deadlines: 3, losses: 1, crashes: 1, ..Budget::default() };
-    let model = Model { logs, commit: 1, term_max: 5, ..Model::new("figure 8", budget) };
-    visit(model, large, 60_000);
+    let model =
+        Model { logs, commit: 1, term_max: 5, campaigners: vec![0, 2], ..Model::new("figure 8", budget) };
+    visit(model, large, 20_000);
 }
 
 /// Three logs that went apart, and whoever is elected brings them together.
@@ -71,7 +81,22 @@ fn explore_logs_that_diverged() {
 fn explore_reads() {
     let budget = Budget { deadlines: 1, reads: 1, proposals: 1, ..Budget::default() };
     let large = Budget { deadlines: 2, reads: 2, proposals: 1, losses: 1, ..Budget::default() };
-    visit(Model { led: true, ..Model::new("reads", budget) }, large, 80_000);
+    let model = Model { led: true, readers: vec![0], campaigners: vec![1], ..Model::new("reads", budget) };
+    visit(model, large, 20_000);
+}
+
+/// A follower's read, while leadership changes.
+#[test]
+fn explore_forwarded_reads() {
+    let budget = Budget { deadlines: 1, reads: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, reads: 2, proposals: 1, losses: 1, ..Budget::default() };
+    let model = Model {
+        led: true,
+        readers: vec![1, 2],
+        campaigners: vec![1],
+        ..Model::new("forwarded reads", budget)
+    };
+    visit(model, large, 1_000);
 }
 
 /// A new leader is asked before it committed anything.
@@ -99,4 +124,54 @@ fn explore_transfers() {
     let large =
         Budget { deadlines: 2, transfers: 2, proposals: 1, losses: 1, crashes: 1, ..Budget::default() };
     visit(Model { led: true, ..Model::new("transfer", budget) }, large, 40_000);
+}
+
+/// From two members to three and back, one voter at a time, while anybody crashes and another one campaigns.
+#[test]
+fn explore_simple_changes() {
+    let changes = vec![
+        MembershipChange { even_if_behind: true, ..MembershipChange::of(&[MemberStep::AddVoter(NodeId(3))]) },
+        MembershipChange::of(&[MemberStep::Remove(NodeId(2))]),
+    ];
+    let budget = Budget { deadlines: 1, changes: 1, crashes: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, changes: 2, crashes: 1, ..Budget::default() };
+    let model = Model { led: true, founders: 2, changes, ..Model::new("simple changes", budget) };
+    visit(model, large, 50_000);
+}
+
+/// One member takes the place of another through a joint configuration.
+#[test]
+fn explore_a_joint_change() {
+    let change = MembershipChange { even_if_behind: true, ..MembershipChange::replace(NodeId(2), NodeId(3)) };
+    let budget = Budget { deadlines: 1, changes: 1, crashes: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, changes: 2, crashes: 1, losses: 1, ..Budget::default() };
+    let model = Model { led: true, founders: 2, changes: vec![change], ..Model::new("joint change", budget) };
+    visit(model, large, 50_000);
+}
+
+/// Four members, two leaders, each of which removes one: what single changes went wrong with in 2015.
+#[test]
+fn explore_changes_of_two_leaders() {
+    let changes = vec![
+        MembershipChange::of(&[MemberStep::Remove(NodeId(4))]),
+        MembershipChange::of(&[MemberStep::Remove(NodeId(1))]),
+    ];
+    let budget = Budget { deadlines: 2, changes: 1, ..Budget::default() };
+    let large = Budget { deadlines: 3, changes: 1, losses: 1, ..Budget::default() };
+    // The first removal reaches nobody else before its leader crashes.
+    let crash = Action::Crash { member: 0, writes: 0, late: false };
+    let prefix = vec![Action::Change { member: 0, which: 0 }, Action::Write(0), crash];
+    let model = Model {
+        members: 4,
+        founders: 4,
+        logs: vec![Vec::new(); 4],
+        led: true,
+        term_max: 3,
+        campaigners: vec![0, 1],
+        changes,
+        prefix,
+        first_states: Some(200_000),
+        ..Model::new("changes of two leaders", budget)
+    };
+    visit(model, large, 200_000);
 }

@@ -1,11 +1,12 @@
 //! One member as its caller keeps it: the group, the log in memory, the journal of writes under way, the disk.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::Hash;
 
 use logdrive_shard::{
     Append, AppendReply, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState, Membership,
-    NodeId, Role, Route, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+    NodeId, ReadIndexReply, ReadIndexRequest, Role, Route, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
 };
 
 /// An entry: `data` stands for its payload and is unique per proposal (0: a no-op).
@@ -13,6 +14,8 @@ use logdrive_shard::{
 pub struct Entry {
     pub term: Term,
     pub data: u32,
+    /// Of a configuration entry. There are few, and they are kept for good, so that an entry can be copied.
+    pub members: Option<&'static Membership>,
 }
 
 /// A message as the caller would frame it.
@@ -25,6 +28,8 @@ pub enum Message {
     VoteRequest(VoteRequest),
     VoteReply(VoteReply),
     TimeoutNow(TimeoutNow),
+    ReadIndexRequest(ReadIndexRequest),
+    ReadIndexReply(ReadIndexReply),
 }
 
 /// Something written.
@@ -159,17 +164,30 @@ impl Sink for Recorder<'_> {
         self.now(to, Message::TimeoutNow(message));
     }
 
+    fn read_index_request(&mut self, to: Route, message: ReadIndexRequest) {
+        self.now(to, Message::ReadIndexRequest(message));
+    }
+
+    fn read_index_reply(&mut self, to: Route, message: ReadIndexReply) {
+        self.now(to, Message::ReadIndexReply(message));
+    }
+
+    fn forwarded_reads_lost(&mut self) {
+        self.effects.leadership_lost = true;
+    }
+
     fn save_hard_state(&mut self, state: HardState) {
         self.effects.writes.push(Write::HardState(state));
     }
 
     fn append_empty(&mut self, index: LogIndex, term: Term, epoch: u32) {
         assert_eq!(index.0, self.log.len() as u64 + 1);
-        self.write_entries(vec![Entry { term, data: 0 }], epoch);
+        self.write_entries(vec![Entry { term, data: 0, members: None }], epoch);
     }
 
-    fn append_membership(&mut self, _index: LogIndex, _term: Term, _epoch: u32, membership: &Membership) {
-        panic!("nobody asked for the configuration {membership}");
+    fn append_membership(&mut self, index: LogIndex, term: Term, epoch: u32, membership: &Membership) {
+        assert_eq!(index.0, self.log.len() as u64 + 1);
+        self.write_entries(vec![Entry { term, data: 0, members: Some(kept(membership)) }], epoch);
     }
     fn own_vote_written(&mut self, term: Term) {
         self.effects.writes.push(Write::OwnVote(term));
@@ -192,6 +210,26 @@ impl Sink for Recorder<'_> {
         let count = (last.0 - first.0 + 1).min(u64::from(bytes_max)).max(1) as u32;
         Fit::Ready { count, bytes: count }
     }
+}
+
+/// The configuration, kept for good, once however often it is asked for.
+pub fn kept(membership: &Membership) -> &'static Membership {
+    thread_local! {
+        static KEPT: RefCell<Vec<&'static Membership>> = const { RefCell::new(Vec::new()) };
+    }
+    KEPT.with_borrow_mut(|all| match all.iter().find(|known| **known == membership) {
+        Some(known) => known,
+        None => {
+            all.push(Box::leak(Box::new(membership.clone())));
+            all[all.len() - 1]
+        }
+    })
+}
+
+/// The configurations among entries, the first of which has an index.
+pub fn memberships(first: u64, entries: &[Entry]) -> Vec<(LogIndex, Membership)> {
+    let indexed = entries.iter().zip(first..);
+    indexed.filter_map(|(entry, index)| Some((LogIndex(index), entry.members?.clone()))).collect()
 }
 
 /// The position of a member stands for its way, one more for its identity.

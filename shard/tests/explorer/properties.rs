@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use logdrive_shard::{Group, LogIndex, Term};
+use logdrive_shard::{Group, LogIndex, NodeId, Term};
 
 use super::member::{Entry, Member};
 
@@ -33,7 +33,7 @@ pub struct Before {
     log: Vec<Entry>,
     term: Term,
     commit: LogIndex,
-    saved: (Term, logdrive_shard::NodeId),
+    saved: (Term, NodeId),
 }
 
 impl Before {
@@ -50,7 +50,7 @@ impl Before {
     }
 
     /// Whether term or vote changed and has to be in the step's writes.
-    pub fn must_save(&self, group: &Group) -> Option<(Term, logdrive_shard::NodeId)> {
+    pub fn must_save(&self, group: &Group) -> Option<(Term, NodeId)> {
         let state = group.hard_state();
         let now = (state.term, state.vote);
         (now != self.saved).then_some(now)
@@ -113,7 +113,8 @@ fn leader_completeness(at: usize, member: &Member, history: &History) {
     }
 }
 
-/// No two members ever apply different entries at one index; and what is committed is durable on a majority.
+/// No two members ever apply different entries at one index; and what is committed is durable on a majority
+/// (of both configurations while they are joint).
 fn state_machine_safety(at: usize, members: &[Rc<Member>], history: &mut Rc<History>) {
     let member = &members[at];
     let commit = member.group.commit().0 as usize;
@@ -123,8 +124,16 @@ fn state_machine_safety(at: usize, members: &[Rc<Member>], history: &mut Rc<Hist
             assert_eq!(committed, entry, "state machine safety: {at} at index {}", index + 1);
             continue;
         }
-        let copies = members.iter().filter(|m| m.disk.log.get(index) == Some(&entry)).count();
-        assert!(copies > members.len() / 2, "{at} committed {} with {copies} durable copies", index + 1);
+        let membership = member.group.membership();
+        for voters in [membership.voters(), membership.outgoing()] {
+            let has = |voter: &&NodeId| members[voter.0 as usize - 1].disk.log.get(index) == Some(&entry);
+            let copies = voters.iter().filter(has).count();
+            assert!(
+                voters.is_empty() || copies > voters.len() / 2,
+                "{at} committed {} with {copies} durable copies among {voters:?}",
+                index + 1
+            );
+        }
         Rc::make_mut(history).committed.push((entry, member.group.term()));
     }
 }

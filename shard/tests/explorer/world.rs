@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use logdrive_shard::{
-    Config, Env, Group, HardState, LogIndex, Membership, Moment, NodeId, Random, Route, Setup, Term,
+    Config, Env, Group, HardState, LogIndex, Membership, MembershipChange, Moment, NodeId, Random, Route,
+    Setup, Term,
 };
 
-use super::member::{Batch, Disk, Effects, Entry, Member, Message, Recorder, Write, id};
+use super::member::{Batch, Disk, Effects, Entry, Member, Message, Recorder, Write, id, memberships};
 use super::properties::{self, Before, History};
 
 /// What may still happen. Each use takes one away; what is zero does not happen.
@@ -31,6 +32,8 @@ pub struct Budget {
     /// Changes of contact, as one side judges it.
     pub contacts: u8,
     pub transfers: u8,
+    /// Changes of the configuration, out of those that the model names.
+    pub changes: u8,
 }
 
 /// A small world and what may happen in it.
@@ -38,6 +41,16 @@ pub struct Budget {
 pub struct Model {
     pub name: &'static str,
     pub members: usize,
+    /// The first so many found the group; the others know nothing of it.
+    pub founders: usize,
+    /// What a leader may be asked to change.
+    pub changes: Vec<MembershipChange>,
+    /// Members that may campaign, by position: all by default. For models that would be too large otherwise.
+    pub campaigners: Vec<usize>,
+    /// Members that may be read from.
+    pub readers: Vec<usize>,
+    /// What has happened when the exploration begins, once there is a leader. All messages that it caused are lost.
+    pub prefix: Vec<Action>,
     /// Terms of the entries in each member's log.
     pub logs: Vec<Vec<u64>>,
     pub commit: u64,
@@ -52,6 +65,8 @@ pub struct Model {
     /// Entries of one append, at most.
     pub append_entries_max: u32,
     pub budget: Budget,
+    /// By default only the first so many states are visited: there are too many.
+    pub first_states: Option<u64>,
 }
 
 impl Model {
@@ -60,6 +75,11 @@ impl Model {
         Model {
             name,
             members: 3,
+            founders: 3,
+            changes: Vec::new(),
+            campaigners: vec![0, 1, 2, 3, 4],
+            readers: vec![0, 1, 2, 3, 4],
+            prefix: Vec::new(),
             logs: vec![Vec::new(); 3],
             commit: 0,
             led: false,
@@ -69,6 +89,7 @@ impl Model {
             late: false,
             append_entries_max: 8,
             budget,
+            first_states: None,
         }
     }
 
@@ -109,6 +130,11 @@ pub enum Action {
         from: usize,
         to: usize,
     },
+    /// One of the model's changes.
+    Change {
+        member: usize,
+        which: usize,
+    },
     /// Memory is lost, and all writes under way but the first so many. What was sent to the member is lost, and so is what it
     /// sent, unless that arrives `late`, on a connection that outlives the sender.
     Crash {
@@ -135,6 +161,8 @@ pub struct World {
     pub budget: Budget,
     /// Who is in contact with whom, as each judges it: a bit per pair.
     contact: u64,
+    founders: usize,
+    changes: Rc<[MembershipChange]>,
     /// Hashes of members and links, kept because most steps change few of them.
     hashes: Vec<u64>,
 }
@@ -146,13 +174,13 @@ impl World {
     pub fn new(model: &Model, config: &Config) -> World {
         let count = model.members;
         let term = model.logs.iter().filter_map(|log| log.last()).max().copied().unwrap_or(0);
-        let voters: Vec<NodeId> = (0..count).map(id).collect();
         let mut history = History::default();
         let mut members = Vec::new();
         for at in 0..count {
             let entry = |(index, &term): (usize, &u64)| Entry {
                 term: Term(term),
                 data: 10_000 + 100 * term as u32 + index as u32,
+                members: None,
             };
             let log: Vec<Entry> = model.logs[at].iter().enumerate().map(entry).collect();
             let commit = LogIndex(model.commit.min(log.len() as u64));
@@ -160,7 +188,7 @@ impl World {
                 history.adopt(&log, model.commit);
             }
             let disk = Disk { log, hard_state: HardState { term: Term(term), vote: NodeId::NONE, commit } };
-            members.push(Rc::new(boot(at, &voters, config, disk)));
+            members.push(Rc::new(boot(at, model.founders, config, disk)));
         }
         let mut world = World {
             members,
@@ -168,6 +196,8 @@ impl World {
             history: Rc::new(history),
             budget: model.budget,
             contact: 0,
+            founders: model.founders,
+            changes: model.changes.clone().into(),
             hashes: vec![0; count + count * count],
         };
         for at in 0..count {
@@ -180,6 +210,14 @@ impl World {
             world.calm(model, config);
             assert!(world.members[0].group.is_leader());
         }
+        for &action in &model.prefix {
+            // The budget is for what is explored.
+            world.budget = Budget { changes: 1, crashes: 1, ..model.budget };
+            world.apply(config, action);
+            (0..count * count).for_each(|link| world.clear(link));
+        }
+        (0..world.hashes.len()).for_each(|part| world.rehash(part));
+        world.budget = model.budget;
         world
     }
 
@@ -261,7 +299,9 @@ impl World {
             actions.push(Action::Write(at));
         }
         let is_armed = group.next_deadline() != Moment::NEVER;
-        let may_campaign = group.term().0 < model.term_max && (at == 0 || !self.is_untouched(model));
+        let may_campaign = group.term().0 < model.term_max
+            && model.campaigners.contains(&at)
+            && (at == 0 || !self.is_untouched(model));
         if budget.deadlines > 0 && is_armed && (group.is_leader() || may_campaign) {
             actions.push(Action::Deadline(at));
         }
@@ -269,12 +309,15 @@ impl World {
             if budget.proposals > 0 {
                 actions.push(Action::Propose(at));
             }
-            if budget.reads > 0 {
-                actions.push(Action::Read(at));
+            if budget.changes > 0 {
+                actions.extend((0..model.changes.len()).map(|which| Action::Change { member: at, which }));
             }
             if budget.transfers > 0 && group.term().0 < model.term_max {
                 actions.extend(peers().map(|to| Action::Transfer { from: at, to }));
             }
+        }
+        if budget.reads > 0 && group.leader().is_some() && model.readers.contains(&at) {
+            actions.push(Action::Read(at));
         }
         if budget.crashes > 0 {
             for writes in 0..=member.journal.len() {
@@ -321,6 +364,7 @@ impl World {
             Action::Propose(_) => budget.proposals -= 1,
             Action::Read(_) => budget.reads -= 1,
             Action::Transfer { .. } => budget.transfers -= 1,
+            Action::Change { .. } => budget.changes -= 1,
             Action::Crash { .. } => budget.crashes -= 1,
             Action::Contact { .. } => budget.contacts -= 1,
         }
@@ -334,6 +378,13 @@ impl World {
             Action::Transfer { from, to } => self.step(config, from, |group, env| {
                 let _ = group.transfer_leadership(env, id(to));
             }),
+            Action::Change { member, which } => {
+                let change = self.changes[which].clone();
+                self.step(config, member, |group, env| {
+                    let _ = group.change_membership(env, &change);
+                    group.flush(env);
+                });
+            }
             Action::Crash { member, writes, late } => self.crash(config, member, writes, late),
             Action::Contact { member, peer, alive } => {
                 self.contact ^= self.pair(member, peer);
@@ -368,7 +419,8 @@ impl World {
         let from = id(from);
         self.step(config, to, |group, env| match &*message {
             Message::Append(append, entries) => {
-                let accepted = group.on_append(env, from, append, &[]);
+                let known = memberships(append.prev_index.0 + 1, entries);
+                let accepted = group.on_append(env, from, append, &known);
                 if accepted.take > 0 {
                     env.sink.log.truncate((append.prev_index.0 + u64::from(accepted.skip)) as usize);
                     let range = accepted.skip as usize..(accepted.skip + accepted.take) as usize;
@@ -381,6 +433,8 @@ impl World {
             Message::VoteRequest(request) => group.on_vote_request(env, from, request),
             Message::VoteReply(reply) => group.on_vote_reply(env, from, reply),
             Message::TimeoutNow(order) => group.on_timeout_now(env, from, order),
+            Message::ReadIndexRequest(request) => group.on_read_index_request(env, from, request),
+            Message::ReadIndexReply(reply) => group.on_read_index_reply(env, from, reply),
         });
     }
 
@@ -388,7 +442,8 @@ impl World {
         let data = 100 * (at as u32 + 1) + u32::from(self.budget.proposals);
         self.step(config, at, |group, env| {
             if let Ok(proposed) = group.propose(env, 1, 1) {
-                env.sink.write_entries(vec![Entry { term: proposed.term, data }], proposed.epoch);
+                env.sink
+                    .write_entries(vec![Entry { term: proposed.term, data, members: None }], proposed.epoch);
             }
             group.flush(env);
         });
@@ -397,7 +452,7 @@ impl World {
     fn read(&mut self, config: &Config, at: usize) {
         let committed = self.history.committed_len();
         let mut round = None;
-        self.step(config, at, |group, env| round = group.read_index(env).ok());
+        self.step(config, at, |group, env| round = group.forward_read(env).ok());
         if let Some(round) = round {
             self.member(at).reads.push((round, committed));
         }
@@ -424,12 +479,11 @@ impl World {
     }
 
     fn crash(&mut self, config: &Config, at: usize, writes: usize, late: bool) {
-        let voters: Vec<NodeId> = (0..self.members.len()).map(id).collect();
         let mut disk = self.members[at].disk.clone();
         for batch in self.members[at].journal.iter().take(writes) {
             disk.apply(&batch.writes);
         }
-        self.members[at] = Rc::new(boot(at, &voters, config, disk));
+        self.members[at] = Rc::new(boot(at, self.founders, config, disk));
         self.hashes[at] = 0;
         let count = self.members.len();
         for peer in (0..count).filter(|&peer| peer != at) {
@@ -503,10 +557,15 @@ impl World {
     }
 }
 
-fn boot(at: usize, voters: &[NodeId], config: &Config, disk: Disk) -> Member {
+fn boot(at: usize, founders: usize, config: &Config, disk: Disk) -> Member {
+    let mut known = memberships(1, &disk.log);
+    if at < founders {
+        let voters: Vec<NodeId> = (0..founders).map(id).collect();
+        known.insert(0, (LogIndex(0), Membership::founding(&voters).expect("a few voters")));
+    }
     let setup = Setup {
         me: id(at),
-        memberships: &[(LogIndex(0), Membership::founding(voters).expect("a few voters"))],
+        memberships: &known,
         hard_state: disk.hard_state,
         log: &disk.log_state(),
         applied: LogIndex(0),
@@ -522,9 +581,13 @@ impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, member) in self.members.iter().enumerate() {
             let terms: Vec<String> = member.log.iter().map(|e| e.term.to_string()).collect();
+            let members = member.group.membership();
             let disk: Vec<String> = member.disk.log.iter().map(|e| e.term.to_string()).collect();
             let (role, term, commit) = (member.group.role(), member.group.term(), member.group.commit());
-            writeln!(f, "    {at}: {role:?} of term {term}, log {terms:?}, disk {disk:?}, commit {commit}")?;
+            writeln!(
+                f,
+                "    {at}: {role:?} of term {term}, log {terms:?}, disk {disk:?}, commit {commit}, {members}"
+            )?;
         }
         Ok(())
     }
