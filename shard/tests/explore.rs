@@ -156,22 +156,35 @@ fn explore_changes_of_two_leaders() {
         MembershipChange::of(&[MemberStep::Remove(NodeId(4))]),
         MembershipChange::of(&[MemberStep::Remove(NodeId(1))]),
     ];
-    let budget = Budget { deadlines: 2, changes: 1, ..Budget::default() };
-    let large = Budget { deadlines: 3, changes: 1, losses: 1, ..Budget::default() };
-    // The first removal reaches nobody else before its leader crashes.
-    let crash = Action::Crash { member: 0, writes: 0, late: false };
-    let prefix = vec![Action::Change { member: 0, which: 0 }, Action::Write(0), crash];
+    let budget = Budget { deadlines: 1, changes: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, changes: 1, losses: 1, ..Budget::default() };
+    let deliver = |from, to| Action::Deliver { from, to, at: 0, keep: false };
+    let prefix = vec![
+        // The first removal reaches nobody else before its leader crashes.
+        Action::Change { member: 0, which: 0 },
+        Action::Write(0),
+        Action::Crash { member: 0, writes: 0, late: false },
+        // The next leader is elected by the others.
+        Action::Deadline(1),
+        Action::Write(1),
+        deliver(1, 2),
+        deliver(1, 3),
+        Action::Write(2),
+        Action::Write(3),
+        deliver(2, 1),
+        deliver(3, 1),
+    ];
     let model = Model {
         members: 4,
         founders: 4,
         logs: vec![Vec::new(); 4],
         led: true,
         term_max: 3,
-        campaigners: vec![0, 1],
+        campaigners: vec![0],
         changes,
         prefix,
-        first_states: Some(200_000),
+        first_states: Some(100_000),
         ..Model::new("changes of two leaders", budget)
     };
-    visit(model, large, 200_000);
+    visit(model, large, 100_000);
 }

@@ -49,7 +49,7 @@ pub struct Model {
     pub campaigners: Vec<usize>,
     /// Members that may be read from.
     pub readers: Vec<usize>,
-    /// What has happened when the exploration begins, once there is a leader. All messages that it caused are lost.
+    /// What has happened when the exploration begins, once there is a leader. The messages of a change are lost.
     pub prefix: Vec<Action>,
     /// Terms of the entries in each member's log.
     pub logs: Vec<Vec<u64>>,
@@ -212,9 +212,11 @@ impl World {
         }
         for &action in &model.prefix {
             // The budget is for what is explored.
-            world.budget = Budget { changes: 1, crashes: 1, ..model.budget };
+            world.budget = Budget { changes: 1, crashes: 1, deadlines: 1, ..model.budget };
             world.apply(config, action);
-            (0..count * count).for_each(|link| world.clear(link));
+            if matches!(action, Action::Change { .. }) {
+                (0..count * count).for_each(|link| world.clear(link));
+            }
         }
         (0..world.hashes.len()).for_each(|part| world.rehash(part));
         world.budget = model.budget;
