@@ -83,9 +83,11 @@ impl Group {
     pub(crate) fn request_votes<S: Sink>(&mut self, env: &mut Env<'_, S>, pre_vote: bool, transfer: bool) {
         let term = if pre_vote { Term(self.term.0 + 1) } else { self.term };
         let (last_index, last_term) = (self.tail.last, self.tail.run_term);
-        for peer in 0..self.peers() {
+        // Asked in vain before, perhaps because it was removed and was not told: whoever leads now tells it, if it is asked.
+        let ask_all = pre_vote && (self.cold.failed_campaigns > 0 || self.cold.members.abdicated);
+        for peer in 0..self.known_nodes() {
             let route = self.route(peer);
-            if route != Route::NONE && self.is_voter(peer) {
+            if route != Route::NONE && (ask_all || self.is_voter(peer)) {
                 env.sink.vote_request(route, VoteRequest { pre_vote, transfer, term, last_index, last_term });
             }
         }

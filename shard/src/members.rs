@@ -361,6 +361,11 @@ impl Group {
 
     // -- positions ------------------------------------------------------------------------------------------------
 
+    /// Peers and guests have the positions below.
+    pub(crate) fn known_nodes(&self) -> usize {
+        self.peers() + self.cold.members.guests
+    }
+
     /// The way to a node that is no peer became known: it is a guest from now on, if there is room.
     pub(crate) fn add_guest(&mut self, node: NodeId) -> Option<usize> {
         let (first, guests) = (self.peers(), self.cold.members.guests);
@@ -383,7 +388,7 @@ impl Group {
 
     /// Gives every peer its position by the configuration in force. **Everything that is kept by position moves along, here.**
     pub(crate) fn number_members(&mut self) {
-        let old: Vec<NodeId> = (0..self.peers() + self.cold.members.guests).map(|at| self.id(at)).collect();
+        let old: Vec<NodeId> = (0..self.known_nodes()).map(|at| self.id(at)).collect();
         let (me, leader) = (self.cold.me, self.leader);
         let membership = self.membership();
         let members: Vec<NodeId> = membership.members().filter(|&node| node != me).collect();

@@ -249,18 +249,31 @@ impl Group {
         if message.term < self.term || !self.is_leader() || peer >= self.peers() {
             return;
         }
-        match message.outcome {
+        if self.flags.has(Flags::SPECIAL) {
+            return self.on_special_outcome(env, peer, message.outcome);
+        }
+        self.on_outcome(env, peer, message.outcome);
+    }
+
+    #[inline]
+    fn on_outcome<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize, outcome: AppendOutcome) {
+        match outcome {
             AppendOutcome::Matched(index) => self.on_matched(env, peer, index),
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
                 self.on_rejected(env, peer, prev_index, hint_index, hint_term);
             }
         }
-        // Last, because positions may change.
-        if self.flags.has(Flags::SPECIAL) {
-            self.tend_members(env);
-        }
     }
 
+    /// The same, and then what a leader does about the configuration; last, because positions may change.
+    #[cold]
+    fn on_special_outcome<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize, outcome: AppendOutcome) {
+        self.on_outcome(env, peer, outcome);
+        self.tend_members(env);
+    }
+
+    /// Inlined: the plain way of [`Group::on_append_reply`] is the hottest there is, and the other one is rare.
+    #[inline(always)]
     fn on_matched<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize, index: LogIndex) {
         if index > self.tail.last {
             return self.refuse_message();
