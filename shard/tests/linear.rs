@@ -7,7 +7,8 @@
 mod clients;
 mod common;
 
-use clients::{Clients, Counted, Expected};
+use clients::history::Expected;
+use clients::{Clients, Counted};
 use common::chaos::for_seeds;
 
 const STEPS: u32 = 1_500;

@@ -1,8 +1,8 @@
 //! Clients of a small state machine (a register and a sum) that runs on top of a cluster, and the record of what they saw.
 #![allow(dead_code, unreachable_pub)]
 
-mod history;
-mod machine;
+pub mod history;
+pub mod machine;
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,6 @@ use logdrive_shard::{LogIndex, Term};
 
 use crate::common::chaos::Chaos;
 
-pub use history::Expected;
 use history::{Op, Recorded};
 use machine::{Command, Machine, Reply, Work};
 
