@@ -70,10 +70,10 @@ impl Timed {
         }
     }
 
-    /// Some node is cut off from all others for a while.
-    pub fn outage(&mut self, length: Duration) {
+    /// A node, or some node, is cut off from all others for a while.
+    pub fn outage(&mut self, length: Duration, node: Option<u32>) {
         let nodes = self.cluster.ids().len() as u64;
-        let id = 1 + self.dice.below(nodes) as u32;
+        let id = node.unwrap_or(1 + self.dice.below(nodes) as u32);
         self.out = Some((id, self.cluster.now.after(length)));
     }
 
