@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 17] = [
+const MUTANTS: [&str; 20] = [
     "own_copy_early",
     "own_vote_early",
     "reports_last",
@@ -19,6 +19,9 @@ const MUTANTS: [&str; 17] = [
     "members_not_undone",
     "two_changes",
     "change_before_commit",
+    "doubt_ignored",
+    "floor_ignored",
+    "matched_remembered",
 ];
 
 fn main() {

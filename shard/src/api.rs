@@ -1,6 +1,6 @@
 //! What goes in and out of a [`crate::Group`] beside messages and effects.
 
-use crate::{BadChange, Config, LogIndex, MemberKind, Membership, Moment, NodeId, Random, Sink, Term};
+use crate::{BadChange, Config, LogIndex, Lost, MemberKind, Membership, Moment, NodeId, Random, Sink, Term};
 
 /// What every step is given.
 pub struct Env<'a, S: Sink> {
@@ -159,6 +159,8 @@ pub struct Report {
     pub durable: LogIndex,
     /// Last index.
     pub last: LogIndex,
+    /// What this member's disk lost and is not made up for yet.
+    pub lost: Lost,
     /// The configuration in force.
     pub membership: Membership,
     /// Its index.

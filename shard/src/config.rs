@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{LogIndex, Membership, NodeId, Term};
+use crate::{LogIndex, Lost, Membership, NodeId, Term};
 
 /// Timing and limits. One per core, borrowed by every step.
 #[derive(Clone, Debug)]
@@ -62,6 +62,9 @@ pub struct HardState {
     pub vote: NodeId,
     /// A commit index known at the time of writing; may lag, never ahead.
     pub commit: LogIndex,
+    /// What the member's disk lost of all this, and is not made up for yet. Set by whoever opens a damaged log, **written before**
+    /// the group takes its first step; the group clears it.
+    pub lost: Lost,
 }
 
 /// The log as recovery found it: `first ..= last` is readable, terms by run.

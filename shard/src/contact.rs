@@ -17,12 +17,15 @@ impl Group {
         // A new way may bear the old one's name, so equal routes are no reason to do nothing.
         self.set_route(at, route);
         match &mut self.role {
-            RoleState::Leader(_) => self.reset_progress(env, at),
+            RoleState::Leader(_) => self.forget_progress(env, at),
             RoleState::Follower(follower) if self.leader == peer => {
                 *follower = Follower { heard: false };
                 self.arm_election(env);
             }
             _ => {}
+        }
+        if self.has_losses() {
+            self.ask_term(env, at);
         }
     }
 

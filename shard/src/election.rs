@@ -19,7 +19,11 @@ impl Group {
     /// Campaigns now (with a pre-vote, if the settings say so), as an operator may order. Ignored by a leader, by a member
     /// that is no voter, and while a lease granted in an earlier life may be in force.
     pub fn campaign<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        if !self.is_leader() && env.now >= self.cold.may_vote_from && self.may_campaign() {
+        if !self.is_leader()
+            && env.now >= self.cold.may_vote_from
+            && self.may_campaign()
+            && !self.has_losses()
+        {
             self.start_campaign(env);
             self.save(env);
         }
@@ -296,6 +300,12 @@ impl Group {
         if (message.last_term, message.last_index) < (self.tail.run_term, self.tail.last) {
             return Some(VoteRefusal::LogBehind { mine: self.tail.last, theirs: message.last_index });
         }
+        if self.is_in_doubt() {
+            return Some(VoteRefusal::StateInDoubt);
+        }
+        if let Some(floor) = self.floor_above(message) {
+            return Some(VoteRefusal::LogBehind { mine: floor.index, theirs: message.last_index });
+        }
         (now < self.cold.may_vote_from).then_some(VoteRefusal::Bound)
     }
 
@@ -369,6 +379,9 @@ impl Group {
 
     /// The election deadline passed.
     pub(crate) fn on_election_deadline<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        if self.has_losses() {
+            return self.on_lost_deadline(env);
+        }
         if env.now < self.cold.may_vote_from {
             self.deadline = self.cold.may_vote_from;
             return;

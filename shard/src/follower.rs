@@ -23,6 +23,9 @@ impl Group {
     ) -> Accepted {
         let nothing = Accepted { skip: message.count, take: 0, epoch: self.epoch() };
         let Some(peer) = self.sender(from, message.term) else { return nothing };
+        if self.is_in_doubt() {
+            return nothing;
+        }
         if message.term < self.term {
             // A leader of the past. The term in the answer tells it.
             let outcome = self.rejection(message);
@@ -82,6 +85,9 @@ impl Group {
         if commit > self.commit {
             self.commit_to(env, commit);
         }
+        if self.has_losses() {
+            self.see_commit(env, message.commit, end);
+        }
         let matched = if mutant::REPORTS_LAST { self.tail.last } else { end };
         self.reply_append(env, peer, AppendOutcome::Matched(matched));
         let skip = (present.0 - message.prev_index.0) as u32;
@@ -128,6 +134,9 @@ impl Group {
     /// "I lead this term", perhaps with a commit index and a round to confirm.
     pub fn on_heartbeat<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &Heartbeat) {
         let Some(peer) = self.sender(from, message.term) else { return };
+        if self.is_in_doubt() {
+            return;
+        }
         let is_stale = message.term < self.term;
         if !is_stale && !self.follow(env, peer, message.term) {
             return self.refuse_message();

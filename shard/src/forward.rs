@@ -128,8 +128,11 @@ impl Group {
     ) {
         let Some(peer) = self.sender(from, message.term) else { return };
         if message.term > self.term {
-            // Whom it takes for its leader has entered that term, durably.
-            return self.refuse_message();
+            // Whom it takes for its leader has entered that term, durably: unless its disk has forgotten it since.
+            if !self.is_in_doubt() {
+                self.refuse_message();
+            }
+            return;
         }
         if !self.is_leader() {
             let route = self.route(peer);

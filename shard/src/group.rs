@@ -2,6 +2,7 @@
 
 use crate::forward::Forward;
 use crate::history::History;
+use crate::lost::Recovering;
 use crate::members::MembersState;
 use crate::mutant;
 use crate::progress::Progress;
@@ -92,6 +93,8 @@ pub(crate) struct Cold {
     /// Leadership was lost while it was being handed to this node: how that ends shows itself with the next leader.
     pub(crate) handed_to: NodeId,
     pub(crate) leader: LeaderCold,
+    /// Meaningful with [`Flags::LOST`].
+    pub(crate) recovering: Recovering,
 }
 
 impl Group {
@@ -138,6 +141,7 @@ impl Group {
                 priorities: setup.priorities.iter().copied().filter(|(_, priority)| *priority > 0).collect(),
                 handed_to: NodeId::NONE,
                 leader: LeaderCold::new(),
+                recovering: Recovering::new(setup.hard_state.lost),
             }),
             epoch: 0,
             uncommitted_bytes: 0,
@@ -158,6 +162,10 @@ impl Group {
                 group.cold.may_vote_from = now;
             }
             group.deadline = group.cold.may_vote_from;
+        }
+        if setup.hard_state.lost.is_any() {
+            group.flags.set(Flags::LOST);
+            group.deadline = now;
         }
         group
     }
@@ -232,7 +240,7 @@ impl Group {
     /// What has to be durable of term and vote; the commit index rides along as far as the log is durable here, so that
     /// it never leads beyond the log that is recovered with it.
     pub fn hard_state(&self) -> HardState {
-        HardState { term: self.term, vote: self.cold.vote, commit: self.applicable() }
+        HardState { term: self.term, vote: self.cold.vote, commit: self.applicable(), lost: self.lost() }
     }
 
     /// Lowest index that some member is not known to have, for the caller's entry cache. A member that does not lead
@@ -286,6 +294,7 @@ impl Group {
             last: self.tail.last,
             membership: self.membership().clone(),
             membership_index: self.membership_index(),
+            lost: self.lost(),
             peers: peers.collect(),
         }
     }

@@ -46,6 +46,7 @@
 //! | `lease.rs` | reads under a lease, and why they are safe |
 //! | `transfer.rs` | handing leadership over |
 //! | `history.rs` | what happened lately, for people |
+//! | `lost.rs` | a member whose disk lost what it had vouched for |
 //! | `uncommitted.rs` | the limits on what is proposed and not committed |
 //! | `contact.rs` | routes, contact, deadlines |
 //! | `quorum.rs` | majorities, of one set of voters and of two |
@@ -80,6 +81,7 @@ mod group;
 mod history;
 mod inflights;
 mod lease;
+mod lost;
 mod members;
 mod membership;
 mod message;
@@ -105,12 +107,13 @@ pub use config::{Config, HardState, LogState, Setup};
 pub use group::Group;
 pub use history::{HISTORY_MAX, HistoryEntry, HistoryEvent, StepDown, TransferEnd, VoteRefusal};
 pub use lease::{LeaseRefused, Support};
+pub use lost::{LogEnd, Lost};
 pub use membership::{
     InvalidMembership, MEMBERS_MAX, MEMBERSHIP_BYTES_MAX, MemberKind, Members, Membership, VOTERS_MAX,
 };
 pub use message::{
     Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, ReadIndexReply, ReadIndexRequest,
-    TimeoutNow, VoteReply, VoteRequest,
+    TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
 };
 pub use random::Random;
 pub use sessions::{

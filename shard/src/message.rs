@@ -118,6 +118,20 @@ pub struct VoteReply {
     pub term: Term,
 }
 
+/// A member whose hard state is in doubt asks for the receiver's term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TermQuery {
+    /// The term that the sender knows of.
+    pub term: Term,
+}
+
+/// The answer to [`TermQuery`], from members that are not in doubt themselves. Sent only when the term is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TermReport {
+    /// The sender's term.
+    pub term: Term,
+}
+
 /// The leader orders its successor to campaign at once (dissertation, 3.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimeoutNow {

@@ -35,3 +35,9 @@ pub(crate) const TWO_CHANGES: bool = cfg!(mutant_two_changes);
 pub(crate) const CHANGE_BEFORE_COMMIT: bool = cfg!(mutant_change_before_commit);
 /// A vote given in a term that was saved before is not saved itself (tikv#8381).
 pub(crate) const VOTE_UNSAVED: bool = cfg!(mutant_vote_unsaved);
+/// A member whose hard state may be lost votes and acknowledges all the same.
+pub(crate) const DOUBT_IGNORED: bool = cfg!(mutant_doubt_ignored);
+/// A member that lost entries votes for whoever is ahead of what it has left.
+pub(crate) const FLOOR_IGNORED: bool = cfg!(mutant_floor_ignored);
+/// A leader goes on counting what a peer acknowledged before it came back with less.
+pub(crate) const MATCHED_REMEMBERED: bool = cfg!(mutant_matched_remembered);

@@ -205,6 +205,18 @@ impl Group {
         }
     }
 
+    /// Starts over with a peer that may be in another life: what it acknowledged in the life before is not counted any more. (Its
+    /// disk may have lost it, see `lost.rs`.) It is asked where it is, beginning where it was.
+    pub(crate) fn forget_progress<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let (progress, ring) = leader.progress(&mut self.cold.leader, peer);
+        progress.become_probe(ring);
+        if !mutant::MATCHED_REMEMBERED {
+            progress.matched = LogIndex(0);
+        }
+        self.reset_progress(env, peer);
+    }
+
     /// Sees to it that the leader's deadline comes while there is something that may have to be repeated. It is not moved
     /// with every append: it comes, finds that answers came, and moves on.
     pub(crate) fn arm_repeat<S: Sink>(&mut self, env: &mut Env<'_, S>) {
@@ -404,6 +416,9 @@ impl Group {
             if self.flags.has(Flags::SPECIAL) {
                 self.tend_members(env);
             }
+        }
+        if self.has_losses() {
+            self.maybe_whole(env);
         }
     }
 

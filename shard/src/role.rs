@@ -135,6 +135,9 @@ impl Flags {
     /// Decisions cannot be taken by counting peers: the configuration is joint, has learners, is without this node or not
     /// committed yet, or there are peers that are no members. See `members.rs`.
     pub(crate) const SPECIAL: Flags = Flags(128);
+    /// The disk lost something that this member had vouched for: see `lost.rs`. It has the bit of [`Flags::ROUND_OPEN`], because such a
+    /// member never leads and no bit was left: ask [`crate::Group::has_losses`].
+    pub(crate) const LOST: Flags = Flags(4);
     /// All that end with leadership.
     pub(crate) const LEADERSHIP: Flags = Flags(2 | 4 | 8 | 16 | 32);
 

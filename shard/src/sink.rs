@@ -2,8 +2,8 @@
 
 use crate::{
     Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
-    ReadIndexReply, ReadIndexRequest, Role, Route, Support, Term, TimeoutNow, TransferEnd, VoteReply,
-    VoteRequest,
+    ReadIndexReply, ReadIndexRequest, Role, Route, Support, Term, TermQuery, TermReport, TimeoutNow,
+    TransferEnd, VoteReply, VoteRequest,
 };
 
 /// How much of a run of entries fits into one append message.
@@ -43,6 +43,15 @@ pub trait Sink {
     fn vote_reply(&mut self, to: Route, message: VoteReply);
     /// Immediate.
     fn timeout_now(&mut self, to: Route, message: TimeoutNow);
+
+    /// Immediate. By default it is lost, as on a lossy network: then a member in doubt stays so.
+    fn term_query(&mut self, to: Route, message: TermQuery) {
+        let _ = (to, message);
+    }
+    /// Parked. By default it is lost.
+    fn term_report(&mut self, to: Route, message: TermReport) {
+        let _ = (to, message);
+    }
 
     /// Immediate. By default it is lost, as on a lossy network: then reads on followers end with their leader.
     fn read_index_request(&mut self, to: Route, message: ReadIndexRequest) {

@@ -201,7 +201,12 @@ impl Subject {
         let setup = Setup {
             me: NodeId(1),
             memberships: &[(LogIndex(0), Membership::founding(&voters).expect("up to six voters"))],
-            hard_state: HardState { term: Term(3), vote: NodeId::NONE, commit: LogIndex(4) },
+            hard_state: HardState {
+                term: Term(3),
+                vote: NodeId::NONE,
+                commit: LogIndex(4),
+                ..HardState::default()
+            },
             log: &log,
             applied: LogIndex(3),
             fresh: true,

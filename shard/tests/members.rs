@@ -283,7 +283,8 @@ fn voters(ids: &[u32]) -> Membership {
 fn recovered(memberships: &[(LogIndex, Membership)], commit: u64) -> Group {
     let term_runs = vec![(LogIndex(6), Term(2))];
     let log = LogState { first: LogIndex(6), last: LogIndex(9), prev_term: Term(1), term_runs };
-    let hard_state = HardState { term: Term(2), vote: NodeId::NONE, commit: LogIndex(commit) };
+    let hard_state =
+        HardState { term: Term(2), vote: NodeId::NONE, commit: LogIndex(commit), ..HardState::default() };
     let setup = Setup {
         me: NodeId(1),
         memberships,

@@ -109,8 +109,12 @@ pub enum Error {
     /// The entry of a session was written by another version of this software. Nothing was executed.
     #[error("the entry of the session is of another version; nothing was executed")]
     SessionFormat,
-    /// The group's log is damaged here.
-    #[error("the group's log is damaged on this node")]
+    /// The group's log is damaged here, and no other member that could make up for it leads; nothing was appended. It passes when the
+    /// group has a leader; it stays when the copies of a majority are damaged.
+    #[error(
+        "the group's log is damaged on this node and it has no leader; nothing was appended. See its status on all its \
+         nodes: if a majority of the copies is damaged, a backup is needed"
+    )]
     GroupCorrupt,
     /// The log reached its budget or the disk is full; nothing was appended; reads go on.
     #[error("the log is out of space ({used} of {budget} bytes used); nothing was appended; reads go on")]
@@ -135,12 +139,11 @@ impl Error {
             Error::NotLeader { leader } => Retry::At(leader),
             Error::Busy { retry_after, .. } => Retry::After(retry_after),
             Error::CommitLagging { .. } => Retry::After(Duration::from_millis(5)),
-            Error::OutOfSpace { .. } => Retry::After(Duration::from_secs(1)),
+            Error::OutOfSpace { .. } | Error::GroupCorrupt => Retry::After(Duration::from_secs(1)),
             Error::Indeterminate | Error::Timeout => Retry::OnlyIfIdempotent,
             Error::PayloadTooLarge { .. }
             | Error::BadTransferee { .. }
             | Error::NoSuchGroup
-            | Error::GroupCorrupt
             | Error::UnknownSession { .. }
             | Error::SessionSequence { .. }
             | Error::SessionFormat

@@ -114,6 +114,16 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.step(slot, |group, env| group.on_timeout_now(env, from, &message));
             self.end_step(slot);
         }
+        for (to, message) in frame.term_queries() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_term_query(env, from, &message));
+            self.end_step(slot);
+        }
+        for (to, message) in frame.term_reports() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.step(slot, |group, env| group.on_term_report(env, from, &message));
+            self.end_step(slot);
+        }
     }
 
     /// Whether the log would take the entries of an append. If not, the append is as good as lost on the way: nothing of it is

@@ -154,7 +154,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return Err(Error::PayloadTooLarge { bytes: payload.len() as u64, limit: u64::from(limit) });
         }
         if !group.is_leader() || self.io.handing_over {
-            return Err(Error::NotLeader { leader: self.other_leader(at) });
+            return Err(self.not_leader(at));
         }
         self.admit_request(payload.len())?;
         if self.io.wal.backlog_bytes() > self.io.settings.log_backlog_bytes_max {
@@ -178,6 +178,15 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.io.ports.expect(port);
         self.io.requests += 1;
         self.io.request_bytes += bytes as u64;
+    }
+
+    /// Why a node that does not lead takes no proposals and reads.
+    fn not_leader(&self, slot: u32) -> Error {
+        let leader = self.other_leader(slot);
+        if !leader.is_some() && self.groups[slot as usize].lost().is_any() {
+            return Error::GroupCorrupt;
+        }
+        Error::NotLeader { leader }
     }
 
     /// The leader to send a client to: not this node, which has just refused.
@@ -223,7 +232,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         let forwards = read.policy == ReadPolicy::Follower;
         if !self.groups[at as usize].is_leader() && !forwards {
-            return Err(Error::NotLeader { leader: self.groups[at as usize].leader() });
+            return Err(self.not_leader(at));
         }
         self.admit_request(read.request.len())?;
         if self.io.reads.count(at as usize) >= self.io.settings.group_reads_max {

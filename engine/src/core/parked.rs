@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use logdrive_shard::{AppendReply, HeartbeatReply, Route, Term, VoteReply, VoteRequest};
+use logdrive_shard::{AppendReply, HeartbeatReply, Route, Term, TermReport, VoteReply, VoteRequest};
 use logdrive_wal::Ticket;
 
 use super::lane::Lane;
@@ -16,6 +16,7 @@ pub(super) enum ParkedBody {
     HeartbeatReply(HeartbeatReply),
     VoteRequest(VoteRequest),
     VoteReply(VoteReply),
+    TermReport(TermReport),
     /// The candidate's vote for itself.
     OwnVote(Term),
 }

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 
 use logdrive_shard::{
-    Group, GroupId, HardState, LogIndex, LogState, Membership, Moment, NodeId, Random, Setup, Term,
+    Group, GroupId, HardState, LogEnd, LogIndex, LogState, Membership, Moment, NodeId, Random, Setup, Term,
 };
 use logdrive_wal::{Disk, EntryHeader, OpenError, Recovery, StreamId, Wal};
 
 use super::balance::Balance;
 use super::cache::Cache;
-use super::lane::Lane;
+use super::lane::{Flags, Lane};
 use super::loads::Loads;
 use super::parked::Waiting;
 use super::record::{STATE_VERSION, decode_state, first_history, note_commit, note_kind};
@@ -33,6 +33,14 @@ struct TailEntry {
     payload: Box<[u8]>,
 }
 
+/// Damage in a group's log, from its end on.
+struct Gap {
+    /// The last index that was acknowledged; `u64::MAX` if nothing tells.
+    last: u64,
+    /// Its term, if that can be read.
+    term: Option<Term>,
+}
+
 /// What is known of a group so far.
 struct Replayed {
     state: HardState,
@@ -45,6 +53,10 @@ struct Replayed {
     commit: u64,
     /// Entries `applied + 1 ..= log.last`.
     tail: VecDeque<TailEntry>,
+    /// Entries behind `log.last` that were acknowledged are damaged: the log is cut there.
+    gap: Option<Gap>,
+    /// The newest term and vote may be lost.
+    in_doubt: bool,
 }
 
 impl Replayed {
@@ -57,6 +69,8 @@ impl Replayed {
             applied: 0,
             commit: 0,
             tail: VecDeque::new(),
+            gap: None,
+            in_doubt: false,
         }
     }
 
@@ -64,24 +78,73 @@ impl Replayed {
     fn entry(&mut self, group: GroupId, header: EntryHeader, payload: &[u8]) {
         let index = header.index;
         self.fresh = false;
+        if index > self.log.last.0 + 1
+            && let Some(gap) = &mut self.gap
+        {
+            // Behind the damage. It cannot be used without what is missing, but it was acknowledged.
+            *gap = Gap { last: index, term: Some(Term(header.tag)) };
+            return;
+        }
+        self.gap = None;
         assert!(
             index > self.applied && index <= self.log.last.0 + 1,
             "group {group}: entry {index} after {} with {} committed",
             self.log.last,
             self.applied
         );
-        self.tail.truncate((index - self.applied - 1) as usize);
+        self.cut(index);
         self.log.last = LogIndex(index);
         let runs = &mut self.log.term_runs;
-        while runs.last().is_some_and(|run| run.0.0 >= index) {
-            runs.pop();
-        }
         if runs.last().is_none_or(|run| run.1.0 != header.tag) {
             runs.push((LogIndex(index), Term(header.tag)));
         }
         let kind = note_kind(header.note);
         self.tail.push_back(TailEntry { kind, payload: payload.into() });
         self.commit = self.commit.max(note_commit(header.note).0);
+    }
+
+    /// Entries `first ..= last` were acknowledged and cannot be read. What a follower needs is an unbroken log: it is cut before
+    /// them, and the group is told how far it once went.
+    fn damaged(&mut self, first: u64, last: u64) {
+        self.fresh = false;
+        let first = first.max(self.applied + 1);
+        if first <= self.log.last.0 {
+            self.cut(first);
+        }
+        let known = self.gap.as_ref().map_or(0, |gap| gap.last);
+        if last > known {
+            self.gap = Some(Gap { last, term: None });
+        }
+    }
+
+    /// Takes the log back before `index`, which is not applied.
+    fn cut(&mut self, index: u64) {
+        self.tail.truncate((index - self.applied - 1) as usize);
+        self.log.last = LogIndex(index - 1);
+        while self.log.term_runs.last().is_some_and(|run| run.0.0 >= index) {
+            self.log.term_runs.pop();
+        }
+    }
+
+    /// The hard state that the group starts with, and what it lost.
+    fn hard_state(&self) -> HardState {
+        let log = &self.log;
+        let mut state = self.state;
+        let found = self.gap.as_ref().map(|gap| LogEnd {
+            // The term of an entry that cannot be read is at most the one of the hard state.
+            term: gap.term.unwrap_or(state.term).max(log.term_runs.last().map_or(Term(0), |run| run.1)),
+            index: LogIndex(gap.last),
+        });
+        state.lost.log = state.lost.log.max(found);
+        state.lost.state |= self.in_doubt;
+        if state.lost.state {
+            state.term = state.term.max(log.term_runs.last().map_or(log.prev_term, |run| run.1));
+        }
+        state.commit = LogIndex(self.commit.min(log.last.0)).max(state.commit);
+        if state.lost.log.is_some() {
+            state.commit = state.commit.min(log.last);
+        }
+        state
     }
 
     /// Entries up to `index` are gone.
@@ -226,6 +289,26 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
         }
     }
 
+    fn damaged(&mut self, stream: StreamId, first: u64, last: u64) {
+        if let Some(slot) = self.slot(stream) {
+            self.groups[slot].damaged(first, last);
+        }
+    }
+
+    fn state_in_doubt(&mut self, stream: StreamId) {
+        if let Some(slot) = self.slot(stream) {
+            self.groups[slot].fresh = false;
+            self.groups[slot].in_doubt = true;
+        }
+    }
+
+    fn streams_unknown(&mut self) {
+        for group in self.groups.iter_mut().filter(|group| group.fresh) {
+            group.damaged(1, u64::MAX);
+            group.in_doubt = true;
+        }
+    }
+
     fn progress(&mut self, done: u64, total: u64) {
         (self.progress)(done, total);
     }
@@ -351,10 +434,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     fn create_group(&mut self, slot: u32, replayed: Replayed) {
         let at = slot as usize;
-        let hard_state = HardState {
-            commit: LogIndex(replayed.commit.min(replayed.log.last.0)).max(replayed.state.commit),
-            ..replayed.state
-        };
+        let hard_state = replayed.hard_state();
         let founding =
             Membership::founding(&self.voters[at]).expect("the voters were checked when the node started");
         let setup = Setup {
@@ -373,10 +453,32 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.timers.arm(slot, deadline);
         }
         self.groups.push(group);
+        if hard_state.lost.is_any() {
+            self.write_losses(slot, hard_state);
+        }
         // What is not known to be committed is what will be asked for first.
         for (n, entry) in replayed.tail.into_iter().enumerate() {
             let index = LogIndex(replayed.applied + 1 + n as u64);
             self.io.keep_entry(slot, index, entry.kind, &entry.payload);
+        }
+    }
+
+    /// What a group lost is written down before the group does anything: the log tells of damage only until something replaces it.
+    fn write_losses(&mut self, slot: u32, state: HardState) {
+        let (id, lost) = (self.ids[slot as usize], state.lost);
+        tracing::error!(
+            group = id.0,
+            %lost,
+            "the disk lost something that this node had acknowledged for the group; until the other members have made up for it, \
+             this node neither leads the group nor elects a leader who lacks it. Check the disk"
+        );
+        self.io.write_state(slot, state);
+        let lane = &self.io.lanes[slot as usize];
+        if !lane.flags.has(Flags::UNWRITTEN)
+            && let Err(error) = self.io.wal.heal(lane.stream)
+        {
+            // The next start finds the same again.
+            tracing::warn!(group = id.0, %error, "the log keeps its verdict");
         }
     }
 }

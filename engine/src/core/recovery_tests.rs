@@ -1,3 +1,5 @@
+use logdrive_shard::Lost;
+
 use super::*;
 use crate::core::record::{encode_state, entry_note};
 
@@ -72,10 +74,10 @@ fn entries_are_applied_once_a_later_record_proves_them_committed() {
 fn a_hard_state_proves_too_and_the_last_one_counts() {
     let (groups, applied, _) = replay(|replay| {
         entry(replay, 5, 1, 1, 0);
-        let state = HardState { term: Term(2), vote: NodeId(3), commit: LogIndex(0) };
+        let state = HardState { term: Term(2), vote: NodeId(3), commit: LogIndex(0), ..HardState::default() };
         replay.state(StreamId(5), &encode_state(state, 44));
         assert!(replay.applier.entries.is_empty());
-        let state = HardState { term: Term(4), vote: NodeId(1), commit: LogIndex(1) };
+        let state = HardState { term: Term(4), vote: NodeId(1), commit: LogIndex(1), ..HardState::default() };
         replay.state(StreamId(5), &encode_state(state, 44));
     });
     assert_eq!(applied.len(), 1);
@@ -134,4 +136,79 @@ fn a_compacted_log_starts_later() {
     let log = &groups[0].log;
     assert_eq!((log.first, log.last, log.prev_term), (LogIndex(5), LogIndex(6), Term(2)));
     assert_eq!(log.term_runs, [(LogIndex(5), Term(2))]);
+}
+
+fn floor(group: &Replayed) -> Option<(u64, u64)> {
+    group.hard_state().lost.log.map(|end| (end.term.0, end.index.0))
+}
+
+#[test]
+fn a_damaged_range_cuts_the_log_and_its_floor_is_what_was_acknowledged_behind_it() {
+    let (groups, applied, _) = replay(|replay| {
+        for index in 1..=3 {
+            entry(replay, 5, index, 1, 2);
+        }
+        let state = HardState { term: Term(4), commit: LogIndex(8), ..HardState::default() };
+        replay.state(StreamId(5), &encode_state(state, 44));
+        replay.damaged(StreamId(5), 4, 5);
+        for index in 6..=8 {
+            entry(replay, 5, index, 2, 7);
+        }
+        entry(replay, 9, 1, 1, 0);
+    });
+    assert_eq!(applied.len(), 3, "what lies behind the gap is not applied");
+    let state = groups[0].hard_state();
+    assert_eq!((groups[0].log.last, state.commit), (LogIndex(3), LogIndex(3)));
+    assert_eq!(floor(&groups[0]), Some((2, 8)));
+    assert!(!state.lost.state && !groups[1].hard_state().lost.is_any());
+}
+
+#[test]
+fn damage_at_the_end_takes_the_term_of_the_hard_state_and_taint_has_no_end() {
+    let (groups, ..) = replay(|replay| {
+        for group in [5, 9] {
+            let state = HardState { term: Term(4), ..HardState::default() };
+            replay.state(StreamId(group), &encode_state(state, 44));
+            entry(replay, group, 1, 1, 0);
+        }
+        replay.damaged(StreamId(5), 2, 6);
+        replay.damaged(StreamId(9), 2, u64::MAX);
+        replay.state_in_doubt(StreamId(9));
+    });
+    assert_eq!(floor(&groups[0]), Some((4, 6)));
+    assert_eq!(floor(&groups[1]), Some((4, u64::MAX)));
+    assert!(groups[1].hard_state().lost.state);
+}
+
+#[test]
+fn what_a_leader_replaced_is_not_missing_any_more() {
+    let (groups, ..) = replay(|replay| {
+        for index in 1..=3 {
+            entry(replay, 5, index, 1, 0);
+        }
+        replay.damaged(StreamId(5), 3, 4);
+        entry(replay, 5, 5, 1, 0);
+        // The leader sends the range again, in a later life of this node, which had written down what it lost.
+        let end = LogEnd { term: Term(1), index: LogIndex(5) };
+        let lost = Lost { log: Some(end), state: false };
+        let state = HardState { term: Term(1), lost, ..HardState::default() };
+        replay.state(StreamId(5), &encode_state(state, 44));
+        for index in 3..=4 {
+            entry(replay, 5, index, 1, 0);
+        }
+    });
+    assert_eq!(groups[0].log.last, LogIndex(4));
+    assert!(groups[0].gap.is_none());
+    assert_eq!(floor(&groups[0]), Some((1, 5)), "the log tells of no damage now; the hard state still does");
+}
+
+#[test]
+fn streams_that_nothing_is_known_of_may_have_had_anything() {
+    let (groups, ..) = replay(|replay| {
+        entry(replay, 5, 1, 1, 0);
+        replay.streams_unknown();
+    });
+    assert!(!groups[0].hard_state().lost.is_any());
+    assert_eq!(floor(&groups[1]), Some((0, u64::MAX)));
+    assert!(groups[1].hard_state().lost.state && !groups[1].fresh);
 }

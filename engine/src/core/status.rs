@@ -77,6 +77,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 Role::PreCandidate | Role::Candidate => status.candidates += 1,
             }
             status.leaderless += u32::from(!group.leader().is_some());
+            status.damaged += u32::from(group.lost().is_any());
             status.apply_lag += group.commit().0 - lane.applied.0;
         }
         status

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use logdrive_shard::{
     Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
-    ReadIndexReply, ReadIndexRequest, Role, Route, Sink, Support, Term, TimeoutNow, VoteReply, VoteRequest,
+    ReadIndexReply, ReadIndexRequest, Role, Route, Sink, Support, Term, TermQuery, TermReport, TimeoutNow,
+    VoteReply, VoteRequest,
 };
 use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
 
@@ -269,6 +270,7 @@ impl<D: Disk> Io<D> {
                 ParkedBody::HeartbeatReply(message) => link.builder.heartbeat_reply(to, &message),
                 ParkedBody::VoteRequest(message) => link.builder.vote_request(to, &message),
                 ParkedBody::VoteReply(message) => link.builder.vote_reply(to, &message),
+                ParkedBody::TermReport(message) => link.builder.term_report(to, &message),
                 ParkedBody::OwnVote(_) => {}
             }
         }
@@ -436,6 +438,16 @@ impl<D: Disk> Sink for StepSink<'_, D> {
 
     fn withdraw_support(&mut self, from: NodeId) {
         self.io.links.iter_mut().filter(|link| link.node == from).for_each(Link::withdraw_support);
+    }
+
+    fn term_query(&mut self, to: Route, message: TermQuery) {
+        if let Some((link, address)) = self.out(to) {
+            link.builder.term_query(address, &message);
+        }
+    }
+
+    fn term_report(&mut self, to: Route, message: TermReport) {
+        self.park(to, ParkedBody::TermReport(message));
     }
 
     fn save_hard_state(&mut self, state: HardState) {

@@ -153,6 +153,8 @@ pub struct CoreStatus {
     pub followers: u32,
     pub candidates: u32,
     pub leaderless: u32,
+    /// Groups whose disk lost something here that the other members have not made up for yet.
+    pub damaged: u32,
     /// Sum over groups of `last known commit - applied`.
     pub apply_lag: u64,
     /// Sum over groups led here of `last - commit`.

@@ -19,14 +19,14 @@
 
 use logdrive_shard::{
     Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, ReadIndexReply, ReadIndexRequest,
-    TimeoutNow, VoteReply, VoteRequest,
+    TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
 };
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
 
 use super::records::{
     Body, TERM_ELSEWHERE, WireAppend, WireAppendReply, WireHeartbeat, WireHeartbeatReply, WireHint,
-    WirePulse, WireReadIndex, WireTimeoutNow, WireVoteReply, WireVoteRequest,
+    WirePulse, WireReadIndex, WireTerm, WireTimeoutNow, WireVoteReply, WireVoteRequest,
 };
 use super::{VERSION_MAX, VERSION_MIN};
 
@@ -220,6 +220,16 @@ impl FrameBuilder {
         let Address { slot, history } = to;
         let index = m.index.map_or(0, |index| index.0);
         self.body.read_replies.push(WireReadIndex { term: m.term.0, id: m.id, index, slot, history });
+    }
+
+    /// Adds a question for a term.
+    pub fn term_query(&mut self, to: Address, m: &TermQuery) {
+        self.body.term_queries.push(WireTerm { term: m.term.0, slot: to.slot, history: to.history });
+    }
+
+    /// Adds the answer to one.
+    pub fn term_report(&mut self, to: Address, m: &TermReport) {
+        self.body.term_reports.push(WireTerm { term: m.term.0, slot: to.slot, history: to.history });
     }
 
     /// Sets the frame's pulse; the last one counts.

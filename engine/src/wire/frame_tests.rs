@@ -17,6 +17,8 @@ enum Message {
     TimeoutNow(TimeoutNow),
     ReadIndexRequest(ReadIndexRequest),
     ReadIndexReply(ReadIndexReply),
+    TermQuery(TermQuery),
+    TermReport(TermReport),
 }
 
 fn number() -> impl Strategy<Value = u64> {
@@ -70,6 +72,8 @@ fn message() -> impl Strategy<Value = Message> {
             let index = Some(index).filter(|index| index.0 > 0);
             Message::ReadIndexReply(ReadIndexReply { term, id, index })
         }),
+        1 => term().prop_map(|term| Message::TermQuery(TermQuery { term })),
+        1 => term().prop_map(|term| Message::TermReport(TermReport { term })),
     ]
 }
 
@@ -109,6 +113,8 @@ fn add(builder: &mut FrameBuilder, to: Address, message: &Message) {
         Message::TimeoutNow(m) => builder.timeout_now(to, m),
         Message::ReadIndexRequest(m) => builder.read_index_request(to, m),
         Message::ReadIndexReply(m) => builder.read_index_reply(to, m),
+        Message::TermQuery(m) => builder.term_query(to, m),
+        Message::TermReport(m) => builder.term_report(to, m),
     }
 }
 
@@ -127,6 +133,8 @@ fn read(frame: &FrameView<'_>) -> Vec<(Address, Message)> {
     all.extend(frame.timeout_nows().map(|(to, m)| (to, Message::TimeoutNow(m))));
     all.extend(frame.read_index_requests().map(|(to, m)| (to, Message::ReadIndexRequest(m))));
     all.extend(frame.read_index_replies().map(|(to, m)| (to, Message::ReadIndexReply(m))));
+    all.extend(frame.term_queries().map(|(to, m)| (to, Message::TermQuery(m))));
+    all.extend(frame.term_reports().map(|(to, m)| (to, Message::TermReport(m))));
     all
 }
 
@@ -141,6 +149,8 @@ fn rank(message: &Message) -> u8 {
         Message::TimeoutNow(_) => 6,
         Message::ReadIndexRequest(_) => 7,
         Message::ReadIndexReply(_) => 8,
+        Message::TermQuery(_) => 9,
+        Message::TermReport(_) => 10,
     }
 }
 

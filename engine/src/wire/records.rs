@@ -101,6 +101,16 @@ pub(super) struct WireTimeoutNow {
     pub(super) history: u32,
 }
 
+/// A question for a term, or the answer to one.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+#[repr(C)]
+#[rkyv(derive(Debug))]
+pub(super) struct WireTerm {
+    pub(super) term: u64,
+    pub(super) slot: u32,
+    pub(super) history: u32,
+}
+
 #[derive(Archive, Serialize, Clone, Copy, Debug)]
 #[repr(C)]
 #[rkyv(derive(Debug))]
@@ -150,6 +160,8 @@ pub(super) struct Body {
     pub(super) timeouts: Vec<WireTimeoutNow>,
     pub(super) read_requests: Vec<WireReadIndex>,
     pub(super) read_replies: Vec<WireReadIndex>,
+    pub(super) term_queries: Vec<WireTerm>,
+    pub(super) term_reports: Vec<WireTerm>,
 }
 
 const _: () = assert!(size_of::<ArchivedWireAppend>() <= 48);
@@ -175,6 +187,8 @@ impl Body {
             && self.timeouts.is_empty()
             && self.read_requests.is_empty()
             && self.read_replies.is_empty()
+            && self.term_queries.is_empty()
+            && self.term_reports.is_empty()
     }
 
     /// Forgets all, keeps the memory.
@@ -192,6 +206,8 @@ impl Body {
         self.timeouts.clear();
         self.read_requests.clear();
         self.read_replies.clear();
+        self.term_queries.clear();
+        self.term_reports.clear();
     }
 
     /// Bytes on the wire.
@@ -210,5 +226,7 @@ impl Body {
             + size_of_val(&self.timeouts[..])
             + size_of_val(&self.read_requests[..])
             + size_of_val(&self.read_replies[..])
+            + size_of_val(&self.term_queries[..])
+            + size_of_val(&self.term_reports[..])
     }
 }

@@ -2,7 +2,7 @@
 
 use logdrive_shard::{
     Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, LogIndex, ReadIndexReply,
-    ReadIndexRequest, Term, TimeoutNow, VoteReply, VoteRequest,
+    ReadIndexRequest, Term, TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
 };
 use rkyv::primitive::{ArchivedU32, ArchivedU64};
 use rkyv::rancor::Failure;
@@ -188,6 +188,18 @@ impl<'a> FrameView<'a> {
             (address(m.slot, m.history), ReadIndexReply { term, id, index })
         })
     }
+
+    /// Questions for terms.
+    pub fn term_queries(&self) -> impl Iterator<Item = (Address, TermQuery)> + use<'a> {
+        let queries = self.body.term_queries.iter();
+        queries.map(|m| (address(m.slot, m.history), TermQuery { term: Term(m.term.to_native()) }))
+    }
+
+    /// Answers to them.
+    pub fn term_reports(&self) -> impl Iterator<Item = (Address, TermReport)> + use<'a> {
+        let reports = self.body.term_reports.iter();
+        reports.map(|m| (address(m.slot, m.history), TermReport { term: Term(m.term.to_native()) }))
+    }
 }
 
 fn address(slot: ArchivedU32, history: ArchivedU32) -> Address {
@@ -235,6 +247,8 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
     for m in body.read_requests.iter().chain(body.read_replies.iter()) {
         numbers |= m.term.to_native() | m.index.to_native();
     }
+    let terms = body.term_queries.iter().chain(body.term_reports.iter());
+    numbers = terms.fold(numbers, |all, m| all | m.term.to_native());
     if body.pulses.len() > 1 || body.pulses.iter().any(|pulse| pulse.flags.to_native() > 7) {
         return Err("a pulse of an unknown form");
     }

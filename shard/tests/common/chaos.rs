@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use logdrive_shard::{Config, LogIndex, Moment, NodeId, Random};
 
-use super::node::Start;
+use super::node::{Node, Start};
 use super::{Cluster, ms};
 
 /// Small windows and limits, so that all of them are hit.
@@ -119,6 +119,7 @@ impl Chaos {
                 let keep = self.dice.below(4) as usize;
                 if self.dice.below(3) == 0 {
                     self.cluster.crash_unnoticed(id, keep);
+                    self.maybe_damage(id);
                     self.cluster.restart(id);
                 } else {
                     self.cluster.crash(id, keep);
@@ -127,6 +128,7 @@ impl Chaos {
             91..93 => {
                 let id = self.any_node();
                 if !self.cluster.is_up(id) {
+                    self.maybe_damage(id);
                     self.cluster.restart(id);
                 }
             }
@@ -172,6 +174,24 @@ impl Chaos {
     pub fn highest_term(&self) -> u64 {
         let up = self.cluster.nodes.values().filter_map(|node| node.group.as_ref());
         up.map(|group| group.term().0).max().unwrap_or(0)
+    }
+
+    /// Now and then a disk has lost what it had made durable. One at a time: with two, what both of three had is nowhere any more.
+    fn maybe_damage(&mut self, id: u32) {
+        let is_lost = |node: &Node| {
+            node.disk.hard_state.lost.is_any()
+                || node.group.as_ref().is_some_and(|group| group.lost().is_any())
+        };
+        if self.dice.below(3) > 0 || self.nodes < 3 || self.cluster.nodes.values().any(is_lost) {
+            return;
+        }
+        let disk = &mut self.cluster.nodes.get_mut(&id).expect("a node of the cluster").disk;
+        let keep = self.dice.below(disk.log.len() as u64 + 1) as usize;
+        let back = (self.dice.below(2) == 0).then(|| self.dice.below(3) as usize);
+        if back.is_some() {
+            self.cluster.checks.forget_own_votes(id);
+        }
+        disk.damage(keep, self.dice.below(2) == 0, back);
     }
 
     /// A better hour: everybody is up and connected, for now.

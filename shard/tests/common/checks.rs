@@ -135,6 +135,15 @@ impl Checks {
         }
     }
 
+    /// A node's disk lost its hard state. That it voted for itself in a campaign which nobody heard of is known to nobody any more, and
+    /// need not be: that campaign is over. What it won is not forgotten.
+    pub fn forget_own_votes(&mut self, id: u32) {
+        let leaders = &self.leaders;
+        self.votes.retain(|&(voter, term), &mut candidate| {
+            voter.0 != id || candidate != voter || leaders.get(&term) == Some(&id)
+        });
+    }
+
     fn vote(&mut self, voter: NodeId, term: Term, candidate: NodeId) {
         let voted = *self.votes.entry((voter, term)).or_insert(candidate);
         assert_eq!(voted, candidate, "node {voter} voted twice in term {term}");

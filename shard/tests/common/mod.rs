@@ -17,7 +17,7 @@ use std::time::Duration;
 use logdrive_shard::{
     Append, AppendReply, Config, Env, Group, Heartbeat, HeartbeatReply, LeaseRefused, LogIndex, Membership,
     MembershipChange, Moment, NodeId, Proposed, Random, ReadIndexReply, ReadIndexRequest, Refused, Role,
-    Route, Term, TimeoutNow, VoteReply, VoteRequest,
+    Route, Term, TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
 };
 
 use checks::Checks;
@@ -35,6 +35,8 @@ pub enum Message {
     VoteRequest(VoteRequest),
     VoteReply(VoteReply),
     TimeoutNow(TimeoutNow),
+    TermQuery(TermQuery),
+    TermReport(TermReport),
 }
 
 /// A message on its way.
@@ -307,6 +309,8 @@ impl Cluster {
                 Message::ReadIndexReply(reply) => group.on_read_index_reply(env, from, reply),
                 Message::VoteRequest(request) => group.on_vote_request(env, from, request),
                 Message::VoteReply(reply) => group.on_vote_reply(env, from, reply),
+                Message::TermQuery(query) => group.on_term_query(env, from, query),
+                Message::TermReport(report) => group.on_term_report(env, from, report),
                 Message::TimeoutNow(order) => group.on_timeout_now(env, from, order),
             }
             ((), written, epoch)

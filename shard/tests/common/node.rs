@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use logdrive_shard::{
-    Append, AppendReply, Config, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState,
-    Membership, Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink, Support,
-    Term, TimeoutNow, TransferEnd, VoteReply, VoteRequest,
+    Append, AppendReply, Config, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogEnd, LogIndex,
+    LogState, Membership, Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink,
+    Support, Term, TermQuery, TermReport, TimeoutNow, TransferEnd, VoteReply, VoteRequest,
 };
 
 use super::pulses::Pulses;
@@ -58,9 +58,38 @@ pub struct Batch {
 pub struct Disk {
     pub log: Vec<Entry>,
     pub hard_state: HardState,
+    /// Hard states that were durable before, oldest first.
+    pub older_states: Vec<HardState>,
 }
 
 impl Disk {
+    /// The disk turns out to be damaged: of the log only the first `keep` entries can be read, and if `back` is given, the newest
+    /// hard state that can be is so many writes old. What it says of that is what a caller would find: the floor exactly, or
+    /// (`vague`) only that there may have been more.
+    pub fn damage(&mut self, keep: usize, vague: bool, back: Option<usize>) {
+        let mut lost = self.hard_state.lost;
+        if let Some(back) = back
+            && let Some(&older) = self.older_states.iter().rev().nth(back)
+        {
+            // What was written down of losses is as old as the rest; the caller finds the same damage again.
+            self.hard_state = older;
+            lost.state = true;
+        }
+        if keep < self.log.len() {
+            // The term of an entry that cannot be read is not known; it is at most the one in the hard state.
+            let last = self.log[self.log.len() - 1].term;
+            let end = LogEnd { term: last, index: LogIndex(self.log.len() as u64) };
+            let term = self.hard_state.term.max(last);
+            let floor = if vague { LogEnd { term, index: LogIndex(u64::MAX) } } else { end };
+            lost.log = Some(lost.log.map_or(floor, |older| older.max(floor)));
+            self.log.truncate(keep);
+        }
+        let term = self.log.last().map_or(Term(0), |entry| entry.term);
+        self.hard_state.term = self.hard_state.term.max(term);
+        self.hard_state.commit = self.hard_state.commit.min(LogIndex(self.log.len() as u64));
+        self.hard_state.lost = lost;
+    }
+
     /// Makes writes durable; returns the completions to report: `(epoch, last)`, and own votes by term.
     pub fn apply(&mut self, writes: &[Write]) -> (Vec<(u32, LogIndex)>, Vec<Term>) {
         let (mut durable, mut votes) = (Vec::new(), Vec::new());
@@ -72,7 +101,10 @@ impl Disk {
                     self.log.extend_from_slice(entries);
                     durable.push((*epoch, LogIndex(self.log.len() as u64)));
                 }
-                Write::HardState(state) => self.hard_state = *state,
+                Write::HardState(state) => {
+                    self.older_states.push(self.hard_state);
+                    self.hard_state = *state;
+                }
                 Write::OwnVote(term) => votes.push(*term),
             }
         }
@@ -127,12 +159,13 @@ impl Node {
         };
         let log: Vec<Entry> = terms.iter().enumerate().map(entry).collect();
         let term = Term(start.term.max(terms.last().copied().unwrap_or(0)));
-        let hard_state = HardState { term, vote: NodeId::NONE, commit: LogIndex(start.commit) };
+        let hard_state =
+            HardState { term, vote: NodeId::NONE, commit: LogIndex(start.commit), ..HardState::default() };
         Node {
             id,
             group: None,
             log: Vec::new(),
-            disk: Disk { log, hard_state },
+            disk: Disk { log, hard_state, older_states: Vec::new() },
             journal: VecDeque::new(),
             routes: BTreeMap::new(),
             cold_below: 0,
@@ -329,9 +362,18 @@ impl Sink for Recorder<'_> {
         self.now(to, Message::TimeoutNow(message));
     }
 
+    fn term_query(&mut self, to: Route, message: TermQuery) {
+        self.now(to, Message::TermQuery(message));
+    }
+
+    fn term_report(&mut self, to: Route, message: TermReport) {
+        self.park(to, Message::TermReport(message));
+    }
+
     fn save_hard_state(&mut self, state: HardState) {
-        let HardState { term, vote, commit } = state;
-        self.effects.trace.push(format!("saves term {term}, vote {vote}, commit {commit}"));
+        let HardState { term, vote, commit, lost } = state;
+        let lost = if lost.is_any() { format!(", lost: {lost}") } else { String::new() };
+        self.effects.trace.push(format!("saves term {term}, vote {vote}, commit {commit}{lost}"));
         self.effects.writes.push(Write::HardState(state));
     }
 

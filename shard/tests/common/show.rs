@@ -30,6 +30,8 @@ impl Message {
             Message::VoteReply(r) if r.pre_vote => "pre-vote-reply",
             Message::VoteReply(_) => "vote-reply",
             Message::TimeoutNow(_) => "timeout-now",
+            Message::TermQuery(_) => "term-query",
+            Message::TermReport(_) => "term-report",
         }
     }
 }
@@ -72,6 +74,8 @@ impl fmt::Display for Message {
                 write!(f, " term {term}, {}", if *granted { "granted" } else { "refused" })
             }
             Message::TimeoutNow(order) => write!(f, " term {}", order.term),
+            Message::TermQuery(query) => write!(f, " term {}", query.term),
+            Message::TermReport(report) => write!(f, " term {}", report.term),
         }
     }
 }
@@ -97,8 +101,9 @@ impl fmt::Display for Write {
             Write::Entries { first, entries, .. } => {
                 write!(f, "entries {first}..={}@{}", first + entries.len() as u64 - 1, entries[0].term)
             }
-            Write::HardState(HardState { term, vote, commit }) => {
-                write!(f, "term {term}, vote {vote}, commit {commit}")
+            Write::HardState(HardState { term, vote, commit, lost }) => {
+                write!(f, "term {term}, vote {vote}, commit {commit}")?;
+                if lost.is_any() { write!(f, ", lost: {lost}") } else { Ok(()) }
             }
             Write::OwnVote(term) => write!(f, "own vote of term {term}"),
         }
@@ -108,14 +113,18 @@ impl fmt::Display for Write {
 /// One line about a node, and for a leader one per peer.
 pub fn status(node: &Node) -> String {
     let Some(group) = &node.group else { return format!("{}: down\n", node.id) };
-    let Report { role, term, leader, commit, durable, last, peers, membership, membership_index } =
-        group.report();
+    let Report {
+        role, term, leader, commit, durable, last, peers, membership, membership_index, lost, ..
+    } = group.report();
     let leader = if leader.is_some() { format!("leader {leader}") } else { "no leader".to_owned() };
     let timer = if group.next_deadline() == Moment::NEVER { "" } else { ", deadline armed" };
     let mut text = format!(
         "{}: {role:?} term {term}, {leader}, last {last}, durable {durable}, commit {commit}{timer}\n",
         node.id
     );
+    if lost.is_any() {
+        text += &format!("   lost: {lost}\n");
+    }
     let uncommitted = if group.membership_index() > group.commit() { ", not committed" } else { "" };
     if membership_index.0 > 0 || membership.is_empty() {
         text += &format!("   configuration {membership_index}: {membership}{uncommitted}\n");

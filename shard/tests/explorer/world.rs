@@ -187,7 +187,15 @@ impl World {
             if commit.0 == model.commit {
                 history.adopt(&log, model.commit);
             }
-            let disk = Disk { log, hard_state: HardState { term: Term(term), vote: NodeId::NONE, commit } };
+            let disk = Disk {
+                log,
+                hard_state: HardState {
+                    term: Term(term),
+                    vote: NodeId::NONE,
+                    commit,
+                    ..HardState::default()
+                },
+            };
             members.push(Rc::new(boot(at, model.founders, config, disk)));
         }
         let mut world = World {

@@ -235,7 +235,6 @@ fn errors_of_the_engine_have_codes_of_their_own() {
         (Error::OutOfSpace { used: 9, budget: 10 }, "-OUTOFSPACE "),
         (Error::PayloadTooLarge { bytes: 9, limit: 8 }, "-ERR a payload of 9 bytes"),
         (Error::Stopped, "-CLUSTERDOWN "),
-        (Error::GroupCorrupt, "-ERR "),
     ] {
         bench.send(key, "SET foo 1\r\n");
         bench.fail(0, error);

@@ -167,6 +167,10 @@ impl Session {
                         }
                         _ => self.came_back(lane, seq, Reason::NoLeader, now.after(LEADER_RETRY)),
                     },
+                    // Its other members may elect a leader, who makes up for it.
+                    Err(Error::GroupCorrupt) => {
+                        self.came_back(lane, seq, Reason::NoLeader, now.after(LEADER_RETRY));
+                    }
                     Err(Error::Busy { retry_after, .. }) => {
                         let pause = retry_after.clamp(BUSY_RETRY_MIN, BUSY_RETRY_MAX);
                         self.came_back(lane, seq, Reason::Busy, now.after(pause));
@@ -405,7 +409,7 @@ fn error_text<B: Backend>(hub: &Hub<B>, error: &Error) -> String {
         }
         Error::OutOfSpace { .. } => format!("OUTOFSPACE {error}"),
         Error::Stopped => format!("CLUSTERDOWN {error}"),
-        Error::NotLeader { .. } => refusal(hub, Reason::NoLeader).to_owned(),
+        Error::NotLeader { .. } | Error::GroupCorrupt => refusal(hub, Reason::NoLeader).to_owned(),
         Error::Busy { .. } => refusal(hub, Reason::Busy).to_owned(),
         _ => format!("ERR {error}"),
     }

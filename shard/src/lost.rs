@@ -1,0 +1,226 @@
+//! A member whose disk lost something that it had vouched for.
+//!
+//! Raft's safety rests on two promises that a member keeps across restarts: entries it acknowledged stay, and it votes once per term. A
+//! damaged disk breaks them, so the member must not go on as if nothing had happened, nor start over as if it were new.
+//! It comes back with [`HardState::lost`](crate::HardState::lost) set, which is itself durable, so that another restart does not forget it.
+//!
+//! # The log is incomplete
+//!
+//! The caller cuts the log before the damage and names a *floor*: nothing that was ever acknowledged is further than it, in the
+//! order that votes compare, `(term, index)`. Until the log is whole again the member
+//!
+//! - does not campaign: as a leader it would lack what it acknowledged;
+//! - votes only for candidates whose log reaches the floor. It is then as if the log were undamaged: whoever the undamaged
+//!   member would have refused is refused;
+//! - follows and acknowledges what it gets: its rejection of an append behind its end asks the leader for the missing range, and
+//!   what it acknowledges anew is durable anew.
+//!
+//! The log is whole when it is durable up to the floor. Everything in it came from leaders of terms at or above all that the member
+//! ever acknowledged in; such leaders have all entries `e` that this member helped to commit, at their indexes. If the last
+//! entry has a later term than the floor, `e` lies before it because terms never fall along a log; if it has the floor's term
+//! and reaches its index, so does every `e`.
+//!
+//! The floor may be unknown in its index: a leader that stays for long might never get past its term. So the log is whole, too, when
+//! it holds the commit index that its leader announced **after this member came back**, in the leader's own term: that leader has
+//! counted everything that the member acknowledged before. It must not count that later: a leader forgets what a peer matched
+//! when the way to it changes ([`Group::on_route`]).
+//!
+//! # Term and vote are in doubt
+//!
+//! The newest hard state may be lost, and with it a vote. Until it is settled the member neither votes, campaigns nor acknowledges. It
+//! asks every other voter for its term. Whoever it may have voted for had that vote's term then and has at least it now;
+//! so the highest of the answers is at least the term of any vote that was given to another. (A vote for itself in a campaign that
+//! nobody heard of ended with that campaign.) The member enters the highest term with its vote spent. A member
+//! that is itself in doubt does not answer, because its own term may have gone back. If a voter never answers, the member has
+//! to be replaced.
+//!
+//! Source: Alagappan et al., "Protocol-Aware Recovery for Consensus-Based Storage" (FAST 2018), for the problem and for never
+//! treating damage as a crash.
+
+use std::fmt;
+
+use crate::mutant;
+use crate::role::{Flags, RoleState};
+use crate::{Env, Group, LogIndex, Moment, NodeId, Route, Sink, Term, TermQuery, TermReport, VoteRequest};
+
+/// The end of a log, in the order that votes compare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogEnd {
+    /// Term of the last entry.
+    pub term: Term,
+    /// Index of the last entry.
+    pub index: LogIndex,
+}
+
+/// What a member's disk lost. See the module's file for what follows from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Lost {
+    /// Entries that were acknowledged may be missing behind the end of the log; nothing that was acknowledged is further than
+    /// this. Index `u64::MAX`: not known how far.
+    pub log: Option<LogEnd>,
+    /// The newest term and vote may be missing.
+    pub state: bool,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.log {
+            None => {}
+            Some(LogEnd { index: LogIndex(u64::MAX), .. }) => write!(f, "entries behind the end of the log")?,
+            Some(LogEnd { index, term }) => write!(f, "entries up to {index} of term {term} at most")?,
+        }
+        if self.state {
+            write!(f, "{}term and vote", if self.log.is_some() { "; " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Lost {
+    /// Nothing.
+    pub const NOTHING: Lost = Lost { log: None, state: false };
+
+    /// Whether something is.
+    pub fn is_any(self) -> bool {
+        self != Lost::NOTHING
+    }
+}
+
+/// How far a member with losses is on its way back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Recovering {
+    pub(crate) lost: Lost,
+    /// The log is whole when it is durable up to here.
+    whole_at: Option<LogIndex>,
+    /// Peers that reported their term, and the highest of the terms.
+    reported: Vec<NodeId>,
+    reported_term: Term,
+}
+
+impl Recovering {
+    pub(crate) fn new(lost: Lost) -> Recovering {
+        Recovering { lost, ..Recovering::default() }
+    }
+}
+
+impl Group {
+    /// What this member's disk lost and is not made up for yet.
+    pub fn lost(&self) -> Lost {
+        if self.has_losses() { self.cold.recovering.lost } else { Lost::NOTHING }
+    }
+
+    /// Whether its disk lost something that is not made up for yet. Such a member never leads.
+    #[inline]
+    pub(crate) fn has_losses(&self) -> bool {
+        self.flags.has(Flags::LOST) && !self.is_leader()
+    }
+
+    /// Whether this member's term and vote are in doubt: it vouches for nothing.
+    #[inline]
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.has_losses() && self.cold.recovering.lost.state && !mutant::DOUBT_IGNORED
+    }
+
+    /// The floor, if the candidate's log does not reach it: the undamaged member could have refused it.
+    pub(crate) fn floor_above(&self, message: &VoteRequest) -> Option<LogEnd> {
+        let candidate = LogEnd { term: message.last_term, index: message.last_index };
+        self.lost().log.filter(|floor| candidate < *floor && !mutant::FLOOR_IGNORED)
+    }
+
+    /// Instead of an election: a member with losses does not campaign. One in doubt asks again.
+    pub(crate) fn on_lost_deadline<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        if self.leader.is_some() {
+            self.forget_leader(env);
+        }
+        self.deadline = Moment::NEVER;
+        if self.cold.recovering.lost.state {
+            self.settle_state(env);
+        }
+        if self.cold.recovering.lost.state {
+            for peer in 0..self.peers() {
+                self.ask_term(env, peer);
+            }
+            self.deadline = env.now.after(env.config.election_base);
+        }
+    }
+
+    /// Asks a peer for its term, if that is still needed.
+    pub(crate) fn ask_term<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize) {
+        let route = self.route(peer);
+        let recovering = &self.cold.recovering;
+        if recovering.lost.state && !recovering.reported.contains(&self.id(peer)) && route != Route::NONE {
+            env.sink.term_query(route, TermQuery { term: self.term });
+        }
+    }
+
+    /// A peer whose hard state is in doubt asks for the term.
+    pub fn on_term_query<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &TermQuery) {
+        let Some(peer) = self.sender(from, message.term) else { return };
+        let route = self.route(peer);
+        if !self.is_in_doubt() && route != Route::NONE {
+            env.sink.term_report(route, TermReport { term: self.term });
+        }
+    }
+
+    /// Answer to [`TermQuery`].
+    pub fn on_term_report<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &TermReport) {
+        if self.sender(from, message.term).is_none() || !self.is_in_doubt() {
+            return;
+        }
+        let recovering = &mut self.cold.recovering;
+        if !recovering.reported.contains(&from) {
+            recovering.reported.push(from);
+        }
+        recovering.reported_term = recovering.reported_term.max(message.term);
+        self.settle_state(env);
+    }
+
+    /// Enters the highest term reported with its vote spent, once every other voter has reported.
+    fn settle_state<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let Recovering { reported, reported_term, .. } = &self.cold.recovering;
+        let reported_term = *reported_term;
+        let is_silent = |peer| self.is_voter(peer) && !reported.contains(&self.id(peer));
+        if (0..self.peers()).any(is_silent) {
+            return;
+        }
+        if reported_term > self.term {
+            self.adopt_term(env, reported_term);
+        }
+        self.cold.vote = self.cold.me;
+        self.cold.recovering.lost.state = false;
+        self.made_up(env);
+    }
+
+    /// The leader of the present term announced `commit` with an append that matched up to `end`.
+    pub(crate) fn see_commit<S: Sink>(&mut self, env: &mut Env<'_, S>, commit: LogIndex, end: LogIndex) {
+        if commit <= end && self.term_at(commit) == Some(self.term) {
+            self.cold.recovering.whole_at.get_or_insert(commit);
+        }
+        self.maybe_whole(env);
+    }
+
+    /// Ends the state of an incomplete log, if it is complete.
+    pub(crate) fn maybe_whole<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        let Recovering { lost, whole_at, .. } = &self.cold.recovering;
+        let Some(floor) = lost.log else { return };
+        let durable = LogEnd { term: self.term_at(self.durable).unwrap_or_default(), index: self.durable };
+        if durable >= floor || whole_at.is_some_and(|at| self.durable >= at) {
+            self.cold.recovering.lost.log = None;
+            self.made_up(env);
+        }
+    }
+
+    /// Something lost is made up for: that is saved, and the member has an election deadline again if it has lost nothing else.
+    fn made_up<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.flags.set(Flags::UNSAVED);
+        if !self.cold.recovering.lost.is_any() {
+            self.flags.clear(Flags::LOST);
+        }
+        let follows = matches!(self.role, RoleState::Follower(follower) if follower.heard)
+            && self.peer(self.leader).is_some_and(|peer| self.alive.contains(peer));
+        if self.deadline == Moment::NEVER && !follows {
+            self.arm_election(env);
+        }
+        self.save(env);
+    }
+}

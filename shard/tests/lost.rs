@@ -1,0 +1,178 @@
+//! Members whose disk lost what they had vouched for: what they refuse until it is made up for, and that they make up for it by themselves.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+mod common;
+
+use common::node::Start;
+use common::{Cluster, Message, config, ms};
+use logdrive_shard::{LogEnd, LogIndex, NodeId, Role, Term};
+
+/// Three nodes led by node 1, with `entries` committed everywhere.
+fn led_by_one(entries: u32) -> Cluster {
+    let start = Start { fresh: true, ..Start::default() };
+    let mut cluster = Cluster::dark(3, config(), 7, &start);
+    cluster.connect_all();
+    cluster.lead(1);
+    for _ in 0..entries {
+        cluster.propose(1, 1, 10).unwrap();
+    }
+    cluster.stabilize();
+    cluster.plain(1, |group, env| group.flush_commit(env));
+    cluster.run_for(ms(2_000));
+    cluster
+}
+
+fn damage(cluster: &mut Cluster, id: u32, keep: usize, vague: bool, back: Option<usize>) {
+    cluster.crash(id, usize::MAX);
+    if back.is_some() {
+        cluster.checks.forget_own_votes(id);
+    }
+    cluster.nodes.get_mut(&id).unwrap().disk.damage(keep, vague, back);
+}
+
+#[test]
+fn a_damaged_range_is_asked_of_the_leader_and_filled() {
+    let mut cluster = led_by_one(8);
+    damage(&mut cluster, 3, 4, false, None);
+    cluster.restart(3);
+    let floor = LogEnd { term: Term(1), index: LogIndex(9) };
+    assert_eq!(cluster.group(3).lost().log, Some(floor));
+    cluster.run_for(ms(100));
+    assert!(!cluster.group(3).lost().is_any());
+    assert_eq!(cluster.terms(3), cluster.terms(1));
+    assert!(!cluster.nodes[&3].disk.hard_state.lost.is_any(), "that it is whole is durable");
+}
+
+#[test]
+fn a_follower_that_does_not_know_how_much_it_lost_is_whole_with_its_leaders_commit() {
+    let mut cluster = led_by_one(8);
+    damage(&mut cluster, 3, 4, true, None);
+    cluster.restart(3);
+    assert_eq!(cluster.group(3).lost().log.unwrap().index, LogIndex(u64::MAX));
+    cluster.run_for(ms(100));
+    assert!(!cluster.group(3).lost().is_any());
+    assert_eq!(cluster.terms(3), cluster.terms(1));
+}
+
+#[test]
+fn a_member_with_a_gap_neither_campaigns_nor_elects_who_lacks_what_it_acknowledged() {
+    let mut cluster = led_by_one(4);
+    // Entries that nodes 1 and 3 have and node 2 has not.
+    cluster.cut(1, 2);
+    cluster.cut(2, 3);
+    cluster.propose(1, 2, 10).unwrap();
+    cluster.stabilize();
+    assert_eq!(cluster.group(1).commit(), LogIndex(7));
+    damage(&mut cluster, 3, 4, false, None);
+    cluster.crash(1, usize::MAX);
+    cluster.restart(3);
+    // Node 2 has five entries, more than the four that node 3 has left, and lacks two that are committed.
+    cluster.run_for(ms(30_000));
+    assert_eq!(cluster.leader(), None, "a majority's copies are not there: the group is down and says so");
+    assert!(cluster.group(3).lost().is_any());
+    assert_eq!(cluster.group(3).role(), Role::Follower);
+    cluster.restart(1);
+    assert_eq!(cluster.elect(), 1);
+    cluster.run_for(ms(1_000));
+    assert!(!cluster.group(3).lost().is_any());
+    assert_eq!(cluster.terms(3), cluster.terms(1));
+    // And it counts again: without node 2 it commits what node 1 proposes.
+    cluster.cut(1, 2);
+    cluster.propose(1, 1, 10).unwrap();
+    cluster.stabilize();
+    assert_eq!(cluster.group(1).commit(), cluster.group(1).last_index());
+}
+
+#[test]
+fn a_member_with_a_gap_may_elect_whoever_reaches_its_floor() {
+    let mut cluster = led_by_one(4);
+    damage(&mut cluster, 3, 2, false, None);
+    cluster.crash(1, usize::MAX);
+    cluster.restart(3);
+    assert_eq!(cluster.elect(), 2, "node 2 has all that node 3 ever acknowledged");
+}
+
+#[test]
+fn field_42_a_voter_whose_vote_may_be_lost_waits_for_every_other_voters_term() {
+    let mut cluster = led_by_one(2);
+    // Node 3 votes for node 2 in term 2; then its newest hard state is gone.
+    cluster.plain(2, |group, env| group.campaign(env));
+    cluster.crash(1, usize::MAX);
+    cluster.set_contact(2, 3, true);
+    cluster.run_for(ms(5_000));
+    let term = cluster.group(3).term();
+    assert!(term > Term(1));
+    damage(&mut cluster, 3, usize::MAX, false, Some(0));
+    cluster.cut(2, 3);
+    cluster.restart(3);
+    cluster.cut(2, 3);
+    cluster.restart(1);
+    cluster.cut(2, 1);
+    // Node 1 asks for its vote, again and again, and node 2, who has the vote, cannot be asked.
+    cluster.run_for(ms(60_000));
+    assert!(cluster.group(3).lost().state);
+    assert!(!cluster.group(1).is_leader(), "node 3 does not vote while it may have voted");
+    cluster.propose(1, 1, 10).unwrap_err();
+    cluster.connect(2, 3);
+    cluster.run_for(ms(5_000));
+    assert!(!cluster.group(3).lost().is_any(), "both others have reported");
+    assert!(cluster.group(3).term() >= term);
+    assert!(cluster.leader().is_some());
+}
+
+#[test]
+fn field_42_a_voter_in_doubt_acknowledges_nothing_and_members_in_doubt_do_not_answer_each_other() {
+    let mut cluster = led_by_one(2);
+    for id in [2, 3] {
+        damage(&mut cluster, id, usize::MAX, false, Some(0));
+    }
+    cluster.restart(2);
+    cluster.restart(3);
+    let leaves = |cluster: &Cluster, id: u32| {
+        cluster.network.iter().filter(|e| e.from == NodeId(id)).map(|e| e.message.kind()).collect::<Vec<_>>()
+    };
+    for _ in 0..20 {
+        for id in [2, 3] {
+            cluster.complete_writes(id);
+            assert!(
+                leaves(&cluster, id).iter().all(|&kind| kind == "term-query"),
+                "{:?}",
+                leaves(&cluster, id)
+            );
+        }
+        cluster.deliver(|_| true);
+    }
+    cluster.run_for(ms(60_000));
+    assert!(cluster.group(2).lost().state && cluster.group(3).lost().state);
+    assert!(!cluster.network.iter().any(|e| matches!(e.message, Message::TermReport(_))));
+    assert_eq!(cluster.leader(), None);
+}
+
+#[test]
+fn losses_are_remembered_over_further_restarts() {
+    let mut cluster = led_by_one(6);
+    cluster.partition(&[&[1, 2], &[3]]);
+    damage(&mut cluster, 3, 3, true, None);
+    for _ in 0..3 {
+        cluster.boot(3, false);
+        cluster.run_for(ms(5_000));
+        assert!(cluster.group(3).lost().is_any());
+        cluster.crash(3, usize::MAX);
+    }
+    cluster.restart(3);
+    cluster.run_for(ms(1_000));
+    assert!(!cluster.group(3).lost().is_any());
+}
+
+#[test]
+fn a_single_voter_that_lost_entries_stays_down() {
+    let start = Start { fresh: true, ..Start::default() };
+    let mut cluster = Cluster::dark(1, config(), 7, &start);
+    cluster.elect();
+    cluster.propose(1, 3, 10).unwrap();
+    cluster.stabilize();
+    damage(&mut cluster, 1, 2, false, None);
+    cluster.restart(1);
+    cluster.run_for(ms(60_000));
+    assert_eq!(cluster.leader(), None);
+    assert!(cluster.group(1).lost().is_any());
+}
