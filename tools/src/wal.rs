@@ -1,48 +1,35 @@
 //! `logdrive wal`: the logs of a stopped node, looked at without changing anything.
 
-use std::fmt::Write as _;
+mod dump;
+mod survey;
+mod verify;
+
 use std::path::{Path, PathBuf};
 
-use logdrive_wal::offline::{Batch, Log, OfflineError, Record, RecordKind, SegmentUse, Summary};
+use logdrive_wal::offline::{Log, OfflineError, SegmentUse};
 
-use crate::config::Bytes;
 use crate::failure::{Exit, Failure};
-use crate::output;
 
-/// Text is printed when it has grown to this: a dump may be longer than memory.
-const PRINT_BYTES: usize = 64 << 10;
-
-/// Subcommands of `wal`.
+/// Subcommands of `wal`. All of them work on a stopped node or on a copy of its files, and none ever writes.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Check every segment, batch and record; exit code 5 if something is damaged.
-    Verify(Args),
-    /// Print segments, batches and records; one line each.
-    Dump(DumpArgs),
-}
-
-/// Arguments of `wal verify`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// The data directory of a node, or the log directory of one core.
-    dir: PathBuf,
-}
-
-/// Arguments of `wal dump`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct DumpArgs {
-    /// The data directory of a node, or the log directory of one core.
-    dir: PathBuf,
-    /// Only the records of this group.
-    #[arg(long)]
-    group: Option<u64>,
+    /// Show the segments: incarnation, range of positions, what is written and what of it is live.
+    Inspect(survey::InspectArgs),
+    /// Print batches and records, one line each.
+    Dump(dump::DumpArgs),
+    /// Check every segment, batch and record; exit code 5 if something is damaged, with what each damage hit.
+    Verify(verify::VerifyArgs),
+    /// Show what the log is made of: live bytes, padding, batches, and what each group takes.
+    Stats(survey::StatsArgs),
 }
 
 /// Runs a subcommand.
 pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
     match command {
-        Command::Verify(args) => verify(&args.dir),
-        Command::Dump(args) => dump(args),
+        Command::Inspect(args) => survey::inspect(args),
+        Command::Dump(args) => dump::dump(args),
+        Command::Verify(args) => verify::verify(args),
+        Command::Stats(args) => survey::stats(args),
     }
 }
 
@@ -50,118 +37,6 @@ pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
 struct Named {
     name: String,
     log: Log,
-}
-
-fn verify(dir: &Path) -> Result<Exit, Failure> {
-    let mut is_sound = true;
-    for Named { name, log } in open(dir)? {
-        let summary = log.verify();
-        is_sound &= summary.is_sound();
-        output::print(&describe(&name, &summary))?;
-    }
-    Ok(if is_sound { Exit::Done } else { Exit::Unwell })
-}
-
-/// What was found in one log, in lines.
-fn describe(name: &str, summary: &Summary) -> String {
-    let Summary { segments, batches, records, streams, bytes, .. } = summary;
-    let bytes = Bytes(*bytes);
-    let mut text = format!(
-        "{name}: {segments} segments, {batches} batches, {records} records of {streams} groups, {bytes} of batches\n"
-    );
-    if let Some((segment, offset)) = &summary.end {
-        // Writing to a string cannot fail; the same holds below.
-        let _ = writeln!(text, "{name}: the log ends in {segment} at byte {offset}");
-    }
-    for (segment, bad) in &summary.bad_records {
-        let _ = writeln!(text, "{name}: DAMAGED: {segment}: {bad}");
-    }
-    if let Some(damage) = &summary.damage {
-        let _ = writeln!(text, "{name}: DAMAGED: {damage}");
-    }
-    let _ = writeln!(
-        text,
-        "{name}: {}",
-        if summary.is_sound() { "sound" } else { "not sound; nothing was changed" }
-    );
-    text
-}
-
-fn dump(args: &DumpArgs) -> Result<Exit, Failure> {
-    let mut is_sound = true;
-    for Named { name, log } in open(&args.dir)? {
-        for segment in log.segments() {
-            let (file, size) = (segment.name(), Bytes(segment.bytes()));
-            let mut text = format!("{name}/{file}: {size}, {}\n", describe_use(segment.state()));
-            let mut batches = segment.batches();
-            for batch in batches.by_ref() {
-                is_sound &= dump_batch(&mut text, &batch, args.group);
-                if text.len() >= PRINT_BYTES {
-                    output::print(&text)?;
-                    text.clear();
-                }
-            }
-            let _ = writeln!(text, "  no batch follows at byte {}", batches.offset());
-            output::print(&text)?;
-        }
-        let summary = log.verify();
-        is_sound &= summary.is_sound();
-        if !summary.is_sound() {
-            output::print(&describe(&name, &summary))?;
-        }
-    }
-    Ok(if is_sound { Exit::Done } else { Exit::Unwell })
-}
-
-/// Adds a batch and its records; false if one of them cannot be read.
-fn dump_batch(text: &mut String, batch: &Batch<'_>, group: Option<u64>) -> bool {
-    let _ = writeln!(
-        text,
-        "  batch at byte {} lsn {}: {} bytes, {} records, durable end {}, crc {:#010x}",
-        batch.offset(),
-        batch.lsn(),
-        batch.bytes(),
-        batch.record_count(),
-        batch.durable_end(),
-        batch.crc(),
-    );
-    let mut is_sound = true;
-    for record in batch.records() {
-        match record {
-            Ok(record) if group.is_none_or(|group| group == record.stream) => dump_record(text, &record),
-            Ok(_) => {}
-            Err(bad) => {
-                is_sound = false;
-                let _ = writeln!(text, "    DAMAGED: {bad}");
-            }
-        }
-    }
-    is_sound
-}
-
-fn dump_record(text: &mut String, record: &Record<'_>) {
-    let Record { lsn, stream, index, tag, note, payload, .. } = record;
-    let bytes = payload.len();
-    // The engine keeps the term of an entry in the tag.
-    let _ = match record.kind {
-        RecordKind::Entry => {
-            writeln!(
-                text,
-                "    entry at {lsn}: group {stream} index {index} term {tag} note {note:#x}, {bytes} bytes"
-            )
-        }
-        RecordKind::State => writeln!(text, "    state at {lsn}: group {stream}, {bytes} bytes"),
-        RecordKind::Compacted => writeln!(text, "    compacted at {lsn}: group {stream} up to index {index}"),
-        RecordKind::Trim => writeln!(text, "    trim at {lsn}: segments before {index} are not needed"),
-        RecordKind::Repair => {
-            writeln!(text, "    repair at {lsn}: group {stream} index {index}, {bytes} bytes")
-        }
-        RecordKind::StateCopy => writeln!(text, "    state copy at {lsn}: group {stream}, {bytes} bytes"),
-        RecordKind::Verdict => writeln!(text, "    verdict at {lsn}: group {stream} from index {index}"),
-        RecordKind::Healed => writeln!(text, "    healed at {lsn}: group {stream}"),
-        RecordKind::Judged => writeln!(text, "    judged at {lsn}: damage from position {index}"),
-        kind => writeln!(text, "    {kind:?} at {lsn}: group {stream} index {index}, {bytes} bytes"),
-    };
 }
 
 fn describe_use(state: SegmentUse) -> String {

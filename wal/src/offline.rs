@@ -5,10 +5,12 @@
 //! that is cut short while it is mapped raises SIGBUS: use this on logs at rest, or on copies.
 
 mod map;
+mod survey;
 
 use std::path::{Path, PathBuf};
 
 use self::map::{MapDisk, MappedFile};
+pub use self::survey::{Damage, SegmentSurvey, StreamSurvey, Survey};
 use crate::format::{
     BLOCK, BatchHeader, FileName, HeaderBlock, Incarnation, Kind, Lsn, RecordFault, SegmentHeader,
     decode_record, parse_file_name,

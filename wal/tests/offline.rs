@@ -100,3 +100,68 @@ fn a_log_in_use_and_an_empty_directory_are_told_apart() {
     wal.close(0).unwrap();
     assert!(!Log::open(directory.path()).unwrap().in_use());
 }
+
+#[test]
+fn a_survey_says_what_is_live_in_which_segment() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    write(directory.path());
+    let log = Log::open(directory.path()).unwrap();
+    let survey = log.survey();
+    assert_eq!(survey.damages, []);
+    assert_eq!(survey.streams.len(), 7);
+    assert!(survey.streams.values().all(|s| s.entries == Some((1, 60)) && s.missing.is_empty()));
+    let live: u64 = survey.segments.iter().map(|s| s.live_bytes).sum();
+    let of_streams: u64 = survey.streams.values().map(|s| s.entry_bytes + s.state_bytes).sum();
+    assert_eq!(live, of_streams);
+    let mut end = None;
+    for segment in &survey.segments {
+        assert!(segment.live_bytes <= segment.written_bytes - segment.padding_bytes);
+        // One segment begins where the other ends.
+        if let Some((first, last)) = segment.lsn {
+            assert!(end.is_none_or(|end| end == first), "{segment:?} after {end:?}");
+            end = Some(last);
+        }
+    }
+
+    // Giving up half of a stream moves what is live.
+    let disk = RingDisk::open(directory.path(), RingOptions::default()).unwrap();
+    let mut wal = Wal::open(disk, small(), 0, &mut Streams::default()).unwrap();
+    let slot = wal.stream(StreamId(1));
+    wal.compact(slot, 30).unwrap();
+    wal.close(1).unwrap();
+    let after = Log::open(directory.path()).unwrap().survey();
+    assert_eq!(after.streams[&1].entries, Some((31, 60)));
+    assert_eq!(after.streams[&1].compacted, 30);
+    assert!(after.segments.iter().map(|s| s.live_bytes).sum::<u64>() < live - 29 * 300);
+}
+
+#[test]
+fn a_survey_goes_on_behind_damage_and_names_what_it_hit() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    write(directory.path());
+    let log = Log::open(directory.path()).unwrap();
+    let mut entries = Vec::new();
+    for segment in log.segments() {
+        for batch in segment.batches() {
+            for record in batch.records().map(|r| r.unwrap()).filter(|r| r.kind == RecordKind::Entry) {
+                let at = batch.offset() + (record.lsn - batch.lsn());
+                entries.push((segment.name().to_owned(), batch.offset(), at, record.stream, record.index));
+            }
+        }
+    }
+    drop(log);
+    let (name, batch, at, stream, index) = entries[entries.len() / 2].clone();
+    let file = std::fs::File::options().write(true).open(directory.path().join(&name)).unwrap();
+    // Into the payload: the record still says whose it is.
+    file.write_at(b"#", at + 100).unwrap();
+    let survey = Log::open(directory.path()).unwrap().survey();
+    assert_eq!(survey.damages.len(), 1, "{:?}", survey.damages);
+    let damage = &survey.damages[0];
+    assert_eq!((damage.segment.as_str(), damage.offset, damage.acknowledged), (name.as_str(), batch, true));
+    assert_eq!(damage.claims, [(at, stream, index)]);
+    // The batch is lost as a whole, one entry of each stream.
+    for (stream, found) in &survey.streams {
+        assert_eq!(found.entries, Some((1, 60)), "stream {stream}");
+        assert_eq!(found.missing, [(index, index)], "stream {stream}");
+    }
+}

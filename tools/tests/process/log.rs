@@ -79,12 +79,31 @@ fn wal_verify_accepts_a_stopped_node_and_names_damage() {
     );
 
     let (path, offset) = find(&dir, b"needle-100-in-the-log");
+    looks_into_a_log(dir_text, path.file_name().unwrap().to_str().unwrap());
     let file = fs::File::options().write(true).open(&path).unwrap();
     file.write_at(b"X", offset).unwrap();
     let damaged = logdrive(&["wal", "verify", dir_text]);
     let said = text(&damaged.stdout) + &text(&damaged.stderr);
     assert_eq!(damaged.status.code(), Some(UNWELL), "{said}");
-    assert!(said.contains(path.file_name().unwrap().to_str().unwrap()), "the file is not named: {said}");
+    let segment = path.file_name().unwrap().to_str().unwrap();
+    assert!(said.contains(segment), "the file is not named: {said}");
+    assert!(said.contains("by its own words the record of group"), "nor the group and index: {said}");
+
+    // The same for programs: segment, offset, group and index of what was hit, and what is lost with it.
+    let json = logdrive(&["wal", "verify", dir_text, "--json"]);
+    assert_eq!(json.status.code(), Some(UNWELL));
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let damage = &report[0]["damages"][0];
+    assert_eq!((&report[0]["sound"], &damage["segment"]), (&false.into(), &segment.into()), "{report:#}");
+    let record = &damage["records"][0];
+    let at = record["offset"].as_u64().unwrap();
+    assert!(at < offset && offset < at + 200, "{report:#}");
+    let (group, index) = (record["group"].as_u64().unwrap(), record["index"].as_u64().unwrap());
+    let lost = report[0]["lost"].as_array().unwrap();
+    let names = |lost: &serde_json::Value| {
+        lost["group"] == group && (lost["first"].as_u64()..=lost["last"].as_u64()).contains(&Some(index))
+    };
+    assert!(lost.iter().any(names), "{report:#}");
 
     // The node does not start on it either, and says so; nothing is cut.
     cluster.nodes[0].spawn(false);
@@ -92,6 +111,40 @@ fn wal_verify_accepts_a_stopped_node_and_names_damage() {
     assert_eq!(status.code(), Some(DIRECTORY), "{}", cluster.nodes[0].stderr());
     assert!(cluster.nodes[0].stderr().contains("damaged"), "{}", cluster.nodes[0].stderr());
     assert_eq!(find(&dir, b"Xeedle-100-in-the-log"), (path, offset));
+}
+
+/// `inspect`, `stats` and the filters of `dump`, on a sound log; none of them changes it.
+fn looks_into_a_log(dir: &str, segment: &str) {
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = logdrive(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let inspected = json(&["wal", "inspect", dir, "--json"]);
+    let segments = inspected[0]["segments"].as_array().unwrap();
+    let used = segments.iter().find(|s| s["name"] == segment).unwrap();
+    assert!(used["live_bytes"].as_u64().unwrap() > 200 * 20, "{used:#}");
+    assert!(used["lsn_to"].as_u64() > used["lsn_from"].as_u64(), "{used:#}");
+    let table = logdrive(&["wal", "inspect", dir]);
+    assert!(text(&table.stdout).contains("incarnation") && text(&table.stdout).contains(segment));
+
+    let stats = json(&["wal", "stats", dir, "--json"]);
+    let groups = stats[0]["groups"].as_array().unwrap();
+    let live: u64 = groups.iter().map(|g| g["last"].as_u64().unwrap_or(0)).sum();
+    assert!(live >= 200, "{stats:#}");
+    let group = groups.iter().max_by_key(|g| g["last"].as_u64()).unwrap()["group"].to_string();
+    assert!(text(&logdrive(&["wal", "stats", dir]).stdout).contains("durable end"));
+
+    let filtered =
+        ["wal", "dump", dir, "--group", &group, "--from", "5", "--to", "9", "--kind", "entry", "--json"];
+    let lines = text(&logdrive(&filtered).stdout);
+    let indexes: Vec<u64> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .inspect(|record| assert_eq!(record["group"].to_string(), group))
+        .map(|record| record["index"].as_u64().unwrap())
+        .collect();
+    assert_eq!(indexes, [5, 6, 7, 8, 9], "{lines}");
 }
 
 #[test]
