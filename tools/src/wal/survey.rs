@@ -152,7 +152,7 @@ impl Totals {
 
 fn stats_text(name: &str, log: &Log, survey: &Survey, all: bool) -> String {
     let t = Totals::of(log, survey);
-    let percent = |part: u64, whole: u64| if whole > 0 { part * 100 / whole } else { 0 };
+    let percent = |part: u64, whole: u64| (part * 100).checked_div(whole).unwrap_or(0);
     let per_batch = |count: u64| count as f64 / t.batches.max(1) as f64;
     let mut text = format!(
         "{name}:\n  {} of files, {} written, {} live ({} % of it), {} of padding ({} %)\n  {} batches of {:.1} records \
