@@ -75,6 +75,7 @@ pub(crate) struct Timing {
     pub(crate) election_base_ms: Option<Spanned<u64>>,
     pub(crate) election_spread_ms: Option<Spanned<u64>>,
     pub(crate) heartbeat_ms: Option<Spanned<u64>>,
+    pub(crate) clock_drift_permille: Option<Spanned<u64>>,
 }
 
 /// `[log]`

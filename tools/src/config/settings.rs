@@ -28,6 +28,8 @@ impl Check<'_> {
         self.number("timing.election_base_ms", &timing.election_base_ms, 10, 600_000, &mut base);
         self.number("timing.election_spread_ms", &timing.election_spread_ms, 1, 600_000, &mut spread);
         self.number("timing.heartbeat_ms", &timing.heartbeat_ms, 1, 60_000, &mut heartbeat);
+        let drift = &mut shard.clock_drift_permille;
+        self.number("timing.clock_drift_permille", &timing.clock_drift_permille, 0, 1_000, drift);
         shard.election_base = Duration::from_millis(base);
         shard.election_spread = Duration::from_millis(spread);
         shard.heartbeat_interval = Duration::from_millis(heartbeat);
