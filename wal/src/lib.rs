@@ -69,7 +69,7 @@
 //! | `index` | where the entries are, about four bytes each |
 //! | `mutant` | bugs that can be compiled in, for the tests to catch |
 //! | `wal` | the log: batches, group commit, segments and budget, reads, recovery |
-//! | [`offline`] | a log at rest: list and verify, never write |
+//! | [`offline`] | a log at rest: list, survey and verify, never write |
 //!
 //! # What is deliberately absent
 //!
