@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 20] = [
+const MUTANTS: [&str; 21] = [
     "own_copy_early",
     "own_vote_early",
     "reports_last",
@@ -15,6 +15,7 @@ const MUTANTS: [&str; 20] = [
     "promise_broken",
     "elevated_term",
     "vote_unsaved",
+    "snapshot_twice",
     "members_at_commit",
     "members_not_undone",
     "two_changes",

@@ -41,3 +41,5 @@ pub(crate) const DOUBT_IGNORED: bool = cfg!(mutant_doubt_ignored);
 pub(crate) const FLOOR_IGNORED: bool = cfg!(mutant_floor_ignored);
 /// A leader goes on counting what a peer acknowledged before it came back with less.
 pub(crate) const MATCHED_REMEMBERED: bool = cfg!(mutant_matched_remembered);
+/// What became of a snapshot counts however often it is reported (etcd#18055).
+pub(crate) const SNAPSHOT_TWICE: bool = cfg!(mutant_snapshot_twice);

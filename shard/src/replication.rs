@@ -96,7 +96,7 @@ impl Group {
         let Some(peer) = self.peer(peer).filter(|&peer| peer < self.peers()) else { return };
         let RoleState::Leader(leader) = &mut self.role else { return };
         let (progress, ring) = leader.progress(&mut self.cold.leader, peer);
-        if progress.state != State::Snapshot {
+        if progress.state != State::Snapshot && !mutant::SNAPSHOT_TWICE {
             return;
         }
         let next = installed.map_or(progress.next, |index| LogIndex(index.0.min(self.tail.last.0)).next());

@@ -1,5 +1,31 @@
 //! What others have paid for: bugs that Raft implementations shipped, each by a test that says its name. The numbers are those of
 //! the project's list; the sources are public issue trackers.
+//!
+//! The items that concern the protocol, the tests beside those named `field_NN`, and the mutants that put the bug back:
+//!
+//! | item | also shown by | mutants |
+//! |---|---|---|
+//! | 1 | `explore.rs` | `own_copy_early` |
+//! | 2 | `testdata/persistence.txt`; that callers park is shown where the engine parks | `own_vote_early` |
+//! | 5 | `explore.rs` (diverged logs) | `reports_last`, `commits_last` |
+//! | 6 | `testdata/figure_8.txt`, `explore.rs` (figure 8) | `commits_older_term` |
+//! | 7 | `explore.rs` (first reads), `linear.rs` | `reads_before_commit` |
+//! | 8 | `testdata/read_index.txt`, `testdata/forwarded_reads.txt`, `linear.rs` | |
+//! | 9 | `field_members.rs`, `members.rs`, `testdata/members_truncated.txt` | `members_not_undone` |
+//! | 10 | | |
+//! | 11 | `testdata/aba.txt`, `explore.rs` | `aba` |
+//! | 12 | `field_members.rs`, `testdata/members_partition.txt`, `explore.rs` (joint change) | `members_at_commit` |
+//! | 13 | `field_members.rs`, `testdata/members_two_changes.txt`, `explore.rs` (two leaders) | `two_changes`, `change_before_commit` |
+//! | 14 | | |
+//! | 15 | every step of every cluster here, and of the explorer | `vote_unsaved` |
+//! | 16 | `lease.rs` | `votes_after_restart`, `promise_broken` |
+//! | 17 | `lease.rs`, `field_members.rs`, `random.rs` | `lease_after_transfer`, `lease_ignores_withdrawal` |
+//! | 18, 19 | | |
+//! | 20 | `lease.rs`, `linear.rs` | |
+//! | 21 | | `snapshot_twice` |
+//! | 22 | `testdata/elevated_term.txt` | `elevated_term` |
+//!
+//! Items 3 and 4 are about the log and shown there.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod common;
 

@@ -6,6 +6,7 @@ mod common;
 
 use common::chaos::{Chaos, for_seeds};
 use common::ms;
+use logdrive_shard::{MemberStep, MembershipChange, NodeId};
 
 const STEPS: u32 = 2_000;
 
@@ -31,7 +32,7 @@ fn clients(chaos: &mut Chaos) -> Option<()> {
 #[test]
 fn random_runs_keep_the_safety_properties_and_heal() {
     let (mut runs, mut committed, mut terms) = (0, 0, 0);
-    for_seeds("random", 3_000, |chaos| {
+    for_seeds("random", 2_500, |chaos| {
         for _ in 0..STEPS {
             chaos.step(&mut clients);
         }
@@ -68,7 +69,7 @@ fn against_leases(chaos: &mut Chaos, served: &mut u64) {
 fn behind_its_back(chaos: &mut Chaos, leader: u32, frozen: u32) -> Option<()> {
     let id = chaos.any_node();
     let other = Some(id).filter(|&id| id != frozen);
-    match chaos.dice.below(16) {
+    match chaos.dice.below(17) {
         0 => chaos.cluster.pulse(leader, id),
         1 => chaos.cluster.answer(id, leader),
         2 => drop(chaos.cluster.read(leader)),
@@ -82,15 +83,29 @@ fn behind_its_back(chaos: &mut Chaos, leader: u32, frozen: u32) -> Option<()> {
             chaos.cluster.crash_unnoticed(other?, 9);
             chaos.cluster.restart(id);
         }
+        15 if chaos.dice.below(3) == 0 => change(chaos, leader, id)?,
         _ => drop(chaos.cluster.transfer(leader, id)),
     }
+    Some(())
+}
+
+/// A voter goes, or comes back.
+fn change(chaos: &mut Chaos, leader: u32, id: u32) -> Option<()> {
+    let membership = chaos.cluster.group(leader).membership().clone();
+    let step = match membership.is_voter(NodeId(id)) {
+        true if membership.voters().len() > 2 => MemberStep::Remove(NodeId(id)),
+        true => return None,
+        false => MemberStep::AddVoter(NodeId(id)),
+    };
+    let change = MembershipChange { even_if_behind: true, ..MembershipChange::of(&[step]) };
+    let _ = chaos.cluster.change(leader, &change);
     Some(())
 }
 
 #[test]
 fn random_runs_never_serve_a_stale_read_under_a_lease() {
     let (mut runs, mut served) = (0, 0);
-    for_seeds("random", 1_000, |chaos| {
+    for_seeds("random", 800, |chaos| {
         for _ in 0..30 {
             against_leases(chaos, &mut served);
         }
