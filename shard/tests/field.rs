@@ -12,20 +12,17 @@
 //! | 7 | `explore.rs` (first reads), `linear.rs` | `reads_before_commit` |
 //! | 8 | `testdata/read_index.txt`, `testdata/forwarded_reads.txt`, `linear.rs` | |
 //! | 9 | `field_members.rs`, `members.rs`, `testdata/members_truncated.txt` | `members_not_undone` |
-//! | 10 | | |
 //! | 11 | `testdata/aba.txt`, `explore.rs` | `aba` |
 //! | 12 | `field_members.rs`, `testdata/members_partition.txt`, `explore.rs` (joint change) | `members_at_commit` |
 //! | 13 | `field_members.rs`, `testdata/members_two_changes.txt`, `explore.rs` (two leaders) | `two_changes`, `change_before_commit` |
-//! | 14 | | |
 //! | 15 | every step of every cluster here, and of the explorer | `vote_unsaved` |
 //! | 16 | `lease.rs` | `votes_after_restart`, `promise_broken` |
 //! | 17 | `lease.rs`, `field_members.rs`, `random.rs` | `lease_after_transfer`, `lease_ignores_withdrawal` |
-//! | 18, 19 | | |
 //! | 20 | `lease.rs`, `linear.rs` | |
 //! | 21 | | `snapshot_twice` |
 //! | 22 | `testdata/elevated_term.txt` | `elevated_term` |
 //!
-//! Items 3 and 4 are about the log and shown there.
+//! Items 10, 14, 18 and 19 have only the tests below; 3 and 4 are about the log and shown there; 33 is in `smoke.rs`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod common;
 
@@ -573,23 +570,6 @@ fn field_32_a_hibernating_follower_of_a_leader_that_leads_no_more_wakes_up() {
         cluster.run_for(ms(10_000));
         assert!(cluster.leader().is_some(), "seed {seed}");
     }
-}
-
-#[test]
-fn field_33_the_window_is_bounded_in_bytes() {
-    let mut cluster = led_by_one();
-    cluster.config.inflight_bytes_max = 1_000;
-    cluster.config.append_bytes_max = 400;
-    for _ in 0..20 {
-        cluster.propose(1, 1, 300).unwrap();
-    }
-    let report = cluster.group(1).report();
-    assert!(
-        report.peers.iter().all(|peer| peer.inflight == 4),
-        "four of 300 bytes: the fourth began below 1,000"
-    );
-    cluster.stabilize();
-    assert_eq!(cluster.group(1).commit(), LogIndex(21));
 }
 
 #[test]

@@ -57,3 +57,21 @@ fn the_last_node_in_contact_with_nobody_forgets_its_leader() {
         assert_eq!(cluster.group(others[1]).next_deadline(), Moment::NEVER, "nobody would hear it campaign");
     }
 }
+
+#[test]
+fn field_33_the_window_is_bounded_in_bytes() {
+    let mut cluster = Cluster::new(3, config(), 1);
+    let leader = cluster.elect();
+    cluster.config.inflight_bytes_max = 1_000;
+    cluster.config.append_bytes_max = 400;
+    for _ in 0..20 {
+        cluster.propose(leader, 1, 300).unwrap();
+    }
+    let report = cluster.group(leader).report();
+    assert!(
+        report.peers.iter().all(|peer| peer.inflight == 4),
+        "four of 300 bytes: the fourth began below 1,000"
+    );
+    cluster.stabilize();
+    assert_eq!(cluster.group(leader).commit(), LogIndex(21));
+}
