@@ -290,7 +290,7 @@ impl Field {
         let closed = self.ours.closed_loop(warmup, seconds, &mut |_, _| ())?;
         let writes = closed.writes.writes.max(1) as f64;
         let written = closed.writes.write_bytes as f64;
-        let in_flight_mean = closed.writes.write_nanos as f64 / 1e9 / closed.seconds;
+        let in_flight_mean = closed.mean_in_flight;
         // Rounded up, unless it is a whole number but for the time in which completions were on their way.
         let in_flight = ((in_flight_mean - 0.1).ceil() as u32).clamp(1, self.arguments.log.writes_in_flight);
         let of_limit = Writes { mean_bytes: written / writes, in_flight };

@@ -52,6 +52,8 @@ pub(super) struct Measured {
     pub(super) seconds: f64,
     pub(super) latencies: Latencies,
     pub(super) writes: Stats,
+    /// Operations that the disk had at once, on average: the writes, but for a rename now and then.
+    pub(super) mean_in_flight: f64,
     pub(super) cpu: CpuUse,
 }
 
@@ -74,6 +76,8 @@ pub(super) struct Driver {
     compact_next: usize,
     compactions_per_append: f64,
     compactions_due: f64,
+    /// Nanoseconds of waiting for the disk, each counted as often as operations were under way.
+    in_flight_nanos: u64,
 }
 
 impl Driver {
@@ -90,6 +94,7 @@ impl Driver {
             compact_next: 0,
             compactions_per_append: 0.0,
             compactions_due: 0.0,
+            in_flight_nanos: 0,
         }
     }
 
@@ -130,6 +135,7 @@ impl Driver {
             now = self.round(now, &mut |_| ())?;
         }
         let (begin, stats, usage) = (now, self.wal.stats(), Usage::now());
+        self.in_flight_nanos = 0;
         let end = begin + (seconds * 1e9) as u64;
         let mut next_shown = begin;
         while now < end {
@@ -141,8 +147,9 @@ impl Driver {
         }
         let seconds = (now - begin) as f64 / 1e9;
         let (cpu, writes) = (Usage::now().since(&usage), difference(&self.wal.stats(), &stats));
+        let mean_in_flight = self.in_flight_nanos as f64 / 1e9 / seconds;
         self.drain()?;
-        Ok(Measured { seconds, latencies, writes, cpu })
+        Ok(Measured { seconds, latencies, writes, mean_in_flight, cpu })
     }
 
     /// Appends that come at a given rate, evenly, whatever the disk does. Latency runs from the moment an append was due, so
@@ -186,8 +193,10 @@ impl Driver {
 
     fn turn(&mut self, now: u64, done: &mut dyn FnMut(u64)) -> Result<u64> {
         self.wal.submit(now);
+        let in_flight = self.wal.disk().in_flight();
         self.wal.wait(now);
         let (after, durable) = (clock::now_nanos(), self.durable()?);
+        self.in_flight_nanos += (after - now) * u64::from(in_flight);
         while let Some((_, at)) = self.outstanding.pop_front_if(|(ticket, _)| *ticket <= durable) {
             self.acknowledged += 1;
             done(after - at);
@@ -278,7 +287,6 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
         writes: after.writes - before.writes,
         write_bytes: after.write_bytes - before.write_bytes,
         records: after.records - before.records,
-        write_nanos: after.write_nanos - before.write_nanos,
         segments_created: after.segments_created - before.segments_created,
         segments_recycled: after.segments_recycled - before.segments_recycled,
         ..*after
