@@ -202,7 +202,7 @@ impl Bench {
         let groups: Vec<GroupSetup> = (1..=arguments.groups)
             .map(|id| GroupSetup {
                 id: GroupId(id),
-                voters: voters.clone(),
+                founders: voters.clone(),
                 preferred_leader: voters[(id % u64::from(arguments.nodes)) as usize],
             })
             .collect();
@@ -260,7 +260,7 @@ impl Bench {
         let nodes = self.members.len();
         for from in 0..nodes {
             for to in (0..nodes).filter(|&to| to != from) {
-                let hello = self.members[from].core.hello_for(NodeId(to as u32 + 1));
+                let hello = self.members[from].core.hello();
                 let now = Moment(clock::now_nanos());
                 self.members[to].core.handle(now, Event::LinkUp { hello: &hello })?;
             }

@@ -168,7 +168,7 @@ impl Bench {
         let node = |node: u32| {
             let group = |id: u64| GroupSetup {
                 id: GroupId(id),
-                voters: voters.clone(),
+                founders: voters.clone(),
                 preferred_leader: voters[(id % u64::from(NODES)) as usize],
             };
             let mut settings = CoreSettings::default();
@@ -205,7 +205,7 @@ impl Bench {
         for from in 1..=NODES {
             for to in 1..=NODES {
                 if from != to {
-                    let hello = bench.nodes[from as usize - 1].core.hello_for(NodeId(to));
+                    let hello = bench.nodes[from as usize - 1].core.hello();
                     let event = Event::LinkUp { hello: &hello };
                     bench.nodes[to as usize - 1].core.handle(Moment(1), event).expect("no frame");
                 }

@@ -287,7 +287,7 @@ fn a_group_created_anew_under_the_same_id_is_not_joined() {
     let leader = cluster.leader(1);
     let other = leader % 3 + 1;
     cluster.disconnect(leader, other);
-    let mut hello = cluster.core(other).hello_for(NodeId(leader));
+    let mut hello = cluster.core(other).hello();
     hello.groups[0].history ^= 2;
     let now = Moment(cluster.now);
     let ignored = cluster.core(leader).counters().ignored;

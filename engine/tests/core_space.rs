@@ -54,7 +54,7 @@ fn take_last_room(cluster: &mut Cluster, node: u32) {
 
 /// A frame that asks `node` for its vote in `term`.
 fn vote_request(cluster: &mut Cluster, node: u32, from: u32, term: Term) -> Vec<u8> {
-    let hello = cluster.core(node).hello_for(NodeId(from));
+    let hello = cluster.core(node).hello();
     let to = Address { slot: hello.groups[0].slot, history: hello.groups[0].history };
     let (last_index, last_term) = (LogIndex(1 << 40), Term(term.0 - 1));
     let mut builder = FrameBuilder::new();

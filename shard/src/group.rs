@@ -170,6 +170,11 @@ impl Group {
         group
     }
 
+    /// Another node should lead when all are equal, from the next election on.
+    pub fn prefer(&mut self, leader: NodeId) {
+        self.cold.preferred = leader;
+    }
+
     // -- questions ------------------------------------------------------------------------------------------------
 
     /// When [`Group::on_deadline`] wants to be called; [`Moment::NEVER`] for a quiet group.

@@ -92,6 +92,11 @@ pub(crate) struct Refusal {
     /// When to ask again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry_ms: Option<u64>,
+    /// Indexes of configurations: the expected one and the one in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expected: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) actual: Option<u64>,
 }
 
 impl Refusal {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use logdrive_shard::{LogIndex, NodeId};
+use logdrive_shard::{BadChange, LogIndex, NodeId};
 
 /// Whether and how to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum Busy {
     Queue,
     /// A leader transfer is under way.
     Transferring,
+    /// The last change of the configuration is not committed yet, or the leader is new and does not know whether it is.
+    ChangePending,
 }
 
 /// Why a proposal or read did not succeed. Small and `Copy`: thousands a turn are answered through one array.
@@ -83,6 +85,38 @@ pub enum Error {
         /// The target.
         to: NodeId,
     },
+    /// The configuration is another one than the change was meant for; nothing was appended.
+    #[error("the configuration is that of index {actual}, not {expected}: look at it again and decide anew")]
+    MembershipMismatch {
+        /// Named by the request.
+        expected: LogIndex,
+        /// The index of the configuration in force.
+        actual: LogIndex,
+    },
+    /// A node that is to be a voter lacks too much of the log; nothing was appended.
+    #[error("node {node} lacks {lag} entries, {limit} may be missing: let it catch up as a learner first")]
+    LearnerBehind {
+        /// The node.
+        node: NodeId,
+        /// Entries that it is not known to have.
+        lag: u64,
+        /// So many may be missing.
+        limit: u64,
+    },
+    /// A node that is to be a voter is out of contact, or is no learner yet; nothing was appended.
+    #[error("nothing is known of the log of node {node} at present: is it a learner, and in contact?")]
+    LearnerUnknown {
+        /// The node.
+        node: NodeId,
+    },
+    /// Too many voters of the new configuration are out of contact; nothing was appended.
+    #[error(
+        "with the change the group could not commit: too many voters are out of contact; nothing was appended"
+    )]
+    NoQuorum,
+    /// The change does not fit the configuration; nothing was appended.
+    #[error("{0}; nothing was appended")]
+    BadChange(BadChange),
     /// This node does not host the group.
     #[error("no such group on this node")]
     NoSuchGroup,
@@ -139,10 +173,15 @@ impl Error {
             Error::NotLeader { leader } => Retry::At(leader),
             Error::Busy { retry_after, .. } => Retry::After(retry_after),
             Error::CommitLagging { .. } => Retry::After(Duration::from_millis(5)),
+            Error::LearnerBehind { .. } | Error::LearnerUnknown { .. } | Error::NoQuorum => {
+                Retry::After(Duration::from_millis(100))
+            }
             Error::OutOfSpace { .. } | Error::GroupCorrupt => Retry::After(Duration::from_secs(1)),
             Error::Indeterminate | Error::Timeout => Retry::OnlyIfIdempotent,
             Error::PayloadTooLarge { .. }
             | Error::BadTransferee { .. }
+            | Error::MembershipMismatch { .. }
+            | Error::BadChange(_)
             | Error::NoSuchGroup
             | Error::UnknownSession { .. }
             | Error::SessionSequence { .. }

@@ -194,6 +194,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let Range { slot, last, .. } = range;
         self.groups[slot as usize].on_applied(LogIndex(last));
         self.io.lanes[slot as usize].applied = LogIndex(last);
+        if !self.io.changes.is_empty() {
+            self.io.finish_changes(slot, LogIndex(last));
+        }
         if self.io.loads.get(slot, Purpose::Apply, last).is_some()
             && self.io.loads.get(slot, Purpose::Apply, last + 1).is_none()
         {

@@ -141,7 +141,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
-    fn is_misplaced(&self, slot: u32) -> bool {
+    pub(super) fn is_misplaced(&self, slot: u32) -> bool {
         let preferred = self.io.preferred[slot as usize];
         let elsewhere = preferred.is_some() && preferred != self.io.me;
         self.groups[slot as usize].is_leader() && (elsewhere || self.io.gives_away())

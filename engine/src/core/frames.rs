@@ -153,8 +153,21 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if message.count > 0 && !self.has_space(slot, &entries) {
             return;
         }
+        let first = message.prev_index.next();
+        let configs = || entries.clone().enumerate().filter(|(_, (kind, _))| *kind == EntryKind::Config);
+        let is_read = match entries.has(EntryKind::Config) {
+            true => self.read_memberships(first, configs().map(|(n, (_, bytes))| (n, bytes))),
+            false => true,
+        };
+        if !is_read {
+            self.io.counters.ignored += 1;
+            return;
+        }
         let from = self.io.links[link].node;
-        let accepted = self.step(slot, |group, env| group.on_append(env, from, message, &[]));
+        let memberships = std::mem::take(&mut self.scratch.memberships);
+        let accepted = self.step(slot, |group, env| group.on_append(env, from, message, &memberships));
+        self.scratch.memberships = memberships;
+        self.scratch.memberships.clear();
         if accepted.take > 0 {
             let first = LogIndex(message.prev_index.0 + 1 + u64::from(accepted.skip));
             let commit = self.groups[slot as usize].commit();

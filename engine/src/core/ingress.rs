@@ -39,6 +39,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             }
             Event::Disk => {}
             Event::Transfer { slot, to } => self.on_transfer(slot, to),
+            Event::Change { port, token, slot, change } => self.on_change(port, token, slot, change),
             Event::Campaign { slot } => self.on_campaign(slot),
             Event::Drain(draining) => self.on_drain(draining),
             Event::HandOver => self.on_hand_over(),
@@ -66,7 +67,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     ) -> R {
         let group = &mut self.groups[slot as usize];
         self.io.counters.steps += 1;
-        self.io.effects = Effects { commit: group.commit(), committed: false, lost: None, reads_lost: false };
+        self.io.effects = Effects { commit: group.commit(), ..Effects::default() };
         let now = self.io.now;
         let mut sink = StepSink { io: &mut self.io, slot };
         input(group, &mut Env { now, config: &self.config, random: &mut self.random, sink: &mut sink })
@@ -75,7 +76,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// What follows from a step.
     pub(super) fn end_step(&mut self, slot: u32) {
         let group = &self.groups[slot as usize];
-        let Effects { committed, lost, reads_lost, .. } = self.io.effects;
+        let Effects { committed, lost, reads_lost, members_changed, .. } = self.io.effects;
         if reads_lost {
             self.io.fail_reads(slot);
         }
@@ -100,6 +101,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if deadline != Moment::NEVER {
             self.timers.arm(slot, deadline);
         }
+        if members_changed {
+            self.on_members_changed(slot);
+        }
     }
 
     // -- proposals ----------------------------------------------------------------------------------------------------
@@ -123,13 +127,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.scratch.entry = entry;
     }
 
-    fn refuse(&mut self, port: PortId, token: u64, error: Error) {
+    pub(super) fn refuse(&mut self, port: PortId, token: u64, error: Error) {
         self.io.counters.busy += u64::from(matches!(error, Error::Busy { .. }));
         self.io.ports.refuse(port, token, error);
     }
 
     /// Whether one more request of `bytes` is within the bounds of the core.
-    fn admit_request(&self, bytes: usize) -> Result<(), Error> {
+    pub(super) fn admit_request(&self, bytes: usize) -> Result<(), Error> {
         if self.io.requests >= self.io.settings.requests_max {
             return Err(busy(Busy::CoreRequests));
         }
@@ -174,7 +178,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         Ok(())
     }
 
-    fn expect(&mut self, port: PortId, bytes: usize) {
+    pub(super) fn expect(&mut self, port: PortId, bytes: usize) {
         self.io.ports.expect(port);
         self.io.requests += 1;
         self.io.request_bytes += bytes as u64;
@@ -190,7 +194,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     /// The leader to send a client to: not this node, which has just refused.
-    fn other_leader(&self, slot: u32) -> NodeId {
+    pub(super) fn other_leader(&self, slot: u32) -> NodeId {
         let group = &self.groups[slot as usize];
         let leader = group.leader();
         if leader != self.io.me { leader } else { group.transferring().unwrap_or(NodeId::NONE) }

@@ -86,6 +86,8 @@ pub(super) struct Link {
     /// Our slots of the groups that both ends host.
     pub(super) slots: Vec<u32>,
     pub(super) shared: SlotSet,
+    /// By our slot: the peer's slot of the same group, if it is in `shared`.
+    remotes: Vec<u32>,
     /// In contact: it hears us, we hear it, and it is well.
     pub(super) contact: bool,
     /// Highest end of a durable log that the peer has told.
@@ -141,6 +143,7 @@ impl Link {
             builder: FrameBuilder::new(),
             slots: Vec::new(),
             shared: SlotSet::new(slots),
+            remotes: vec![0; slots],
             contact: false,
             peer_durable_end: 0,
             waiting: Vec::new(),
@@ -209,11 +212,17 @@ impl Link {
         self.bytes_at_pulse = 0;
     }
 
-    /// Both ends host the group in `slot`.
-    pub(super) fn share(&mut self, slot: u32) {
+    /// Both ends host the group in `slot`, the peer in its slot `remote`.
+    pub(super) fn share(&mut self, slot: u32, remote: u32) {
         if self.shared.insert(slot) {
             self.slots.push(slot);
         }
+        self.remotes[slot as usize] = remote;
+    }
+
+    /// The peer's slot of the group in our `slot`, if both ends host it.
+    pub(super) fn remote(&self, slot: u32) -> Option<u32> {
+        self.shared.has(slot).then(|| self.remotes[slot as usize])
     }
 
     /// Whether a message without payload still has room.

@@ -160,7 +160,7 @@ fn nothing_of_an_old_connection_counts_on_the_next() {
     let mut pair = Pair::new();
     pair.pulse(0, true, 1);
     pair.pulse(1, true, 1);
-    pair.ends[0].share(5);
+    pair.ends[0].share(5, 6);
     pair.ends[0].wait(5);
     assert!(pair.judge(0) && pair.ends[0].shared.has(5));
     let generation = pair.ends[0].generation;

@@ -20,6 +20,7 @@
 //! | `timers`, `prefetch` | deadlines of all groups; asking for memory ahead |
 //! | `links`, `peers` | links, pulses, contact, routes |
 //! | `apply`, `waits` | applying and serving reads; `sessions`: exactly-once commands |
+//! | `members` | changes of configurations, and what follows from them |
 //! | `balance` | leader placement, hand-over |
 //! | `room` | room in the logs of a group's members |
 //! | `recovery`, `record` | opening, and what the log's records mean |
@@ -36,6 +37,7 @@ mod ingress;
 mod lane;
 mod links;
 mod loads;
+mod members;
 mod parked;
 mod peers;
 mod prefetch;
@@ -72,6 +74,7 @@ pub use types::{
 /// Buffers that a turn needs for a moment, kept for their memory.
 #[derive(Default)]
 struct Scratch {
+    memberships: Vec<(logdrive_shard::LogIndex, logdrive_shard::Membership)>,
     slots: Vec<u32>,
     replies: Replies,
     reply: Vec<u8>,
@@ -88,7 +91,8 @@ pub struct Core<D: Disk, M: StateMachine> {
     /// By slot, and the same sorted by id.
     ids: Vec<GroupId>,
     sorted: Vec<(GroupId, u32)>,
-    voters: Vec<Vec<NodeId>>,
+    /// By slot: whether the group has a preferred leader, or has one as soon as its members are known.
+    prefers: Vec<bool>,
     groups: Vec<Group>,
     config: ShardConfig,
     random: Random,

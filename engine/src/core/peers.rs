@@ -12,10 +12,9 @@ use crate::api::StateMachine;
 use crate::wire::{HelloGroup, PeerHello, VERSION_MAX};
 
 impl<D: Disk, M: StateMachine> Core<D, M> {
-    /// The table the peer needs: every group here that `peer` is a voter of, with its slot.
-    pub fn hello_for(&self, peer: NodeId) -> PeerHello {
-        let shared = |slot: &usize| self.voters[*slot].contains(&peer);
-        let groups = (0..self.ids.len()).filter(shared).map(|slot| HelloGroup {
+    /// The table the peer needs: every group here with its slot. Who is a member of what may change while the connection lasts.
+    pub fn hello(&self) -> PeerHello {
+        let groups = (0..self.ids.len()).map(|slot| HelloGroup {
             id: self.ids[slot],
             slot: slot as u32,
             history: self.io.lanes[slot].history,
@@ -62,13 +61,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         for group in &hello.groups {
             let Some(slot) = self.slot_of(group.id) else { continue };
             let slot = slot.0;
-            let ours = self.io.lanes[slot as usize].history == group.history
-                && self.voters[slot as usize].contains(&hello.node);
-            if !ours {
+            if self.io.lanes[slot as usize].history != group.history {
                 self.io.counters.ignored += 1;
                 continue;
             }
-            self.io.links[at].share(slot);
+            self.io.links[at].share(slot, group.slot);
             let to = route(link, group.slot);
             self.step(slot, |member, env| member.on_route(env, hello.node, to));
             self.end_step(slot);

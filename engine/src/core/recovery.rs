@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use logdrive_shard::{
-    Group, GroupId, HardState, LogEnd, LogIndex, LogState, Membership, Moment, NodeId, Random, Setup, Term,
+    Group, GroupId, HardState, InvalidMembership, LogEnd, LogIndex, LogState, Membership, Moment, NodeId,
+    Random, Setup, Term,
 };
 use logdrive_wal::{Disk, EntryHeader, OpenError, Recovery, StreamId, Wal};
 
@@ -20,7 +21,7 @@ use super::status::Counters;
 use super::step::{Effects, Io, Queues};
 use super::timers::TimerWheel;
 use super::waits::{LeaseReads, LocalReads};
-use super::{Core, CoreOptions, Scratch};
+use super::{Core, CoreOptions, GroupSetup, Scratch};
 use crate::api::{ApplyEntry, CoreSettings, Replies, StateMachine};
 use crate::wire::{EntryKind, FRAME_BYTES_MAX};
 
@@ -57,10 +58,15 @@ struct Replayed {
     gap: Option<Gap>,
     /// The newest term and vote may be lost.
     in_doubt: bool,
+    /// The founding configuration, if this node knows it, and those in the log.
+    memberships: Vec<(LogIndex, Membership)>,
 }
 
 impl Replayed {
-    fn new(history: u32) -> Replayed {
+    fn new(history: u32, founders: &[NodeId]) -> Replayed {
+        let founding = (!founders.is_empty()).then(|| {
+            Membership::founding(founders).expect("the founders were checked when the node started")
+        });
         Replayed {
             state: HardState::default(),
             history,
@@ -71,11 +77,17 @@ impl Replayed {
             tail: VecDeque::new(),
             gap: None,
             in_doubt: false,
+            memberships: founding.into_iter().map(|founding| (LogIndex(0), founding)).collect(),
         }
     }
 
     /// Takes the next entry; one at or below an earlier index replaces the log from there on.
-    fn entry(&mut self, group: GroupId, header: EntryHeader, payload: &[u8]) {
+    fn entry(
+        &mut self,
+        group: GroupId,
+        header: EntryHeader,
+        payload: &[u8],
+    ) -> Result<(), InvalidMembership> {
         let index = header.index;
         self.fresh = false;
         if index > self.log.last.0 + 1
@@ -83,7 +95,7 @@ impl Replayed {
         {
             // Behind the damage. It cannot be used without what is missing, but it was acknowledged.
             *gap = Gap { last: index, term: Some(Term(header.tag)) };
-            return;
+            return Ok(());
         }
         self.gap = None;
         assert!(
@@ -99,8 +111,15 @@ impl Replayed {
             runs.push((LogIndex(index), Term(header.tag)));
         }
         let kind = note_kind(header.note);
+        if self.memberships.last().is_some_and(|newest| newest.0.0 >= index) {
+            self.memberships.retain(|of| of.0.0 < index);
+        }
+        if kind == EntryKind::Config {
+            self.memberships.push((LogIndex(index), Membership::decode(payload)?));
+        }
         self.tail.push_back(TailEntry { kind, payload: payload.into() });
         self.commit = self.commit.max(note_commit(header.note).0);
+        Ok(())
     }
 
     /// Entries `first ..= last` were acknowledged and cannot be read. What a follower needs is an unbroken log: it is cut before
@@ -120,6 +139,7 @@ impl Replayed {
     /// Takes the log back before `index`, which is not applied.
     fn cut(&mut self, index: u64) {
         self.tail.truncate((index - self.applied - 1) as usize);
+        self.memberships.retain(|of| of.0.0 < index);
         self.log.last = LogIndex(index - 1);
         while self.log.term_runs.last().is_some_and(|run| run.0.0 >= index) {
             self.log.term_runs.pop();
@@ -263,7 +283,11 @@ impl<M: StateMachine> Replay<'_, M> {
 impl<M: StateMachine> Recovery for Replay<'_, M> {
     fn entry(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
         if let Some(slot) = self.slot(stream) {
-            self.groups[slot].entry(GroupId(stream.0), header, payload);
+            if self.groups[slot].entry(GroupId(stream.0), header, payload).is_err() {
+                let found = payload.first().copied().unwrap_or(0);
+                self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
+                return;
+            }
             self.advance(slot);
         }
     }
@@ -353,6 +377,7 @@ impl<D: Disk> Io<D> {
             request_bytes: 0,
             queues: Queues::default(),
             unwritten: Vec::new(),
+            changes: Vec::new(),
             handing_over: false,
             draining: false,
             effects: Effects::default(),
@@ -382,7 +407,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let mut replay = Replay {
             ids: &ids,
             sorted: &sorted,
-            groups: ids.iter().map(|&id| Replayed::new(first_history(options.cluster, id))).collect(),
+            groups: options
+                .groups
+                .iter()
+                .map(|group| Replayed::new(first_history(options.cluster, group.id), &group.founders))
+                .collect(),
             applier: Applier::new(machine, ids.len(), now),
             strangers: 0,
             unknown: None,
@@ -403,13 +432,15 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .zip(&replayed)
             .map(|(id, group)| Lane::new(wal.stream(StreamId(id.0)), group.history, LogIndex(group.applied)));
         let lanes: Vec<Lane> = lanes.collect();
+        let prefers = |group: &GroupSetup| group.preferred_leader.is_some() || group.founders.is_empty();
+        let prefers = options.groups.iter().map(prefers).collect();
         let preferred = options.groups.iter().map(|group| group.preferred_leader).collect();
         let config = settings.shard.clone();
         let room = Room::new(&settings, wal.space().budget_bytes);
         let mut core = Core {
             core: options.core,
             boot: options.boot,
-            voters: options.groups.iter().map(|group| group.voters.clone()).collect(),
+            prefers,
             groups: Vec::with_capacity(ids.len()),
             random: Random::new(options.seed),
             timers: TimerWheel::new(now, ids.len() as u32),
@@ -435,11 +466,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     fn create_group(&mut self, slot: u32, replayed: Replayed) {
         let at = slot as usize;
         let hard_state = replayed.hard_state();
-        let founding =
-            Membership::founding(&self.voters[at]).expect("the voters were checked when the node started");
         let setup = Setup {
             me: self.io.me,
-            memberships: &[(LogIndex(0), founding)],
+            memberships: &replayed.memberships,
             hard_state,
             log: &replayed.log,
             applied: LogIndex(replayed.applied),
@@ -456,6 +485,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if hard_state.lost.is_any() {
             self.write_losses(slot, hard_state);
         }
+        self.prefer_a_voter(slot);
         // What is not known to be committed is what will be asked for first.
         for (n, entry) in replayed.tail.into_iter().enumerate() {
             let index = LogIndex(replayed.applied + 1 + n as u64);

@@ -35,7 +35,7 @@ fn replay(feed: impl FnOnce(&mut Replay<'_, Journal>)) -> (Vec<Replayed>, Applie
     let mut replay = Replay {
         ids: &ids,
         sorted: &sorted,
-        groups: ids.iter().map(|_| Replayed::new(1)).collect(),
+        groups: ids.iter().map(|_| Replayed::new(1, &[NodeId(1)])).collect(),
         applier,
         strangers: 0,
         unknown: None,

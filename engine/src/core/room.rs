@@ -60,12 +60,19 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Whether enough voters could take an entry. Voters out of contact count only when one of the others is full: until then
     /// whether they come back is not a question of room.
     fn quorum_has_room(&self, slot: Slot) -> bool {
-        let voters = &self.voters[slot.0 as usize];
+        let membership = self.groups[slot.0 as usize].membership();
+        [membership.voters(), membership.outgoing()]
+            .into_iter()
+            .all(|voters| self.majority_has_room(slot, voters))
+    }
+
+    fn majority_has_room(&self, slot: Slot, voters: &[NodeId]) -> bool {
         let link_to = |voter: NodeId| {
             self.io.links.iter().find(|link| link.node == voter && link.up && link.shared.has(slot.0))
         };
-        let (mut able, mut full) = (1, false);
-        for link in voters.iter().filter(|voter| **voter != self.io.me).filter_map(|voter| link_to(*voter)) {
+        let me = self.io.me;
+        let (mut able, mut full) = (usize::from(voters.contains(&me)), false);
+        for link in voters.iter().filter(|voter| **voter != me).filter_map(|voter| link_to(*voter)) {
             full |= link.peer_full;
             able += usize::from(link.contact && !link.peer_full);
         }

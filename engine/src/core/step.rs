@@ -13,6 +13,7 @@ use super::cache::Cache;
 use super::lane::{Flags, Lane, unpack};
 use super::links::Link;
 use super::loads::{Loads, Purpose, Want};
+use super::members::Change;
 use super::parked::{Parked, ParkedBody, Waiting};
 use super::record::{encode_state, entry_note, note_kind};
 use super::requests::{Ports, Proposals, Reads};
@@ -35,13 +36,24 @@ pub(super) struct Effects {
     pub(super) lost: Option<LogIndex>,
     /// The leader was lost to which reads of this node were forwarded.
     pub(super) reads_lost: bool,
+    /// Another configuration is in force.
+    pub(super) members_changed: bool,
 }
 
 /// Something vital that the log refused for want of space.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Unwritten {
     State { slot: u32, state: HardState },
-    Empty { slot: u32, index: LogIndex, term: Term, epoch: u32, commit: LogIndex },
+    Entry { slot: u32, place: Place, kind: EntryKind, payload: Box<[u8]> },
+}
+
+/// Where an entry belongs, and what goes with it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    index: LogIndex,
+    term: Term,
+    epoch: u32,
+    commit: LogIndex,
 }
 
 /// Slots that something has to be done for, each queue holding a slot at most once (see [`Flags`]).
@@ -80,6 +92,8 @@ pub(super) struct Io<D: Disk> {
     pub(super) request_bytes: u64,
     pub(super) queues: Queues,
     pub(super) unwritten: Vec<Unwritten>,
+    /// Changes of configurations that are not answered.
+    pub(super) changes: Vec<Change>,
     /// The node is about to stop: whatever is led here should be led elsewhere.
     pub(super) handing_over: bool,
     /// An operator wants nothing to be led here until told otherwise.
@@ -89,9 +103,9 @@ pub(super) struct Io<D: Disk> {
 }
 
 impl Unwritten {
-    fn slot(self) -> u32 {
-        match self {
-            Unwritten::State { slot, .. } | Unwritten::Empty { slot, .. } => slot,
+    fn slot(&self) -> u32 {
+        match *self {
+            Unwritten::State { slot, .. } | Unwritten::Entry { slot, .. } => slot,
         }
     }
 }
@@ -110,7 +124,7 @@ impl<D: Disk> Io<D> {
         let (kind, payload) = entry;
         self.keep_entry(slot, index, kind, payload);
         if kind == EntryKind::Empty {
-            self.write_empty(slot, index, term, epoch, commit);
+            self.write_vital(slot, Place { index, term, epoch, commit }, kind, payload);
             return;
         }
         let header = EntryHeader { index: index.0, tag: term.0, note: entry_note(kind, commit) };
@@ -157,18 +171,19 @@ impl<D: Disk> Io<D> {
         }
     }
 
-    /// Writes the no-op of a term, or keeps it as [`Io::write_state`] does.
-    fn write_empty(&mut self, slot: u32, index: LogIndex, term: Term, epoch: u32, commit: LogIndex) {
-        let note = entry_note(EntryKind::Empty, commit);
+    /// Writes the no-op of a term or a leader's configuration, or keeps it as [`Io::write_state`] does.
+    fn write_vital(&mut self, slot: u32, place: Place, kind: EntryKind, payload: &[u8]) {
+        let Place { index, term, epoch, commit } = place;
+        let note = entry_note(kind, commit);
         let lane = &mut self.lanes[slot as usize];
         if !lane.flags.has(Flags::UNWRITTEN) {
-            match self.wal.append(lane.stream, EntryHeader { index: index.0, tag: term.0, note }, &[]) {
+            match self.wal.append(lane.stream, EntryHeader { index: index.0, tag: term.0, note }, payload) {
                 Ok(ticket) => return self.waiting.touch(lane, slot, ticket, epoch, index.0),
                 Err(AppendError::Poisoned(_)) => return,
                 Err(_) => {}
             }
         }
-        self.refused(Unwritten::Empty { slot, index, term, epoch, commit });
+        self.refused(Unwritten::Entry { slot, place, kind, payload: payload.into() });
     }
 
     fn refused(&mut self, unwritten: Unwritten) {
@@ -193,8 +208,8 @@ impl<D: Disk> Io<D> {
                         self.waiting.seal(self.wal.last_ticket());
                     }
                 }
-                Unwritten::Empty { slot, index, term, epoch, commit } => {
-                    self.write_empty(slot, index, term, epoch, commit);
+                Unwritten::Entry { slot, place, kind, payload } => {
+                    self.write_vital(slot, place, kind, &payload);
                 }
             }
         }
@@ -202,6 +217,7 @@ impl<D: Disk> Io<D> {
 
     /// Leadership of `slot` was lost: proposals behind `commit` and reads that nobody has confirmed end.
     pub(super) fn fail_waiting(&mut self, slot: u32, commit: LogIndex, leader: NodeId) {
+        self.fail_changes(slot, commit);
         let Io { lanes, proposals, reads, ports, requests, request_bytes, .. } = self;
         let mut end = |port, token, bytes: u64, error| {
             *requests -= 1;
@@ -457,12 +473,17 @@ impl<D: Disk> Sink for StepSink<'_, D> {
     fn append_empty(&mut self, index: LogIndex, term: Term, epoch: u32) {
         let commit = self.io.effects.commit;
         self.io.keep_entry(self.slot, index, EntryKind::Empty, &[]);
-        self.io.write_empty(self.slot, index, term, epoch, commit);
+        self.io.write_vital(self.slot, Place { index, term, epoch, commit }, EntryKind::Empty, &[]);
     }
 
     fn append_membership(&mut self, index: LogIndex, term: Term, epoch: u32, membership: &Membership) {
-        let commit = self.io.effects.commit;
-        self.io.write_entry(self.slot, index, term, epoch, commit, (EntryKind::Config, &membership.encode()));
+        let (commit, payload) = (self.io.effects.commit, membership.encode());
+        self.io.keep_entry(self.slot, index, EntryKind::Config, &payload);
+        self.io.write_vital(self.slot, Place { index, term, epoch, commit }, EntryKind::Config, &payload);
+    }
+
+    fn members_changed(&mut self, _index: LogIndex, _membership: &Membership) {
+        self.io.effects.members_changed = true;
     }
 
     fn own_vote_written(&mut self, term: Term) {

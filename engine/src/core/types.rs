@@ -26,9 +26,11 @@ pub struct Slot(pub u32);
 pub struct GroupSetup {
     /// Its id.
     pub id: GroupId,
-    /// Its voters, this node included.
-    pub voters: Vec<NodeId>,
-    /// The voter that should lead when all are well.
+    /// The voters that it was founded with. Empty: this node was not there, and learns who the members are from the leader that
+    /// makes it one; until then the group does nothing here.
+    pub founders: Vec<NodeId>,
+    /// The founder that should lead when all are well; `NONE` if nobody should. When the voters change, the
+    /// turn goes on among them.
     pub preferred_leader: NodeId,
 }
 
@@ -114,6 +116,18 @@ pub enum Event<'a> {
         slot: Slot,
         /// To whom.
         to: NodeId,
+    },
+    /// A client wants another configuration. Answered when it is committed, with its index (also in the 8 bytes of the reply); a
+    /// joint one is left soon after.
+    Change {
+        /// Where the answer goes.
+        port: PortId,
+        /// Returned with the answer.
+        token: u64,
+        /// The group.
+        slot: Slot,
+        /// The change.
+        change: &'a logdrive_shard::MembershipChange,
     },
     /// This member campaigns now, for tests and repair. Where a leader is in contact with a quorum, nobody votes for it.
     Campaign {

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use logdrive_shard::{GroupId, Moment, NodeId, SessionOp};
+use logdrive_shard::{GroupId, MembershipChange, Moment, NodeId, SessionOp};
 use logdrive_wal::RingDisk;
 
 use crate::api::{Completions, Error, ReadPolicy, StateMachine};
@@ -339,6 +339,18 @@ impl<M: StateMachine> CoreCell<M> {
     ) {
         let token = self.batches.borrow_mut().begin(1, reply);
         let _ = self.read(self.embedded_port.get(), token, slot, policy, request);
+    }
+
+    /// A change of a group's configuration.
+    pub(crate) fn change_one(
+        &self,
+        slot: Slot,
+        change: &MembershipChange,
+        reply: super::reply::Reply<Vec<super::inbox::Outcome>>,
+    ) {
+        let (port, token) = (self.embedded_port.get(), self.batches.borrow_mut().begin(1, reply));
+        // Without a core nothing is inserted here: the inbox is closed before the core is taken out.
+        let _ = self.input(Event::Change { port, token, slot, change });
     }
 
     fn set_deadline(&self, now: Moment, next: Moment) {

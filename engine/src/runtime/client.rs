@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use logdrive_shard::{GroupId, NodeId};
+use logdrive_shard::{GroupId, LogIndex, MembershipChange, NodeId};
 
 use crate::api::{Completions, Error, ReadPolicy};
 use crate::core::{CoreId, CoreStatus, GroupStatus, GroupSummary};
@@ -112,6 +112,19 @@ impl CoreClient {
         let (sender, waiting) = reply();
         self.base().node.inbox(place.core).put(Item::Transfer { slot: place.slot, to, reply: sender })?;
         waiting.await.ok_or(Error::Stopped)?
+    }
+
+    /// As [`super::Group::change_membership`].
+    pub async fn change_membership(
+        &self,
+        group: GroupId,
+        change: MembershipChange,
+    ) -> Result<LogIndex, Error> {
+        let place = self.base().node.hosted(group)?;
+        let (sender, waiting) = reply();
+        let item = Item::Change { slot: place.slot, change, reply: sender };
+        self.base().node.inbox(place.core).put(item)?;
+        super::group::changed(waiting).await
     }
 
     /// As [`super::Group::campaign`].

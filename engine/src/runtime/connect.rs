@@ -209,7 +209,7 @@ async fn answer<'c, M: StateMachine>(
     if let Err(reject) = theirs.check(hello) {
         return Err(refuse(&connection, reject).await);
     }
-    send(&connection, &Handshake::Groups(our_groups(cell, hello.node)?)).await?;
+    send(&connection, &Handshake::Groups(our_groups(cell)?)).await?;
     Ok((link_up(cell, connection, version, &theirs)?, peer))
 }
 
@@ -291,7 +291,7 @@ impl<M: StateMachine> Dialler<M> {
             Err(reject) => return Err(refuse(&connection, reject).await),
         };
         self.connector.memory.remember(&hello).await?;
-        send(&connection, &Handshake::Groups(our_groups(cell, peer.node)?)).await?;
+        send(&connection, &Handshake::Groups(our_groups(cell)?)).await?;
         let Handshake::Groups(theirs) = receive(&connection).await? else {
             return Err(HandshakeFailed::Unexpected);
         };
@@ -368,11 +368,8 @@ fn durable_end<M: StateMachine>(cell: &CoreCell<M>) -> u64 {
     cell.with_core(|core| core.wal().durable_end()).unwrap_or(0)
 }
 
-fn our_groups<M: StateMachine>(
-    cell: &CoreCell<M>,
-    peer: NodeId,
-) -> Result<crate::wire::PeerHello, HandshakeFailed> {
-    cell.with_core(|core| core.hello_for(peer)).ok_or(HandshakeFailed::Refused(Reject::Stopping))
+fn our_groups<M: StateMachine>(cell: &CoreCell<M>) -> Result<crate::wire::PeerHello, HandshakeFailed> {
+    cell.with_core(|core| core.hello()).ok_or(HandshakeFailed::Refused(Reject::Stopping))
 }
 
 /// Tells the core of the link. An older connection to the same peer core ends.

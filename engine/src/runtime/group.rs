@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use logdrive_shard::{GroupId, NodeId};
+use logdrive_shard::{GroupId, LogIndex, MembershipChange, NodeId};
 
 use crate::api::{Error, ReadPolicy, Session, SessionCall};
 use crate::core::GroupStatus;
@@ -147,6 +147,25 @@ impl Group {
         }
     }
 
+    /// Asks for another configuration of the group's members and waits until it is committed; the index of the configuration,
+    /// which a later change can name as the one it expects. A joint configuration is left by the leader soon after, with an
+    /// index of its own: [`Group::status`] shows both.
+    ///
+    /// `NotLeader` unless this node leads; `MembershipMismatch` if the configuration is not the expected one;
+    /// `LearnerBehind`, `LearnerUnknown` and `NoQuorum` for what would keep the group from committing; `Busy` while an
+    /// earlier change or a transfer is under way; `Indeterminate` if leadership was lost before it was committed.
+    pub fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> impl Future<Output = Result<LogIndex, Error>> + Send + use<> {
+        let group = self.clone();
+        async move {
+            let (sender, waiting) = reply();
+            group.put(Item::Change { slot: group.place.slot, change, reply: sender })?;
+            changed(waiting).await
+        }
+    }
+
     /// Moves leadership to the voter that can take over at once and has the longest log (the preferred one, if it can). As
     /// [`Group::transfer_leadership`]; `BadTransferee` with node 0 if nobody can.
     pub fn transfer_to_best(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
@@ -167,6 +186,13 @@ impl Group {
     fn put(&self, item: Item) -> Result<(), Error> {
         self.node.inbox(self.place.core).put(item)
     }
+}
+
+/// The index of a configuration that was asked for.
+pub(crate) async fn changed(waiting: Waiting<Vec<Outcome>>) -> Result<LogIndex, Error> {
+    let reply = waiting.await.and_then(|mut outcomes| outcomes.pop()).unwrap_or(Err(Error::Stopped))?;
+    let index = reply.try_into().map(u64::from_le_bytes);
+    Ok(LogIndex(index.expect("the core answers changes with an index")))
 }
 
 impl fmt::Debug for Group {

@@ -79,7 +79,7 @@ fn groups(settings: &NodeSettings, placement: &Placement) -> (Vec<Option<Place>>
         let setups = placement.groups_of(CoreId(core)).zip(0..).map(|(id, slot)| {
             places[(id.0 - 1) as usize] = Some(Place { core: CoreId(core), slot: Slot(slot) });
             let preferred_leader = voters[((id.0 - 1) % voters.len() as u64) as usize];
-            GroupSetup { id, voters: voters.clone(), preferred_leader }
+            GroupSetup { id, founders: voters.clone(), preferred_leader }
         });
         setups.collect()
     };

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use logdrive_shard::NodeId;
+use logdrive_shard::{MembershipChange, NodeId};
 
 use crate::api::{Busy, Error, ReadPolicy};
 use crate::core::{CoreStatus, Fatal, GroupStatus, GroupSummary, Slot};
@@ -31,6 +31,8 @@ pub(crate) enum Item {
     Read { slot: Slot, policy: ReadPolicy, request: Vec<u8>, reply: Reply<Vec<Outcome>> },
     /// A leader transfer; answered when `to` leads, or when it was given up.
     Transfer { slot: Slot, to: NodeId, reply: Reply<Result<(), Error>> },
+    /// Another configuration; answered as a proposal is, with the index.
+    Change { slot: Slot, change: MembershipChange, reply: Reply<Vec<Outcome>> },
     /// A campaign; answered when this member leads, or when it was not elected in time.
     Campaign { slot: Slot, reply: Reply<Result<(), Error>> },
     /// Move leaders off and keep them off, or let them come back.
@@ -66,7 +68,7 @@ impl Item {
     fn requests(&self) -> u32 {
         match self {
             Item::Propose { payloads, .. } => payloads.len() as u32,
-            Item::Session { .. } | Item::Read { .. } => 1,
+            Item::Session { .. } | Item::Read { .. } | Item::Change { .. } => 1,
             _ => 0,
         }
     }

@@ -254,6 +254,7 @@ fn take_item<M: StateMachine>(
             cell.with_core(|core| transfers.begin(now, core, give_up, (slot, to), reply));
             cell.base.turn.notify();
         }
+        Item::Change { slot, change, reply } => cell.change_one(slot, &change, reply),
         Item::Campaign { slot, reply } => {
             let (now, give_up) = (cell.now(), give_up_at(cell));
             let mut transfers = cell.transfers.borrow_mut();

@@ -340,6 +340,11 @@ impl Entries<'_> {
     pub fn payload_bytes(&self) -> usize {
         self.payloads.len()
     }
+
+    /// Whether one of the entries that are left is of this kind.
+    pub fn has(&self, kind: EntryKind) -> bool {
+        self.words.clone().any(|word| word.to_native() >> KIND_SHIFT == kind as u32)
+    }
 }
 
 impl<'a> Iterator for Entries<'a> {

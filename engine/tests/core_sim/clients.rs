@@ -12,7 +12,7 @@ use super::world::{CLIENT_PATIENCE, Client, Happening, MILLISECOND, World};
 impl World {
     pub(crate) fn voters(&self, group: GroupId) -> Vec<NodeId> {
         let mut setups = self.actors.iter().flat_map(|actor| &actor.groups);
-        setups.find(|setup| setup.id == group).expect("a group of the plan").voters.clone()
+        setups.find(|setup| setup.id == group).expect("a group of the plan").founders.clone()
     }
 
     /// The core of a node that holds a group, and its slot there.

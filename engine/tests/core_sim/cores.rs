@@ -65,7 +65,7 @@ impl World {
         let live = state.live.as_mut().expect("just turned");
         for (slot, group) in state.groups.iter().enumerate() {
             let status = live.core.group_status(Slot(slot as u32));
-            self.checker.borrow_mut().on_state(node, group.voters.len(), &status);
+            self.checker.borrow_mut().on_state(node, group.founders.len(), &status);
         }
         let mut changes = Vec::new();
         live.core.leadership_changes(&mut changes);
@@ -164,7 +164,7 @@ impl World {
             let status = core.group_status(Slot(slot as u32));
             let mut checker = self.checker.borrow_mut();
             checker.on_restart(member.id, group.id, status.raft.term, status.raft.last);
-            checker.on_state(member.id, group.voters.len(), &status);
+            checker.on_state(member.id, group.founders.len(), &status);
         }
         core.wal().disk().set_latency(DISK_LATENCY);
         core.wal().disk().advance(self.now);

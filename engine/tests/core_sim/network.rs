@@ -97,7 +97,7 @@ impl World {
             let peer = self.members[nodes[1 - side]].id;
             let live = self.actors[actor].live.as_ref().expect("alive");
             let mut bytes = Vec::new();
-            Handshake::Groups(live.core.hello_for(peer)).encode(&mut bytes);
+            Handshake::Groups(live.core.hello()).encode(&mut bytes);
             self.send(connection, 1 - side, Packet::Groups(bytes));
         }
     }

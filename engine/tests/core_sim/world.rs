@@ -193,7 +193,7 @@ impl World {
             for voter in &voters {
                 let actors = &self.members[voter.0 as usize - 1].actors;
                 let actor = actors[self.random.below(actors.len() as u64) as usize];
-                let setup = GroupSetup { id: GroupId(group), voters: voters.clone(), preferred_leader };
+                let setup = GroupSetup { id: GroupId(group), founders: voters.clone(), preferred_leader };
                 let groups = &mut self.actors[actor].groups;
                 let slot = self.random.below(groups.len() as u64 + 1) as usize;
                 groups.insert(slot, setup);

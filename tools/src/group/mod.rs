@@ -1,5 +1,6 @@
-//! `logdrive group`: shows groups, moves their leaders.
+//! `logdrive group`: shows groups, moves their leaders, changes their members.
 
+mod change;
 mod cluster;
 mod select;
 mod show;
@@ -11,9 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::client::Refusal;
 use crate::failure::{Exit, Failure};
 use crate::output;
+use change::{Goal, Way};
 pub(crate) use cluster::{Cluster, Deadline, Failed};
 use select::Groups;
+use show::Configuration;
 
+/// Seconds that a change may take without `--wait`: a leader that is new, or a learner that is behind, is asked again.
+const CHANGE_S: u64 = 10;
 /// Seconds that `--wait` without a number waits.
 pub(crate) const WAIT_S: &str = "60";
 
@@ -49,6 +54,30 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Make a node a learner of groups: it gets the log and decides nothing.
+    AddLearner(Member),
+    /// Make a node a voter of groups: a learner first, a voter when it has caught up.
+    AddVoter(Member),
+    /// Make learners voters, when they have caught up.
+    Promote(Member),
+    /// Remove a node from groups. It may be dead, and it may be the leader.
+    Remove(Member),
+    /// Replace a node by another one: the new one learns, then takes the old one's vote in one joint change.
+    Replace {
+        /// Groups: `7`, `1-16,20` or `all`.
+        #[arg(value_name = "GROUPS")]
+        groups: Groups,
+        /// The node that goes; it may be dead.
+        #[arg(value_name = "OLD")]
+        old: u32,
+        /// The node that comes.
+        #[arg(value_name = "NEW")]
+        new: u32,
+        #[command(flatten)]
+        way: WayArgs,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Let a member of groups ask for votes now: for tests and repair. Where a leader is in office nobody votes for it.
     Campaign {
         /// Groups: `7`, `1-16,20` or `all`.
@@ -62,6 +91,45 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+}
+
+/// Groups, and a node that becomes something else in them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Member {
+    /// Groups: `7`, `1-16,20` or `all`.
+    #[arg(value_name = "GROUPS")]
+    groups: Groups,
+    /// The node.
+    #[arg(value_name = "NODE")]
+    node: u32,
+    #[command(flatten)]
+    way: WayArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How a configuration is changed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WayArgs {
+    /// Change it only if it is the configuration of this index (`group show` tells it); exit code 6 if it is not.
+    #[arg(long, value_name = "INDEX")]
+    expect: Option<u64>,
+    /// Let nodes become voters whose logs are behind or unknown: the group may not commit until they have caught up.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+impl WayArgs {
+    fn way(&self) -> Way {
+        Way {
+            expected: self.expect,
+            force: self.force,
+            waits: self.wait.wait.is_some(),
+            deadline: Deadline::after(Duration::from_secs(self.wait.wait.unwrap_or(CHANGE_S))),
+        }
+    }
 }
 
 /// What all commands have.
@@ -106,6 +174,8 @@ struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    configuration: Option<Configuration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Refusal>,
     #[serde(skip)]
     exit: Exit,
@@ -131,42 +201,72 @@ pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
         Command::Show { groups, node, common } => show::show(groups, *node, common),
         Command::Transfer { groups, to, wait, common } => {
             let deadline = wait.deadline();
-            for_each(groups, common, |cluster, group| transfer(cluster, group, *to, deadline))
+            let act = |cluster: &mut Cluster, group| transfer(cluster, group, *to, deadline);
+            for_each(groups, common, act)
         }
         Command::Campaign { groups, node, wait, common } => {
-            let (deadline, mut at) = (wait.deadline(), None);
-            for_each(groups, common, |cluster, group| {
-                let address = match at.take() {
-                    Some(address) => address,
-                    None => cluster
-                        .address_of(*node)
-                        .map_err(|failure| Failed::Unreachable(failure.report.to_string()))?,
-                };
-                at = Some(address.clone());
-                campaign(cluster, group, &address, deadline)
-            })
+            let deadline = wait.deadline();
+            let address = common.cluster()?.address_of(*node)?;
+            for_each(groups, common, |cluster, group| campaign(cluster, group, &address, deadline))
+        }
+        Command::AddLearner(member) => reach_one(member, Goal::Learner),
+        Command::AddVoter(member) => reach_one(member, Goal::Voter),
+        Command::Promote(member) => reach_one(member, Goal::Promoted),
+        Command::Remove(member) => reach_one(member, Goal::Gone),
+        Command::Replace { groups, old, new, way, common } => {
+            reach_all(groups, Goal::Replaced(*old, *new), way, common)
         }
     }
+}
+
+fn reach_one(member: &Member, goal: impl Fn(u32) -> Goal) -> Result<Exit, Failure> {
+    reach_all(&member.groups, goal(member.node), &member.way, &member.common)
+}
+
+/// Changes the members of each of the groups. New members learn in all of them at once, before the first becomes a voter.
+fn reach_all(groups: &Groups, goal: Goal, way: &WayArgs, common: &Common) -> Result<Exit, Failure> {
+    let way = way.way();
+    let newcomer = match goal {
+        Goal::Voter(new) | Goal::Replaced(_, new) if way.expected.is_none() => Some(new),
+        _ => None,
+    };
+    if let Some(new) = newcomer {
+        let mut cluster = common.cluster()?;
+        for group in chosen(groups, &mut cluster, common)? {
+            // What fails here fails below as well, and is told then.
+            let _ = change::reach(&mut cluster, group, Goal::Learner(new), Way { waits: false, ..way });
+        }
+    }
+    for_each(groups, common, |cluster, group| {
+        let reached = change::reach(cluster, group, goal, way)?;
+        Ok(Done { leader: reached.leader, configuration: Some(reached.configuration) })
+    })
+}
+
+/// What came of it where all went well.
+struct Done {
+    leader: u32,
+    configuration: Option<Configuration>,
 }
 
 /// Does something to each of the groups; prints what came of it.
 fn for_each(
     groups: &Groups,
     common: &Common,
-    mut act: impl FnMut(&mut Cluster, u64) -> Result<u32, Failed>,
+    mut act: impl FnMut(&mut Cluster, u64) -> Result<Done, Failed>,
 ) -> Result<Exit, Failure> {
     let mut cluster = common.cluster()?;
     let groups = chosen(groups, &mut cluster, common)?;
-    let outcomes: Vec<Outcome> = groups
-        .into_iter()
-        .map(|group| match act(&mut cluster, group) {
-            Ok(leader) => Outcome { group, leader: Some(leader), error: None, exit: Exit::Done },
-            Err(failed) => {
-                Outcome { group, leader: None, error: Some(failed.refusal()), exit: failed.exit() }
-            }
-        })
-        .collect();
-    report(outcomes, common)
+    let outcome = |group| match act(&mut cluster, group) {
+        Ok(Done { leader, configuration }) => {
+            Outcome { group, leader: Some(leader), configuration, error: None, exit: Exit::Done }
+        }
+        Err(failed) => {
+            let (error, exit) = (Some(failed.refusal()), failed.exit());
+            Outcome { group, leader: None, configuration: None, error, exit }
+        }
+    };
+    report(groups.into_iter().map(outcome).collect(), common)
 }
 
 /// The groups that are meant, checked against the cluster.
@@ -196,7 +296,9 @@ impl Outcomes {
         rows.extend(self.groups.iter().map(|outcome| {
             let leader = outcome.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
             let said = outcome.error.as_ref().map(|error| format!("{}: {}", error.code, error.message));
-            vec![outcome.group.to_string(), leader, said.unwrap_or_else(|| "done".to_owned())]
+            let members = outcome.configuration.as_ref().map(Configuration::to_string);
+            let said = said.or(members).unwrap_or_else(|| "done".to_owned());
+            vec![outcome.group.to_string(), leader, said]
         }));
         output::align(&rows) + &format!("\n{} done, {} failed\n", self.done, self.failed)
     }
@@ -213,14 +315,14 @@ pub(crate) fn words(words: &[&str], numbers: &[u64]) -> Vec<String> {
 }
 
 /// Moves one group; the leader then.
-fn transfer(cluster: &mut Cluster, group: u64, to: Option<u32>, deadline: Deadline) -> Result<u32, Failed> {
+fn transfer(cluster: &mut Cluster, group: u64, to: Option<u32>, deadline: Deadline) -> Result<Done, Failed> {
     let words = words(
         &["GROUP", "TRANSFER"],
         &[&[group][..], &to.map(u64::from).into_iter().collect::<Vec<_>>()].concat(),
     );
     loop {
         match cluster.ask_leader::<Led>(&words, deadline) {
-            Ok(led) => return Ok(led.leader),
+            Ok(led) => return Ok(Done { leader: led.leader, configuration: None }),
             // It was not able to take over yet.
             Err(Failed::Refused(refusal))
                 if ["TIMEOUT", "BADTARGET"].contains(&refusal.code.as_str()) && !deadline.is_over() =>
@@ -232,11 +334,11 @@ fn transfer(cluster: &mut Cluster, group: u64, to: Option<u32>, deadline: Deadli
     }
 }
 
-fn campaign(cluster: &mut Cluster, group: u64, address: &str, deadline: Deadline) -> Result<u32, Failed> {
+fn campaign(cluster: &mut Cluster, group: u64, address: &str, deadline: Deadline) -> Result<Done, Failed> {
     let words = words(&["GROUP", "CAMPAIGN"], &[group]);
     loop {
         let failed = match cluster.ask::<Led>(address, &words) {
-            Ok(led) => return Ok(led.leader),
+            Ok(led) => return Ok(Done { leader: led.leader, configuration: None }),
             Err(crate::client::AskError::Refused(refusal)) => Failed::Refused(refusal),
             Err(error) => Failed::Unreachable(format!("{address}: {error}")),
         };

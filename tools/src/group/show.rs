@@ -104,14 +104,28 @@ pub(super) struct Shown {
     applied: u64,
     durable: u64,
     pub(super) last: u64,
+    pub(super) configuration: Configuration,
     sessions: u64,
     pub(super) peers: Vec<Peer>,
+}
+
+/// Who belongs to a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Configuration {
+    pub(super) index: u64,
+    pub(super) voters: Vec<u32>,
+    pub(super) outgoing: Vec<u32>,
+    pub(super) learners: Vec<u32>,
+    pub(super) learners_next: Vec<u32>,
+    pub(super) settled: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Peer {
     pub(super) node: u32,
+    kind: String,
     #[serde(rename = "match")]
     pub(super) matched: u64,
     next: u64,
@@ -196,10 +210,27 @@ impl Shown {
             text,
             "commit {commit}, applied {applied}, durable {durable}, last {last}; {sessions} sessions"
         );
-        let heads = ["peer", "match", "next", "state", "in flight", "bytes", "last contact"];
+        let _ = writeln!(text, "configuration of index {}: {}", self.configuration.index, self.configuration);
+        let heads = ["peer", "kind", "match", "next", "state", "in flight", "bytes", "last contact"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         rows.extend(self.peers.iter().map(Peer::row));
         text + &output::align(&rows)
+    }
+}
+
+impl std::fmt::Display for Configuration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |nodes: &[u32]| nodes.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+        write!(f, "voters {}", list(&self.voters))?;
+        let others = [
+            ("outgoing", &self.outgoing),
+            ("learners", &self.learners),
+            ("learners to be", &self.learners_next),
+        ];
+        for (name, nodes) in others.into_iter().filter(|(_, nodes)| !nodes.is_empty()) {
+            write!(f, "; {name} {}", list(nodes))?;
+        }
+        if self.settled { Ok(()) } else { f.write_str(" (being changed)") }
     }
 }
 
@@ -215,6 +246,7 @@ impl Peer {
         let leads = !self.state.is_empty();
         vec![
             self.node.to_string(),
+            self.kind.clone(),
             or_dash(leads, self.matched.to_string()),
             or_dash(leads, self.next.to_string()),
             or_dash(leads, self.state.clone()),

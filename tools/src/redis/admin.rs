@@ -7,7 +7,9 @@
 use logdrive::api::Error;
 use logdrive::core::{GroupStatus, GroupSummary};
 use logdrive::runtime::{CoreClient, PeerAddress};
-use logdrive_shard::{GroupId, NodeId, PeerReport, Role};
+use logdrive_shard::{
+    GroupId, LogIndex, MemberKind, MemberStep, MembershipChange, NodeId, PeerReport, Report, Role,
+};
 use serde::Serialize;
 
 use super::request::{Arguments, decimal};
@@ -23,6 +25,9 @@ pub(crate) enum Request {
     Transfer(GroupId, NodeId),
     /// `GROUP CAMPAIGN group`
     Campaign(GroupId),
+    /// `GROUP ADD-LEARNER | ADD-VOTER | PROMOTE | DEMOTE | REMOVE group node`, `GROUP REPLACE group old new`, `GROUP LEAVE group`, each
+    /// with `EXPECT index` and `FORCE` behind it.
+    Change(GroupId, MembershipChange),
     /// `NODE DRAIN [UNDO]`
     Drain(bool),
 }
@@ -49,15 +54,60 @@ pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>>
         (b"group", b"transfer", 4) => group().map(|group| Request::Transfer(group, NodeId::NONE)),
         (b"group", b"transfer", 5) => group().and_then(|group| Ok(Request::Transfer(group, node(4)?))),
         (b"group", b"campaign", 4) => group().map(Request::Campaign),
+        (b"group", sub, words) if words >= 4 && change_nodes(sub).is_some_and(|nodes| words >= 4 + nodes) => {
+            group().and_then(|group| Ok(Request::Change(group, change(sub, arguments, node)?)))
+        }
         (b"node", b"drain", 3) => Ok(Request::Drain(true)),
         (b"node", b"drain", 4) if word(3) == b"undo" => Ok(Request::Drain(false)),
         (b"group" | b"node", _, _) => {
-            let usage = "GROUP LIST | GROUP SHOW group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | NODE DRAIN [UNDO]";
+            let usage = "GROUP LIST | GROUP SHOW group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | \
+                         GROUP ADD-LEARNER|ADD-VOTER|PROMOTE|DEMOTE|REMOVE group node | GROUP REPLACE group old new | \
+                         GROUP LEAVE group, these with [EXPECT index] [FORCE] | NODE DRAIN [UNDO]";
             Err(format!("ERR not a request of LOGDRIVE: use {usage}"))
         }
         _ => return None,
     };
     Some(request)
+}
+
+/// How many nodes a change names; `None` if it is none.
+fn change_nodes(sub: &[u8]) -> Option<usize> {
+    match sub {
+        b"add-learner" | b"add-voter" | b"promote" | b"demote" | b"remove" => Some(1),
+        b"replace" => Some(2),
+        b"leave" => Some(0),
+        _ => None,
+    }
+}
+
+/// Reads a change: its nodes from word 4 on, then its options.
+fn change(
+    sub: &[u8],
+    arguments: Arguments<'_>,
+    node: impl Fn(usize) -> Result<NodeId, String>,
+) -> Result<MembershipChange, String> {
+    let mut change = match sub {
+        b"add-learner" => MembershipChange::of(&[MemberStep::AddLearner(node(4)?)]),
+        b"add-voter" => MembershipChange::of(&[MemberStep::AddVoter(node(4)?)]),
+        b"promote" => MembershipChange::of(&[MemberStep::Promote(node(4)?)]),
+        b"demote" => MembershipChange::of(&[MemberStep::Demote(node(4)?)]),
+        b"remove" => MembershipChange::of(&[MemberStep::Remove(node(4)?)]),
+        b"replace" => MembershipChange::replace(node(4)?, node(5)?),
+        _ => MembershipChange::leave(),
+    };
+    let mut options = arguments.from(4 + change_nodes(sub).unwrap_or(0));
+    while let Some(option) = options.next() {
+        let index = || options.clone().next().and_then(decimal).and_then(|index| u64::try_from(index).ok());
+        match (option.to_ascii_lowercase().as_slice(), index()) {
+            (b"expect", Some(index)) => {
+                change.expected = Some(LogIndex(index));
+                options.next();
+            }
+            (b"force", _) => change.even_if_behind = true,
+            _ => return Err("ERR after the nodes of a change: EXPECT index, or FORCE".to_owned()),
+        }
+    }
+    Ok(change)
 }
 
 /// Does what is asked, and says how it went.
@@ -80,6 +130,11 @@ pub(crate) async fn perform(client: &CoreClient, request: Request) -> Answer {
         Request::Campaign(group) => {
             client.campaign(group).await.map_err(|error| refusal(client, error))?;
             Ok(json(&Led { group: group.0, leader: client.leader_of(group).0 }))
+        }
+        Request::Change(group, change) => {
+            let index = client.change_membership(group, change).await;
+            let index = index.map_err(|error| refusal(client, error))?;
+            Ok(json(&Changed { group: group.0, index: index.0 }))
         }
         Request::Drain(draining) => {
             client.drain(draining).await;
@@ -124,6 +179,7 @@ struct Shown {
     applied: u64,
     durable: u64,
     last: u64,
+    configuration: Configuration,
     /// Open in the group's replicated state.
     sessions: u32,
     peers: Vec<Peer>,
@@ -132,6 +188,7 @@ struct Shown {
 #[derive(Serialize)]
 struct Peer {
     node: u32,
+    kind: &'static str,
     #[serde(rename = "match")]
     matched: u64,
     next: u64,
@@ -150,6 +207,28 @@ struct Led {
 }
 
 #[derive(Serialize)]
+struct Changed {
+    group: u64,
+    /// Of the configuration's entry, which is committed.
+    index: u64,
+}
+
+/// Who belongs to a group.
+#[derive(Serialize)]
+struct Configuration {
+    /// Of its entry; 0 for the founding one.
+    index: u64,
+    voters: Vec<u32>,
+    /// Voters of before, which decide as well while the configuration is joint.
+    outgoing: Vec<u32>,
+    learners: Vec<u32>,
+    /// Outgoing voters that will be learners.
+    learners_next: Vec<u32>,
+    /// It is committed, and not joint: another change can be made.
+    settled: bool,
+}
+
+#[derive(Serialize)]
 struct Drained {
     node: u32,
     draining: bool,
@@ -161,6 +240,30 @@ fn role_name(role: Role) -> &'static str {
         Role::PreCandidate => "pre-candidate",
         Role::Candidate => "candidate",
         Role::Leader => "leader",
+    }
+}
+
+fn kind_name(kind: MemberKind) -> &'static str {
+    match kind {
+        MemberKind::Voter => "voter",
+        MemberKind::Outgoing => "outgoing",
+        MemberKind::Learner => "learner",
+        MemberKind::Stranger => "removed",
+    }
+}
+
+impl Configuration {
+    fn new(raft: &Report) -> Configuration {
+        let (membership, index) = (&raft.membership, raft.membership_index);
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+        Configuration {
+            index: index.0,
+            voters: ids(membership.voters()),
+            outgoing: ids(membership.outgoing()),
+            learners: ids(membership.learners()),
+            learners_next: ids(membership.learners_next()),
+            settled: index <= raft.commit && !membership.is_joint(),
+        }
     }
 }
 
@@ -185,6 +288,7 @@ impl Shown {
             let heard = status.heard_nanos_ago.iter().find(|(node, _)| *node == peer.node);
             Peer {
                 node: peer.node.0,
+                kind: kind_name(peer.kind),
                 matched: peer.matched.0,
                 next: peer.next.0,
                 state: peer.state,
@@ -207,6 +311,7 @@ impl Shown {
             applied: status.applied.0,
             durable: raft.durable.0,
             last: raft.last.0,
+            configuration: Configuration::new(raft),
             sessions: status.sessions,
             peers: raft.peers.iter().map(peer).collect(),
         }
@@ -220,7 +325,7 @@ fn client_address(client: &CoreClient, node: NodeId) -> Option<String> {
 }
 
 /// The part of a refusal that programs read.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Refusal {
     message: String,
     /// The leader, if known, and where its clients connect.
@@ -230,11 +335,16 @@ struct Refusal {
     address: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_ms: Option<u64>,
+    /// Indexes of configurations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actual: Option<u64>,
 }
 
 /// The text of an error: code and JSON.
 fn refusal(client: &CoreClient, error: Error) -> String {
-    let mut refusal = Refusal { message: error.to_string(), leader: None, address: None, retry_ms: None };
+    let mut refusal = Refusal { message: error.to_string(), ..Refusal::default() };
     let code = match error {
         Error::NotLeader { leader } => {
             refusal.leader = leader.is_some().then_some(leader.0);
@@ -246,6 +356,13 @@ fn refusal(client: &CoreClient, error: Error) -> String {
             "BUSY"
         }
         Error::BadTransferee { .. } => "BADTARGET",
+        Error::MembershipMismatch { expected, actual } => {
+            (refusal.expected, refusal.actual) = (Some(expected.0), Some(actual.0));
+            "MISMATCH"
+        }
+        Error::LearnerBehind { .. } | Error::LearnerUnknown { .. } => "BEHIND",
+        Error::NoQuorum => "NOQUORUM",
+        Error::BadChange(_) => "BADCHANGE",
         Error::NoSuchGroup => "NOGROUP",
         Error::Timeout => "TIMEOUT",
         Error::Indeterminate => "INDETERMINATE",

@@ -1,0 +1,213 @@
+//! Members that come and go, over cores with a simulated network and simulated disks: what the engine does with configurations.
+mod common;
+
+use common::{Answer, Cluster, Setup, ms, payload};
+use logdrive::api::Error;
+use logdrive_shard::{LogIndex, MemberStep, MembershipChange, NodeId, Role, Term};
+
+const LEARN: &[MemberStep] = &[MemberStep::AddLearner(NodeId(4))];
+const PROMOTE: &[MemberStep] = &[MemberStep::Promote(NodeId(4))];
+
+/// Three founders and one node that waits to be made a member.
+fn with_a_spare(groups: u64) -> Cluster {
+    let mut cluster = Cluster::new(Setup { nodes: 4, founders: 3, groups, ..Setup::default() });
+    elect(&mut cluster);
+    cluster
+}
+
+/// Every group has a leader; the spare need not know it.
+fn elect(cluster: &mut Cluster) {
+    let groups = cluster.setup.groups;
+    cluster.run_until(ms(60_000), |cluster| (1..=groups).all(|group| cluster.find_leader(group).is_some()));
+}
+
+fn write(cluster: &mut Cluster, group: u64, from: u64, count: u64) {
+    for n in from..from + count {
+        let Answer { result, .. } = cluster.write(group, &payload(n));
+        assert!(result.is_ok(), "payload {n} of group {group}: {result:?}");
+    }
+}
+
+fn change(steps: &[MemberStep]) -> MembershipChange {
+    MembershipChange::of(steps)
+}
+
+/// A node has applied what the leader has.
+fn await_applied(cluster: &mut Cluster, group: u64, node: u32) {
+    cluster.run_until(ms(20_000), |cluster| {
+        let slot = Cluster::slot(group);
+        let Some(leader) = cluster.find_leader(group) else { return false };
+        let last = cluster.core(leader).group_status(slot).raft.last;
+        cluster.core(node).applied(slot) == last
+    });
+}
+
+#[test]
+fn a_node_that_was_not_there_does_nothing_until_it_is_made_a_member_and_then_catches_up() {
+    let mut cluster = with_a_spare(4);
+    write(&mut cluster, 2, 0, 50);
+    let idle = cluster.core(4).group_status(Cluster::slot(2));
+    assert_eq!((idle.raft.role, idle.raft.term, idle.raft.last), (Role::Follower, Term(0), LogIndex(0)));
+    let index = cluster.must_change(2, &change(LEARN));
+    await_applied(&mut cluster, 2, 4);
+    assert_eq!(cluster.membership(4, 2), "voters 1 2 3, learners 4");
+    assert_eq!(cluster.core(4).machine().entries[1].len(), 50);
+    let next = cluster.must_change(2, &change(PROMOTE));
+    assert!(next > index);
+    write(&mut cluster, 2, 50, 10);
+    // The other groups have not heard of it.
+    assert_eq!(cluster.membership(1, 3), "voters 1 2 3");
+    // With two of four dead nothing is committed, with one of four it is.
+    let leader = cluster.leader(2);
+    let (victim, other) = match leader {
+        1 => (2, 3),
+        2 => (1, 3),
+        _ => (1, 2),
+    };
+    cluster.kill(victim);
+    elect(&mut cluster);
+    write(&mut cluster, 2, 60, 10);
+    let leader = cluster.leader(2);
+    let other = if leader == other { 10 - 4 - victim - leader } else { other };
+    cluster.kill(other);
+    let token = cluster.propose(leader, 2, b"too few");
+    cluster.run_for(ms(1_000));
+    assert!(cluster.answer(leader, token).is_none_or(|answer| answer.result.is_err()));
+}
+
+#[test]
+fn every_group_moves_from_one_node_to_another_while_it_is_written() {
+    let groups = 12;
+    let mut cluster = with_a_spare(groups);
+    for (round, steps) in [LEARN, PROMOTE, &[MemberStep::Remove(NodeId(1))]].into_iter().enumerate() {
+        for group in 1..=groups {
+            write(&mut cluster, group, 10 * round as u64, 5);
+            cluster.must_change(group, &change(steps));
+            write_when_led(&mut cluster, group, 10 * round as u64 + 5, 5);
+        }
+    }
+    cluster.run_until(ms(20_000), |cluster| {
+        (1..=groups).all(|group| cluster.find_leader(group).is_some_and(|leader| leader != 1))
+    });
+    for group in 1..=groups {
+        let leader = cluster.leader(group);
+        assert_eq!(cluster.membership(leader, group), "voters 2 3 4");
+        for node in 2..=4 {
+            await_applied(&mut cluster, group, node);
+            let entries = &cluster.core(node).machine().entries[group as usize - 1];
+            assert_eq!(entries.len(), 30, "group {group} on node {node}");
+        }
+    }
+    // The new node leads its share, and a restart finds the configuration in the log.
+    cluster.run_until(ms(20_000), |cluster| (1..=groups).any(|group| cluster.leader(group) == 4));
+    for node in 2..=4 {
+        cluster.power_loss(node);
+        cluster.start(node);
+        assert_eq!(cluster.membership(node, 5), "voters 2 3 4");
+        cluster.run_for(ms(500));
+        elect(&mut cluster);
+        write_when_led(&mut cluster, 5, 100 + u64::from(node), 1);
+    }
+}
+
+/// Writes, after a leader has left perhaps.
+fn write_when_led(cluster: &mut Cluster, group: u64, from: u64, count: u64) {
+    for n in from..from + count {
+        loop {
+            cluster.run_until(ms(20_000), |cluster| cluster.find_leader(group).is_some());
+            match cluster.write(group, &payload(n)).result {
+                Ok(_) => break,
+                Err(Error::NotLeader { .. } | Error::Busy { .. }) => cluster.run_for(ms(20)),
+                Err(error) => panic!("payload {n} of group {group}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_change_that_was_not_committed_is_undone_on_the_old_leader() {
+    let mut cluster = with_a_spare(1);
+    write(&mut cluster, 1, 0, 3);
+    let old = cluster.leader(1);
+    let others: Vec<u32> = (1..=4).filter(|&node| node != old).collect();
+    // It believes in its followers still, but nothing of it reaches them any more.
+    others.iter().for_each(|&other| cluster.hold(old, other));
+    let token = cluster.change(old, 1, &change(LEARN));
+    assert_eq!(cluster.membership(old, 1), "voters 1 2 3, learners 4", "in force when it is appended");
+    cluster.partition(&[&[old], &others]);
+    others.iter().for_each(|&other| cluster.unhold(old, other));
+    cluster.run_until(ms(20_000), |cluster| cluster.find_leader(1).is_some_and(|leader| leader != old));
+    assert_eq!(cluster.wait(old, token).result, Err(Error::Indeterminate));
+    write_when_led(&mut cluster, 1, 3, 3);
+    cluster.heal();
+    cluster.run_until(ms(20_000), |cluster| cluster.membership(old, 1) == "voters 1 2 3");
+    await_applied(&mut cluster, 1, old);
+    // Undone on disk as well.
+    cluster.power_loss(old);
+    cluster.start(old);
+    assert_eq!(cluster.membership(old, 1), "voters 1 2 3");
+    assert_eq!(cluster.membership(4, 1), "voters ", "it was never told");
+}
+
+#[test]
+fn changes_are_refused_with_what_to_do() {
+    let mut cluster = with_a_spare(1);
+    write(&mut cluster, 1, 0, 1);
+    let leader = cluster.leader(1);
+    let ask = |cluster: &mut Cluster, change: &MembershipChange| {
+        let token = cluster.change(leader, 1, change);
+        cluster.wait(leader, token).result
+    };
+    let index = cluster.must_change(1, &change(LEARN));
+    let meant = |expected| MembershipChange { expected: Some(LogIndex(expected)), ..change(PROMOTE) };
+    assert_eq!(
+        ask(&mut cluster, &meant(0)),
+        Err(Error::MembershipMismatch { expected: LogIndex(0), actual: index })
+    );
+    assert!(matches!(ask(&mut cluster, &change(LEARN)), Err(Error::BadChange(_))));
+    let stranger = change(&[MemberStep::AddVoter(NodeId(9))]);
+    assert_eq!(ask(&mut cluster, &stranger), Err(Error::LearnerUnknown { node: NodeId(9) }));
+    let follower = if leader == 1 { 2 } else { 1 };
+    let token = cluster.change(follower, 1, &change(PROMOTE));
+    assert_eq!(cluster.wait(follower, token).result, Err(Error::NotLeader { leader: NodeId(leader) }));
+    await_applied(&mut cluster, 1, 4);
+    cluster.run_for(ms(100));
+    let promoted = ask(&mut cluster, &meant(index.0));
+    assert!(promoted.is_ok(), "{promoted:?}");
+}
+
+#[test]
+fn a_dead_voter_is_replaced_in_one_change() {
+    let mut setup = Setup { nodes: 4, founders: 3, groups: 3, ..Setup::default() };
+    setup.settings.balance_leaders = false;
+    let mut cluster = Cluster::new(setup);
+    elect(&mut cluster);
+    for group in 1..=3 {
+        write(&mut cluster, group, 0, 20);
+    }
+    cluster.kill(3);
+    elect(&mut cluster);
+    cluster.run_for(ms(1_000));
+    for group in 1..=3 {
+        cluster.must_change(group, &change(LEARN));
+        cluster.must_change(group, &MembershipChange::replace(NodeId(3), NodeId(4)));
+    }
+    for group in 1..=3 {
+        cluster.run_until(ms(20_000), |cluster| {
+            let leader = cluster.find_leader(group);
+            leader.is_some_and(|leader| cluster.membership(leader, group) == "voters 1 2 4")
+        });
+        write_when_led(&mut cluster, group, 20, 5);
+        await_applied(&mut cluster, group, 4);
+    }
+    // The dead one comes back: it learns that it is no member any more, and disturbs nobody.
+    let terms: Vec<Term> =
+        (1..=3).map(|group| cluster.core(1).group_status(Cluster::slot(group)).raft.term).collect();
+    cluster.start(3);
+    cluster.run_for(ms(3_000));
+    for group in 1..=3 {
+        let term = cluster.core(1).group_status(Cluster::slot(group)).raft.term;
+        assert_eq!(term, terms[group as usize - 1], "the term of group {group}");
+        write_when_led(&mut cluster, group, 25, 1);
+    }
+}
