@@ -151,7 +151,10 @@ fn a_change_that_was_not_committed_is_undone_on_the_old_leader() {
 
 #[test]
 fn changes_are_refused_with_what_to_do() {
-    let mut cluster = with_a_spare(1);
+    let mut setup = Setup { nodes: 4, founders: 3, groups: 1, preferred: false, ..Setup::default() };
+    setup.settings.balance_leaders = false;
+    let mut cluster = Cluster::new(setup);
+    elect(&mut cluster);
     write(&mut cluster, 1, 0, 1);
     let leader = cluster.leader(1);
     let ask = |cluster: &mut Cluster, change: &MembershipChange| {

@@ -53,7 +53,7 @@ fn take_last_room(cluster: &mut Cluster, node: u32) {
 }
 
 /// A frame that asks `node` for its vote in `term`.
-fn vote_request(cluster: &mut Cluster, node: u32, from: u32, term: Term) -> Vec<u8> {
+fn vote_request(cluster: &mut Cluster, node: u32, term: Term) -> Vec<u8> {
     let hello = cluster.core(node).hello();
     let to = Address { slot: hello.groups[0].slot, history: hello.groups[0].history };
     let (last_index, last_term) = (LogIndex(1 << 40), Term(term.0 - 1));
@@ -129,7 +129,7 @@ fn a_hard_state_that_found_no_space_is_written_after_a_newer_one_and_undoes_a_vo
     }
     // Before the next turn the node is asked for its vote in a later term.
     let later = Term(refused.0 + 5);
-    let frame = vote_request(&mut cluster, full, other, later);
+    let frame = vote_request(&mut cluster, full, later);
     cluster.receive(full, other, &frame, now);
     for _ in 0..20 {
         now += 1_000_000;

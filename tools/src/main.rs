@@ -38,7 +38,7 @@ enum Command {
     /// Show and change groups: leaders and members.
     #[command(subcommand)]
     Group(group::Command),
-    /// Change nodes: drain them.
+    /// Add nodes, drain them.
     #[command(subcommand)]
     Node(node::Command),
     /// Look into the logs of a stopped node, without changing anything.

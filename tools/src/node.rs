@@ -26,6 +26,37 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Make a new node known to all nodes, durably, so that it can connect and be made a member of groups.
+    ///
+    /// It is started with `logdrive serve --join` and a configuration that lists all nodes and itself. Nodes that do not
+    /// answer now have to be told later: repeat it.
+    Add {
+        /// Its id: one that no node of this cluster ever had.
+        #[arg(value_name = "NODE")]
+        node: u32,
+        /// Where the other nodes reach it.
+        #[arg(long, value_name = "HOST:PORT")]
+        peers: String,
+        /// Where clients reach it.
+        #[arg(long, value_name = "HOST:PORT")]
+        clients: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Added {
+    node: u32,
+    /// Nodes that know it now.
+    known_to: Vec<u32>,
+    /// Nodes that do not, and why.
+    errors: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct AddedTo {
+    node: u32,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -39,8 +70,37 @@ struct Drained {
 
 /// Does what is asked; the exit code says how it went.
 pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
-    let Command::Drain { node, undo, wait, common } = command;
-    drain(*node, *undo, wait, common)
+    match command {
+        Command::Drain { node, undo, wait, common } => drain(*node, *undo, wait, common),
+        Command::Add { node, peers, clients, common } => add(*node, peers, clients, common),
+    }
+}
+
+fn add(node: u32, peers: &str, clients: &str, common: &Common) -> Result<Exit, Failure> {
+    let mut cluster = common.cluster()?;
+    let request = ["NODE", "ADD", &node.to_string(), peers, clients].map(str::to_owned);
+    let mut added = Added { node, known_to: Vec::new(), errors: Vec::new() };
+    for address in cluster.addresses() {
+        match cluster.ask::<AddedTo>(&address, &request) {
+            Ok(to) => added.known_to.push(to.node),
+            // The new one itself may be started later; then it knows itself.
+            Err(_) if address == clients => {}
+            Err(error) => added.errors.push(format!("{address}: {error}")),
+        }
+    }
+    output::print(&if common.json { to_json(&added)? } else { added.text() })?;
+    Ok(if added.errors.is_empty() { Exit::Done } else { Exit::Unwell })
+}
+
+impl Added {
+    fn text(&self) -> String {
+        let known: Vec<String> = self.known_to.iter().map(u32::to_string).collect();
+        let mut text = format!("node {} is known to node {}\n", self.node, known.join(", "));
+        for error in &self.errors {
+            text += &format!("not told: {error}\n");
+        }
+        text
+    }
 }
 
 fn drain(node: u32, undo: bool, wait: &Wait, common: &Common) -> Result<Exit, Failure> {

@@ -35,8 +35,14 @@ pub(crate) struct Args {
     /// identity, it may have acknowledged what it no longer has.
     #[arg(long)]
     bootstrap: bool,
-    /// Check the configuration, start nothing.
+    /// This is the first start of a node that joins a cluster which is there already: its data directory may be new.
+    ///
+    /// The node is no member of any group until it is made one with `logdrive group add-learner`, `add-voter` or
+    /// `replace`. The other nodes must know it: `logdrive node add`.
     #[arg(long, conflicts_with = "bootstrap")]
+    join: bool,
+    /// Check the configuration, start nothing.
+    #[arg(long, conflicts_with_all = ["bootstrap", "join"])]
     check: bool,
 }
 
@@ -49,6 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     }
     crate::start_tracing();
     config.engine.bootstrap = args.bootstrap;
+    config.engine.join = args.join;
     set_budget(&mut config);
     config.engine.hooks = hooks();
     let stop = os::stop_signals().map_err(|error| Failure::io("signal handlers", &error))?;
@@ -147,7 +154,7 @@ fn start_failure(error: &StartError) -> Failure {
         }
         StartError::Node(node) if matches!(**node, NodeError::NotBootstrapped { .. }) => (
             Exit::Directory,
-            "`logdrive serve --bootstrap` is for the first start of a node, and only for that",
+            "`logdrive serve --bootstrap` (of a new cluster) or `--join` (of a new node) is for the first start, and only for that",
         ),
         _ => (Exit::Directory, "nothing was changed in the directory"),
     };

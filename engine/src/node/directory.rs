@@ -4,13 +4,14 @@ use logdrive_shard::NodeId;
 use logdrive_wal::Disk;
 
 use super::files::{Files, Format};
-use super::{NodeError, PeersMemory, Placement};
+use super::{NodeError, PeersMemory, Placement, Roster};
 use crate::wire::bytes::{Put, Reader};
 
 const IDENTITY: Format =
     Format { name: "identity", temporary: "identity.new", magic: *b"LDI\x1a", version: 1 };
 const PLACEMENT: Format =
     Format { name: "placement", temporary: "placement.new", magic: *b"LDP\x1a", version: 1 };
+const NODES: Format = Format { name: "nodes", temporary: "nodes.new", magic: *b"LDN\x1a", version: 1 };
 const PEERS: Format = Format { name: "peers", temporary: "peers.new", magic: *b"LDM\x1a", version: 1 };
 
 /// Who a data directory is.
@@ -28,7 +29,7 @@ pub struct Identity {
 
 /// How a node is started.
 #[derive(Clone, Copy, Debug)]
-pub struct Start {
+pub struct Start<'a> {
     /// As configured.
     pub cluster: u64,
     /// As configured.
@@ -39,6 +40,9 @@ pub struct Start {
     pub groups: u64,
     /// The directory may be empty: it becomes that of this node. An existing one is opened as without.
     pub bootstrap: bool,
+    /// Who founds the groups, for a new directory; empty if this node joins a cluster that has them already. Directories of
+    /// earlier versions did not say: theirs were founded by these nodes.
+    pub founders: &'a [NodeId],
     /// Random, for a new directory. Not 0.
     pub incarnation: u64,
     /// Things are in the directory that its disk does not list: logs of cores. Then it is not empty.
@@ -50,26 +54,29 @@ pub struct NodeDirectory<D: Disk> {
     files: Files<D>,
     identity: Identity,
     placement: Placement,
+    roster: Roster,
     peers: PeersMemory,
 }
 
 impl<D: Disk> NodeDirectory<D> {
     /// Checks or bootstraps the directory, and counts this boot durably.
-    pub fn open(disk: D, start: &Start) -> Result<NodeDirectory<D>, NodeError> {
+    pub fn open(disk: D, start: &Start<'_>) -> Result<NodeDirectory<D>, NodeError> {
         assert!(start.incarnation != 0, "0 means that a node was never met");
         let mut files = Files::new(disk);
-        let names = files.list()?;
+        let mut names = files.list()?;
         if !names.iter().any(|name| name == IDENTITY.name) {
             bootstrap(&mut files, start, &names)?;
+            names = files.list()?;
         }
         let mut identity = read_identity(&mut files)?;
         check_identity(&files, start, &identity)?;
         let placement = read_placement(&mut files, start)?;
+        let roster = read_roster(&mut files, start, &names)?;
         let peers = files.read(&PEERS)?;
         let peers = PeersMemory::decode(&peers).ok_or_else(|| files.damaged(&PEERS, "contradictory"))?;
         identity.boot += 1;
         files.write(&IDENTITY, &encode_identity(&identity))?;
-        Ok(NodeDirectory { files, identity, placement, peers })
+        Ok(NodeDirectory { files, identity, placement, roster, peers })
     }
 
     /// Who this is, with the boot of this start.
@@ -80,6 +87,20 @@ impl<D: Disk> NodeDirectory<D> {
     /// The core of every group.
     pub fn placement(&self) -> &Placement {
         &self.placement
+    }
+
+    /// Who founded the groups, and which nodes were added.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Makes another roster durable.
+    pub fn save_roster(&mut self, roster: &Roster) -> Result<(), NodeError> {
+        if self.roster != *roster {
+            self.files.write(&NODES, &roster.encode())?;
+            self.roster = roster.clone();
+        }
+        Ok(())
     }
 
     /// What is remembered of the peers, as of the start and the last [`NodeDirectory::save_peers`].
@@ -103,9 +124,9 @@ impl<D: Disk> NodeDirectory<D> {
 }
 
 /// Makes an empty directory that of a node. The identity is written last: without it the rest counts as nothing.
-fn bootstrap<D: Disk>(files: &mut Files<D>, start: &Start, names: &[String]) -> Result<(), NodeError> {
+fn bootstrap<D: Disk>(files: &mut Files<D>, start: &Start<'_>, names: &[String]) -> Result<(), NodeError> {
     // What a bootstrap that was interrupted leaves.
-    let ours = [&IDENTITY, &PLACEMENT, &PEERS];
+    let ours = [&IDENTITY, &PLACEMENT, &NODES, &PEERS];
     let is_ours = |name: &String| ours.iter().any(|format| *name == format.name || *name == format.temporary);
     let other = names.iter().find(|name| !is_ours(name)).cloned();
     if let Some(found) = other.or_else(|| start.occupied.then(|| "the log of a core".to_owned())) {
@@ -115,6 +136,7 @@ fn bootstrap<D: Disk>(files: &mut Files<D>, start: &Start, names: &[String]) -> 
         return Err(NodeError::NotBootstrapped { dir: files.root() });
     }
     files.write(&PLACEMENT, &Placement::round_robin(start.groups, start.cores).encode())?;
+    files.write(&NODES, &Roster::founded_by(start.founders).encode())?;
     files.write(&PEERS, &PeersMemory::default().encode())?;
     let Start { cluster, node, incarnation, .. } = *start;
     files.write(&IDENTITY, &encode_identity(&Identity { cluster, node, incarnation, boot: 0 }))
@@ -125,7 +147,7 @@ fn read_identity<D: Disk>(files: &mut Files<D>) -> Result<Identity, NodeError> {
     decode_identity(&body).ok_or_else(|| files.damaged(&IDENTITY, "contradictory"))
 }
 
-fn check_identity<D: Disk>(files: &Files<D>, start: &Start, found: &Identity) -> Result<(), NodeError> {
+fn check_identity<D: Disk>(files: &Files<D>, start: &Start<'_>, found: &Identity) -> Result<(), NodeError> {
     let dir = files.root();
     if found.cluster != start.cluster {
         return Err(NodeError::ForeignCluster { dir, found: found.cluster, expected: start.cluster });
@@ -136,7 +158,7 @@ fn check_identity<D: Disk>(files: &Files<D>, start: &Start, found: &Identity) ->
     Ok(())
 }
 
-fn read_placement<D: Disk>(files: &mut Files<D>, start: &Start) -> Result<Placement, NodeError> {
+fn read_placement<D: Disk>(files: &mut Files<D>, start: &Start<'_>) -> Result<Placement, NodeError> {
     let body = files.read(&PLACEMENT)?;
     let placement = Placement::decode(&body).ok_or_else(|| files.damaged(&PLACEMENT, "contradictory"))?;
     let dir = files.root();
@@ -147,6 +169,21 @@ fn read_placement<D: Disk>(files: &mut Files<D>, start: &Start) -> Result<Placem
         return Err(NodeError::GroupsChanged { dir, found: placement.groups(), expected: start.groups });
     }
     Ok(placement)
+}
+
+/// The roster; that of a directory which an earlier version made is written now.
+fn read_roster<D: Disk>(
+    files: &mut Files<D>,
+    start: &Start<'_>,
+    names: &[String],
+) -> Result<Roster, NodeError> {
+    if !names.iter().any(|name| name == NODES.name) {
+        let roster = Roster::founded_by(start.founders);
+        files.write(&NODES, &roster.encode())?;
+        return Ok(roster);
+    }
+    let body = files.read(&NODES)?;
+    Roster::decode(&body).ok_or_else(|| files.damaged(&NODES, "contradictory"))
 }
 
 fn encode_identity(identity: &Identity) -> Vec<u8> {

@@ -6,17 +6,18 @@ use crate::core::CoreId;
 use crate::node::Remember;
 use crate::wire::{Hello, Remembered, Versions};
 
-const START: Start = Start {
+const START: Start<'static> = Start {
     cluster: 0xC1,
     node: NodeId(2),
     cores: 2,
     groups: 5,
     bootstrap: true,
+    founders: &[NodeId(1), NodeId(2), NodeId(3)],
     incarnation: 77,
     occupied: false,
 };
 /// As a restart does it: another random incarnation, which an existing directory ignores.
-const AGAIN: Start = Start { bootstrap: false, incarnation: 78, ..START };
+const AGAIN: Start<'static> = Start { bootstrap: false, incarnation: 78, ..START };
 
 fn empty() -> SimDisk {
     SimDisk::new(SimOptions::default())
@@ -28,7 +29,7 @@ fn bootstrapped() -> SimPlatter {
     node.into_disk().platter()
 }
 
-fn refused(platter: &SimPlatter, start: &Start) -> NodeError {
+fn refused(platter: &SimPlatter, start: &Start<'_>) -> NodeError {
     match NodeDirectory::open(platter.open().unwrap(), start) {
         Ok(node) => panic!("{:?} was accepted", node.identity()),
         Err(error) => error,
@@ -264,4 +265,33 @@ fn a_full_disk_and_a_failed_write_are_named() {
     let platter = bootstrapped();
     platter.inject(Fault::next(OpKind::Sync, FaultKind::Errno(libc::EIO)));
     assert!(refused(&platter, &AGAIN).to_string().contains("Look at the disk"));
+}
+
+#[test]
+fn the_founders_are_those_of_the_first_start_and_added_nodes_stay() {
+    let platter = bootstrapped();
+    let others = Start { founders: &[NodeId(2), NodeId(9)], ..AGAIN };
+    let mut node = NodeDirectory::open(platter.open().unwrap(), &others).unwrap();
+    assert_eq!(node.roster().founders, START.founders);
+    let mut roster = node.roster().clone();
+    let new =
+        crate::runtime::PeerAddress { node: NodeId(4), peer: "a:1".to_owned(), client: "a:2".to_owned() };
+    assert!(roster.add(new));
+    node.save_roster(&roster).unwrap();
+    drop(node);
+    platter.power_loss();
+    let node = NodeDirectory::open(platter.open().unwrap(), &others).unwrap();
+    assert_eq!(*node.roster(), roster);
+}
+
+#[test]
+fn a_directory_of_an_earlier_version_gets_the_founders_of_its_configuration() {
+    let platter = bootstrapped();
+    platter.remove("nodes");
+    let node = NodeDirectory::open(platter.open().unwrap(), &AGAIN).unwrap();
+    assert_eq!(node.roster().founders, START.founders);
+    drop(node);
+    let others = Start { founders: &[NodeId(2), NodeId(9)], ..AGAIN };
+    let node = NodeDirectory::open(platter.open().unwrap(), &others).unwrap();
+    assert_eq!(node.roster().founders, START.founders);
 }

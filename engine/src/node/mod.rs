@@ -3,6 +3,7 @@
 //! ```text
 //! identity    cluster, node, incarnation, boot counter
 //! placement   the core of every group
+//! nodes       who founded the groups; nodes that were added since
 //! peers       of every peer node: incarnation, boot, durable ends of its logs
 //! core-N/     the log of core N (not this module's)
 //! ```
@@ -23,6 +24,7 @@ mod files;
 mod lock;
 mod peers;
 mod placement;
+mod roster;
 mod rules;
 
 pub use directory::{Identity, NodeDirectory, Start};
@@ -30,4 +32,5 @@ pub use error::NodeError;
 pub use lock::{DirectoryLock, has_subdirectories};
 pub use peers::{PeerMemory, PeersMemory, Remember};
 pub use placement::Placement;
+pub use roster::{ADDED_MAX, Roster};
 pub use rules::{Accepted, Own, judge};

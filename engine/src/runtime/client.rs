@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::core::{CoreId, CoreStatus, GroupStatus, GroupSummary};
 
 use super::cell::{Base, LocalCore};
 use super::clock;
+use super::identity::AddNodeError;
 use super::inbox::Item;
 use super::mesh::Kind;
 use super::port::PortState;
@@ -65,9 +67,22 @@ impl CoreClient {
         self.base().node.settings.groups
     }
 
-    /// All nodes with their addresses.
-    pub fn nodes(&self) -> &[PeerAddress] {
-        &self.base().node.settings.nodes
+    /// All nodes with their addresses, as they are known at present.
+    pub fn nodes(&self) -> Arc<[PeerAddress]> {
+        self.base().node.roll.nodes()
+    }
+
+    /// Counts the changes of [`CoreClient::nodes`].
+    pub fn nodes_epoch(&self) -> u64 {
+        self.base().node.roll.epoch()
+    }
+
+    /// As [`super::Engine::add_node`].
+    pub async fn add_node(&self, node: PeerAddress) -> Result<(), AddNodeError> {
+        let (sender, waiting) = reply();
+        let item = Item::AddNode(node, sender);
+        self.base().node.inbox(self.base().id).put(item).map_err(|_| AddNodeError::Stopped)?;
+        waiting.await.unwrap_or(Err(AddNodeError::Stopped))
     }
 
     /// The core of this node that a group lives on; `None` if this node does not host it. Requests from another core work too, at

@@ -26,11 +26,12 @@ use crate::wire::handshake::{
 
 use super::cell::CoreCell;
 use super::fd;
-use super::identity::{Memory, NotSaved};
+use super::identity::{AddNodeError, Memory, NotSaved};
 use super::inbox::Item;
 use super::links::{Connection, Link, LinkEnd, run_link};
-use super::settings::RuntimeSettings;
-use super::shared::{Peer, count};
+use super::reply::Reply;
+use super::settings::{PeerAddress, RuntimeSettings};
+use super::shared::{Node, Peer, count};
 
 /// What the connections of all cores of a node share.
 pub(crate) struct Connector {
@@ -94,12 +95,45 @@ pub(crate) fn start<M: StateMachine>(
         let listener = fd::listener(listener);
         cell.base.tasks.spawn(accept(cell.clone(), connector.clone(), listener));
     }
-    for (index, peer) in cell.base.node.peers.iter().enumerate() {
-        if peer.node > cell.base.node.settings.node {
-            let dialler = Dialler { cell: cell.clone(), connector: connector.clone(), peer: index };
-            cell.base.tasks.spawn(dialler.dial_node());
+    for peer in cell.base.node.peers() {
+        dial(cell, connector, peer);
+    }
+}
+
+/// Begins to dial a node, if that is this node's part.
+pub(crate) fn dial<M: StateMachine>(cell: &Rc<CoreCell<M>>, connector: &Arc<Connector>, peer: Arc<Peer>) {
+    if peer.node > cell.base.node.settings.node {
+        let dialler = Dialler { cell: cell.clone(), connector: connector.clone(), peer };
+        cell.base.tasks.spawn(dialler.dial_node());
+    }
+}
+
+/// Makes a node known: durably first, then to those who judge handshakes, then to those who dial.
+pub(crate) async fn add_node(
+    node: Arc<Node>,
+    connector: Arc<Connector>,
+    address: PeerAddress,
+    reply: Reply<Result<(), AddNodeError>>,
+) {
+    let is_address = |text: &str| {
+        text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    // An embedding program need not have clients.
+    let has_clients = address.client.is_empty() || is_address(&address.client);
+    if !address.node.is_some() || !is_address(&address.peer) || !has_clients {
+        return reply.send(Err(AddNodeError::Invalid { node: address.node }));
+    }
+    let added = connector.memory.add_node(address.clone()).await;
+    if added.is_ok()
+        && let Some(peer) = node.add_peer(address)
+    {
+        tracing::info!(peer = peer.node.0, "a node was added");
+        for inbox in &node.inboxes {
+            // A core that ended dials nobody.
+            let _ = inbox.put(Item::Dial(peer.clone()));
         }
     }
+    reply.send(added);
 }
 
 // -- accepting --------------------------------------------------------------------------------------------------------
@@ -178,21 +212,21 @@ pub(crate) fn adopt<M: StateMachine>(
         let shaken = within(timeout, answer(&cell, &connector, socket, &hello)).await;
         drop(permit);
         match shaken {
-            Ok((link, peer)) => live(&cell, &connector, &link, peer, &hello).await,
+            Ok((link, peer)) => live(&cell, &connector, &link, &peer, &hello).await,
             Err(error) => {
                 count(&cell.base.node.counters.handshakes_failed);
-                note_failure(cell.base.node.peer(hello.node), &from, &error);
+                note_failure(cell.base.node.peer(hello.node).as_deref(), &from, &error);
             }
         }
     });
 }
 
-async fn answer<'c, M: StateMachine>(
-    cell: &'c Rc<CoreCell<M>>,
+async fn answer<M: StateMachine>(
+    cell: &Rc<CoreCell<M>>,
     connector: &Connector,
     socket: OwnedFd,
     hello: &Hello,
-) -> Result<(Rc<Link>, &'c Peer), HandshakeFailed> {
+) -> Result<(Rc<Link>, Arc<Peer>), HandshakeFailed> {
     let connection = Connection::new(socket, &cell.base.node.settings.runtime)?;
     let version = match connector.memory.judge(hello, durable_end(cell), None) {
         Ok(version) => version,
@@ -219,19 +253,18 @@ async fn answer<'c, M: StateMachine>(
 struct Dialler<M: StateMachine> {
     cell: Rc<CoreCell<M>>,
     connector: Arc<Connector>,
-    /// Index among the peers of the node.
-    peer: usize,
+    peer: Arc<Peer>,
 }
 
 impl<M: StateMachine> Clone for Dialler<M> {
     fn clone(&self) -> Dialler<M> {
-        Dialler { cell: self.cell.clone(), connector: self.connector.clone(), peer: self.peer }
+        Dialler { cell: self.cell.clone(), connector: self.connector.clone(), peer: self.peer.clone() }
     }
 }
 
 impl<M: StateMachine> Dialler<M> {
     fn peer(&self) -> &Peer {
-        &self.cell.base.node.peers[self.peer]
+        &self.peer
     }
 
     /// Dials core 0, and each other core once it is known to exist.
@@ -304,9 +337,7 @@ impl<M: StateMachine> Dialler<M> {
     /// The address of the peer; names are looked up each time, because they may move.
     async fn resolve(&self) -> io::Result<SocketAddr> {
         let node = &self.cell.base.node;
-        let wanted = self.peer().node;
-        let listed = node.settings.nodes.iter().find(|n| n.node == wanted);
-        let name = listed.map(|n| n.peer.clone()).unwrap_or_default();
+        let name = node.roll.peer_address(self.peer().node).unwrap_or_default();
         if let Ok(address) = name.parse() {
             return Ok(address);
         }

@@ -14,10 +14,10 @@ use crate::core::{CoreId, CoreOptions, CoreStatus, Fatal};
 
 use super::connect::Connector;
 use super::group::Group;
-use super::identity::{self, Keeper, Opened};
+use super::identity::{self, AddNodeError, Keeper, Opened};
 use super::inbox::Item;
 use super::reply::{Reply, Waiting, reply};
-use super::settings::NodeSettings;
+use super::settings::{NodeSettings, PeerAddress};
 use super::shared::Node;
 use super::start_error::{SettingsError, StartError};
 use super::thread::{self, CoreStart};
@@ -56,11 +56,12 @@ impl Engine {
     ) -> Result<Engine, StartError> {
         check(&settings)?;
         check_memlock(&settings)?;
-        let Opened { identity, memory, keeper, places, mut groups, log_dirs } = identity::open(&settings)?;
+        let Opened { identity, memory, keeper, places, mut groups, log_dirs, roll } =
+            identity::open(&settings)?;
         let listener = listen(&settings)?;
         let address =
             listener.local_addr().map_err(|error| StartError::Listen { address: settings.listen, error })?;
-        let node = Arc::new(Node::new(settings, places));
+        let node = Arc::new(Node::new(settings, places, roll));
         let connector = Arc::new(Connector::new(memory));
         let (services, machine) = (Arc::new(services), Arc::new(machine));
         let mut listener = Some(listener);
@@ -116,6 +117,15 @@ impl Engine {
         for waiting in self.ask_all(|reply| Item::Drain(draining, reply)).into_iter().flatten() {
             waiting.wait();
         }
+    }
+
+    /// Makes a node known to this one, durably: its connections are accepted from now on, and it is dialled. A node that is known
+    /// already gets this address. Every node of the cluster has to be told. Blocks; not on an executor's thread.
+    pub fn add_node(&self, node: PeerAddress) -> Result<(), AddNodeError> {
+        let (sender, waiting) = reply();
+        let item = Item::AddNode(node, sender);
+        self.node.inboxes[0].put(item).map_err(|_| AddNodeError::Stopped)?;
+        waiting.wait().unwrap_or(Err(AddNodeError::Stopped))
     }
 
     /// How the connections to the other nodes are.

@@ -18,13 +18,14 @@ use logdrive_wal::{RingDisk, RingOptions};
 
 use crate::core::{CoreId, GroupSetup, Slot};
 use crate::node::{
-    DirectoryLock, Identity, NodeDirectory, NodeError, Own, PeersMemory, Placement, Remember, Start,
-    has_subdirectories, judge,
+    ADDED_MAX, DirectoryLock, Identity, NodeDirectory, NodeError, Own, PeersMemory, Placement, Remember,
+    Roster, Start, has_subdirectories, judge,
 };
 use crate::wire::{Hello, Reject, Versions};
 
 use super::reply::{Reply, reply};
-use super::settings::NodeSettings;
+use super::roll::Roll;
+use super::settings::{NodeSettings, PeerAddress};
 use super::shared::Place;
 use super::start_error::StartError;
 
@@ -39,6 +40,7 @@ pub(crate) struct Opened {
     pub(crate) groups: Vec<Vec<GroupSetup>>,
     /// By core.
     pub(crate) log_dirs: Vec<PathBuf>,
+    pub(crate) roll: Arc<Roll>,
 }
 
 /// A number that nobody can foresee, from the randomness that the standard library takes from the system.
@@ -62,24 +64,24 @@ pub(crate) fn open(settings: &NodeSettings) -> Result<Opened, StartError> {
         let error = io::Error::other("the thread that opens the directory panicked");
         return Err(StartError::Directory { dir: settings.dir.clone(), error });
     };
-    let (identity, placement) = opened?;
+    let (identity, placement, roster) = opened?;
     let log_dirs = log_dirs(settings, &identity)?;
-    let (places, groups) = groups(settings, &placement);
-    let members = settings.nodes.iter().map(|n| n.node).collect();
-    let memory = Memory { identity, cores: settings.cores, members, peers, orders };
-    Ok(Opened { identity, memory, keeper, places, groups, log_dirs })
+    let (places, groups) = groups(&placement, &roster.founders);
+    let roll = Arc::new(Roll::new(&settings.nodes, &roster.added));
+    let memory = Memory { identity, cores: settings.cores, roll: roll.clone(), peers, orders };
+    Ok(Opened { identity, memory, keeper, places, groups, log_dirs, roll })
 }
 
-/// Where each group lives, and the groups of each core. Every node is a voter of every group; preferred leaders go round.
-fn groups(settings: &NodeSettings, placement: &Placement) -> (Vec<Option<Place>>, Vec<Vec<GroupSetup>>) {
-    let mut voters: Vec<NodeId> = settings.nodes.iter().map(|n| n.node).collect();
-    voters.sort_unstable();
+/// Where each group lives, and the groups of each core. Every group has a place on every node, member or not, so that a node can be
+/// made a member at any time. Every founder was a voter of every group; preferred leaders go round.
+fn groups(placement: &Placement, founders: &[NodeId]) -> (Vec<Option<Place>>, Vec<Vec<GroupSetup>>) {
     let mut places = vec![None; placement.groups() as usize];
     let of_core = |core: u16| {
         let setups = placement.groups_of(CoreId(core)).zip(0..).map(|(id, slot)| {
             places[(id.0 - 1) as usize] = Some(Place { core: CoreId(core), slot: Slot(slot) });
-            let preferred_leader = voters[((id.0 - 1) % voters.len() as u64) as usize];
-            GroupSetup { id, founders: voters.clone(), preferred_leader }
+            let turn = (id.0 - 1).checked_rem(founders.len() as u64);
+            let preferred_leader = turn.map_or(NodeId::NONE, |turn| founders[turn as usize]);
+            GroupSetup { id, founders: founders.to_vec(), preferred_leader }
         });
         setups.collect()
     };
@@ -130,6 +132,7 @@ impl Peers {
 
 enum Order {
     Save(Reply<bool>),
+    AddNode(PeerAddress, Reply<Result<(), AddNodeError>>),
     Stop,
 }
 
@@ -154,7 +157,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// What merely changed is saved this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
-type OpenedDirectory = Result<(Identity, Placement), StartError>;
+type OpenedDirectory = Result<(Identity, Placement, Roster), StartError>;
 
 fn keep(settings: &NodeSettings, peers: &Peers, opened: &Sender<OpenedDirectory>, orders: &Receiver<Order>) {
     let (_lock, mut directory) = match open_directory(settings) {
@@ -165,7 +168,8 @@ fn keep(settings: &NodeSettings, peers: &Peers, opened: &Sender<OpenedDirectory>
         }
     };
     *peers.lock() = directory.peers().clone();
-    if opened.send(Ok((directory.identity(), directory.placement().clone()))).is_err() {
+    let found = (directory.identity(), directory.placement().clone(), directory.roster().clone());
+    if opened.send(Ok(found)).is_err() {
         return;
     }
     loop {
@@ -184,10 +188,22 @@ fn keep(settings: &NodeSettings, peers: &Peers, opened: &Sender<OpenedDirectory>
         }
         match order {
             Ok(Order::Save(reply)) => reply.send(saved),
+            Ok(Order::AddNode(node, reply)) => reply.send(add_node(&mut directory, node)),
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+fn add_node(directory: &mut NodeDirectory<RingDisk>, node: PeerAddress) -> Result<(), AddNodeError> {
+    let mut roster = directory.roster().clone();
+    if !roster.add(node) {
+        return Err(AddNodeError::TooMany { max: ADDED_MAX });
+    }
+    directory.save_roster(&roster).map_err(|error| {
+        tracing::error!(%error, "a node that was added could not be saved");
+        AddNodeError::NotSaved
+    })
 }
 
 fn open_directory(settings: &NodeSettings) -> Result<(DirectoryLock, NodeDirectory<RingDisk>), StartError> {
@@ -197,12 +213,17 @@ fn open_directory(settings: &NodeSettings) -> Result<(DirectoryLock, NodeDirecto
     let durable_writes = logdrive_wal::DurableWrites::Dsync;
     let options = RingOptions { buffers: 0, queue_entries: 8, durable_writes, ..RingOptions::default() };
     let disk = RingDisk::open(&settings.dir, options).map_err(|error| StartError::ring(0, error))?;
+    let founders: Vec<NodeId> = match settings.join {
+        true => Vec::new(),
+        false => settings.nodes.iter().map(|n| n.node).collect(),
+    };
     let start = Start {
         cluster: settings.cluster,
         node: settings.node,
         cores: settings.cores,
         groups: settings.groups,
-        bootstrap: settings.bootstrap,
+        bootstrap: settings.bootstrap || settings.join,
+        founders: &founders,
         incarnation: random(0) | 1,
         occupied,
     };
@@ -215,9 +236,35 @@ fn open_directory(settings: &NodeSettings) -> Result<(DirectoryLock, NodeDirecto
 pub(crate) struct Memory {
     identity: Identity,
     cores: u16,
-    members: Vec<NodeId>,
+    roll: Arc<Roll>,
     peers: Arc<Peers>,
     orders: Sender<Order>,
+}
+
+/// Why a node could not be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddNodeError {
+    /// Too many nodes were added, or the address is far too long.
+    #[error(
+        "{max} nodes can be added at most, with addresses of ordinary length: list them in the configuration instead"
+    )]
+    TooMany {
+        /// The limit.
+        max: usize,
+    },
+    /// It could not be made durable.
+    #[error("the node could not be saved in the data directory: look at this node's log")]
+    NotSaved,
+    /// Node 0, or addresses that are none.
+    #[error("node {node}: a node has an id from 1 on and addresses of the form host:port")]
+    Invalid {
+        /// The node.
+        node: NodeId,
+    },
+    /// The engine is stopping.
+    #[error("the engine is stopping")]
+    Stopped,
 }
 
 /// What is known of the peers could not be made durable: nobody can be accepted.
@@ -243,6 +290,13 @@ impl Memory {
         }
     }
 
+    /// Makes it durable that a node was added.
+    pub(crate) async fn add_node(&self, node: PeerAddress) -> Result<(), AddNodeError> {
+        let (sender, saved) = reply();
+        self.orders.send(Order::AddNode(node, sender)).map_err(|_| AddNodeError::NotSaved)?;
+        saved.await.unwrap_or(Err(AddNodeError::NotSaved))
+    }
+
     /// Judges a peer's `Hello`; the version to speak if it is accepted.
     pub(crate) fn judge(
         &self,
@@ -250,6 +304,7 @@ impl Memory {
         durable_end: u64,
         dialled: Option<(NodeId, CoreId)>,
     ) -> Result<u16, Reject> {
+        let members: Vec<NodeId> = self.roll.nodes().iter().map(|node| node.node).collect();
         let own = Own {
             cluster: self.identity.cluster,
             node: self.identity.node,
@@ -257,7 +312,7 @@ impl Memory {
             boot: self.identity.boot,
             cores: self.cores,
             durable_end,
-            members: &self.members,
+            members: &members,
             dialled,
         };
         judge(&own, &self.peers.lock(), hello).map(|accepted| accepted.version)

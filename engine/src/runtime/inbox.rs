@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,9 +14,12 @@ use crate::core::{CoreStatus, Fatal, GroupStatus, GroupSummary, Slot};
 use crate::wire::handshake::Hello;
 
 use super::connect::Permit;
+use super::identity::AddNodeError;
 use super::mesh::Lane;
 use super::reply::Reply;
 use super::session::SessionRequest;
+use super::settings::PeerAddress;
+use super::shared::Peer;
 
 /// The reply of a state machine, or why there is none.
 pub(crate) type Outcome = Result<Vec<u8>, Error>;
@@ -35,6 +38,10 @@ pub(crate) enum Item {
     Change { slot: Slot, change: MembershipChange, reply: Reply<Vec<Outcome>> },
     /// A campaign; answered when this member leads, or when it was not elected in time.
     Campaign { slot: Slot, reply: Reply<Result<(), Error>> },
+    /// Make a node known, durably, to all cores.
+    AddNode(PeerAddress, Reply<Result<(), AddNodeError>>),
+    /// A node was made known: it is to be dialled, if that is this node's part.
+    Dial(Arc<Peer>),
     /// Move leaders off and keep them off, or let them come back.
     Drain(bool, Reply<()>),
     /// All groups of the core.

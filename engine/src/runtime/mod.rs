@@ -25,6 +25,7 @@ mod mesh;
 mod notify;
 mod port;
 mod reply;
+mod roll;
 mod session;
 mod settings;
 mod shared;
@@ -39,6 +40,7 @@ use std::pin::Pin;
 pub use client::{CoreClient, Port};
 pub use engine::{Engine, GROUPS_MAX};
 pub use group::Group;
+pub use identity::AddNodeError;
 pub use settings::{EXIT_FATAL, Hooks, NodeSettings, PeerAddress, RuntimeSettings};
 pub use start_error::{SettingsError, StartError};
 

@@ -46,8 +46,13 @@ pub struct NodeSettings {
     pub pin_from: Option<usize>,
     /// Spin so long before parking, microseconds. Only pinned executors spin.
     pub spin_us: u64,
-    /// The directory may be new: this is the first start of this member.
+    /// The directory may be new: this is the first start of this member, and of the cluster. The groups are founded with all
+    /// of `nodes` as voters.
     pub bootstrap: bool,
+    /// The directory may be new: this is the first start of this node, the cluster is there already. Its groups' members
+    /// are what their leaders say; this node is none until it is made one. The other nodes must know it
+    /// ([`crate::runtime::Engine::add_node`], or their configuration).
+    pub join: bool,
     /// Settings of every core.
     pub core: CoreSettings,
     /// Bounds and times of what surrounds the cores.
@@ -79,6 +84,7 @@ impl NodeSettings {
             pin_from: None,
             spin_us: 0,
             bootstrap: false,
+            join: false,
             core: CoreSettings::default(),
             runtime: RuntimeSettings::default(),
             hooks: Hooks::default(),

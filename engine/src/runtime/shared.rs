@@ -1,7 +1,7 @@
 //! What all cores of a node, and the handles of the embedding program, share.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use logdrive_shard::{GroupId, NodeId};
 
@@ -9,7 +9,8 @@ use crate::api::Error;
 use crate::core::{CoreId, Fatal, Slot};
 
 use super::inbox::Inbox;
-use super::settings::NodeSettings;
+use super::roll::Roll;
+use super::settings::{NodeSettings, PeerAddress};
 use super::{PeerStatus, RuntimeCounters};
 
 /// Where a group lives on this node.
@@ -28,6 +29,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    fn new(node: NodeId) -> Peer {
+        Peer { node, cores: AtomicU16::new(0), links: AtomicU32::new(0), refused: Mutex::new(None) }
+    }
+
     /// Notes why a handshake was refused. True if that is news.
     pub(crate) fn refuse(&self, reason: &str) -> bool {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +83,9 @@ pub(crate) struct Node {
     leadership_epoch: AtomicU64,
     /// By core.
     pub(crate) inboxes: Vec<Inbox>,
-    pub(crate) peers: Vec<Peer>,
+    /// All nodes with their addresses.
+    pub(crate) roll: Arc<Roll>,
+    peers: RwLock<Vec<Arc<Peer>>>,
     pub(crate) counters: Counters,
     /// Services end.
     stopping: AtomicBool,
@@ -86,27 +93,20 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(settings: NodeSettings, places: Vec<Option<Place>>) -> Node {
+    pub(crate) fn new(settings: NodeSettings, places: Vec<Option<Place>>, roll: Arc<Roll>) -> Node {
         let runtime = &settings.runtime;
         let inboxes = (0..settings.cores)
             .map(|_| Inbox::new(settings.cores, runtime.queue_requests_max, runtime.queue_bytes_max))
             .collect();
-        let peers = settings
-            .nodes
-            .iter()
-            .filter(|n| n.node != settings.node)
-            .map(|n| Peer {
-                node: n.node,
-                cores: AtomicU16::new(0),
-                links: AtomicU32::new(0),
-                refused: Mutex::new(None),
-            })
-            .collect();
+        let nodes = roll.nodes();
+        let others = nodes.iter().filter(|n| n.node != settings.node);
+        let peers = RwLock::new(others.map(|n| Arc::new(Peer::new(n.node))).collect());
         Node {
             leaders: (0..places.len()).map(|_| AtomicU32::new(0)).collect(),
             places,
             leadership_epoch: AtomicU64::new(0),
             inboxes,
+            roll,
             peers,
             counters: Counters::default(),
             stopping: AtomicBool::new(false),
@@ -143,12 +143,34 @@ impl Node {
         &self.inboxes[usize::from(core.0)]
     }
 
-    pub(crate) fn peer(&self, node: NodeId) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.node == node)
+    pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .find(|peer| peer.node == node)
+            .cloned()
+    }
+
+    /// A node that this one did not know, or an address that it did not know. `Some`: the peer is new.
+    pub(crate) fn add_peer(&self, address: PeerAddress) -> Option<Arc<Peer>> {
+        let node = address.node;
+        self.roll.add(address);
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if node == self.settings.node || peers.iter().any(|peer| peer.node == node) {
+            return None;
+        }
+        let peer = Arc::new(Peer::new(node));
+        peers.push(peer.clone());
+        Some(peer)
     }
 
     pub(crate) fn peer_status(&self) -> Vec<PeerStatus> {
-        self.peers.iter().map(Peer::status).collect()
+        self.peers().iter().map(|peer| peer.status()).collect()
     }
 
     pub(crate) fn counters(&self) -> RuntimeCounters {

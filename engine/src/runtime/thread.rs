@@ -262,6 +262,10 @@ fn take_item<M: StateMachine>(
             cell.with_core(|core| transfers.campaign(now, core, give_up, (slot, me), reply));
             cell.base.turn.notify();
         }
+        Item::AddNode(node, reply) => {
+            cell.base.tasks.spawn(connect::add_node(cell.base.node.clone(), connector.clone(), node, reply));
+        }
+        Item::Dial(peer) => connect::dial(cell, connector, peer),
         Item::Drain(draining, reply) => {
             let _ = cell.input(Event::Drain(draining));
             reply.send(());

@@ -26,6 +26,12 @@ impl<'a> Reader<'a> {
         self.take().map(u64::from_le_bytes)
     }
 
+    pub(crate) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (field, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(field)
+    }
+
     /// Bytes that are left.
     pub(crate) fn left(&self) -> usize {
         self.0.len()

@@ -94,7 +94,6 @@ impl World {
         for side in [0, 1] {
             self.judge(connection, side, &hellos[1 - side]);
             let actor = self.connections[connection].ends[side];
-            let peer = self.members[nodes[1 - side]].id;
             let live = self.actors[actor].live.as_ref().expect("alive");
             let mut bytes = Vec::new();
             Handshake::Groups(live.core.hello()).encode(&mut bytes);

@@ -6,7 +6,7 @@
 
 use logdrive::api::Error;
 use logdrive::core::{GroupStatus, GroupSummary};
-use logdrive::runtime::{CoreClient, PeerAddress};
+use logdrive::runtime::{AddNodeError, CoreClient, PeerAddress};
 use logdrive_shard::{
     GroupId, LogIndex, MemberKind, MemberStep, MembershipChange, NodeId, PeerReport, Report, Role,
 };
@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Change(GroupId, MembershipChange),
     /// `NODE DRAIN [UNDO]`
     Drain(bool),
+    /// `NODE ADD node peers clients`
+    AddNode(PeerAddress),
 }
 
 /// JSON, or the text of an error.
@@ -59,10 +61,14 @@ pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>>
         }
         (b"node", b"drain", 3) => Ok(Request::Drain(true)),
         (b"node", b"drain", 4) if word(3) == b"undo" => Ok(Request::Drain(false)),
+        (b"node", b"add", 6) => node(3).map(|node| {
+            let text = |at: usize| String::from_utf8_lossy(arguments.get(at)).into_owned();
+            Request::AddNode(PeerAddress { node, peer: text(4), client: text(5) })
+        }),
         (b"group" | b"node", _, _) => {
             let usage = "GROUP LIST | GROUP SHOW group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | \
                          GROUP ADD-LEARNER|ADD-VOTER|PROMOTE|DEMOTE|REMOVE group node | GROUP REPLACE group old new | \
-                         GROUP LEAVE group, these with [EXPECT index] [FORCE] | NODE DRAIN [UNDO]";
+                         GROUP LEAVE group, these with [EXPECT index] [FORCE] | NODE DRAIN [UNDO] | NODE ADD node peers clients";
             Err(format!("ERR not a request of LOGDRIVE: use {usage}"))
         }
         _ => return None,
@@ -135,6 +141,16 @@ pub(crate) async fn perform(client: &CoreClient, request: Request) -> Answer {
             let index = client.change_membership(group, change).await;
             let index = index.map_err(|error| refusal(client, error))?;
             Ok(json(&Changed { group: group.0, index: index.0 }))
+        }
+        Request::AddNode(address) => {
+            let node = address.node.0;
+            let added = client.add_node(address).await;
+            let refused = |error: AddNodeError| {
+                let refusal = Refusal { message: error.to_string(), ..Refusal::default() };
+                format!("ERR {}", serde_json::to_string(&refusal).expect("strings always serialize"))
+            };
+            added.map_err(refused)?;
+            Ok(json(&Added { node: client.node().0, added: node }))
         }
         Request::Drain(draining) => {
             client.drain(draining).await;
@@ -226,6 +242,12 @@ struct Configuration {
     learners_next: Vec<u32>,
     /// It is committed, and not joint: another change can be made.
     settled: bool,
+}
+
+#[derive(Serialize)]
+struct Added {
+    node: u32,
+    added: u32,
 }
 
 #[derive(Serialize)]

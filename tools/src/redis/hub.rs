@@ -157,6 +157,12 @@ impl<B: Backend> Hub<B> {
         }
     }
 
+    /// Other nodes than before, or at other addresses.
+    pub(crate) fn set_topology(&mut self, topology: Topology) {
+        self.views = Views::new(&topology);
+        self.topology = topology;
+    }
+
     pub(crate) fn counters(&self) -> &Counters {
         &self.shared.cores[self.core]
     }

@@ -91,7 +91,7 @@ pub fn service_on(listener: TcpListener, config: FrontDoorConfig) -> Result<Box<
 }
 
 async fn run(client: CoreClient, listener: TcpListener, shared: Arc<Shared>, config: FrontDoorConfig) {
-    let topology = Topology::new(config.cluster, client.node(), client.nodes(), client.groups());
+    let topology = Topology::new(config.cluster, client.node(), &client.nodes(), client.groups());
     let Some(topology) = topology else {
         tracing::error!("the engine's nodes or groups are not those the front door was checked with");
         return;
@@ -100,5 +100,5 @@ async fn run(client: CoreClient, listener: TcpListener, shared: Arc<Shared>, con
     let backend = PortBackend { client: client.clone(), port: port.clone() };
     let core = usize::from(client.core().0);
     let hub = Hub::new(backend, topology, config.limits, config.payload_bytes_max, shared, core);
-    Front::serve(client, port, Desk::new(hub), listen::adopt(listener)).await;
+    Front::serve((client, config.cluster), port, Desk::new(hub), listen::adopt(listener)).await;
 }

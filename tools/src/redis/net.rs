@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use super::admin;
-use super::backend::Backend;
+use super::backend::{Backend, Topology};
 use super::barrier::NodeStatus;
 use super::desk::Desk;
 
@@ -80,6 +80,8 @@ struct Door {
     input: Box<[u8]>,
     stopping: bool,
     finished: bool,
+    /// Of the nodes that clients are told of.
+    nodes_epoch: u64,
     accept_waker: Option<Waker>,
     answers_waker: Option<Waker>,
 }
@@ -87,6 +89,7 @@ struct Door {
 /// The front door of one core.
 pub(crate) struct Front {
     client: CoreClient,
+    cluster: u64,
     started: Moment,
     door: RefCell<Door>,
 }
@@ -94,7 +97,7 @@ pub(crate) struct Front {
 impl Front {
     /// Serves clients until the engine stops.
     pub(crate) async fn serve(
-        client: CoreClient,
+        (client, cluster): (CoreClient, u64),
         port: Rc<Port>,
         desk: Desk<PortBackend>,
         listener: TcpListener,
@@ -102,6 +105,7 @@ impl Front {
         let front = Rc::new(Front {
             started: Moment(client.now_nanos()),
             client,
+            cluster,
             door: RefCell::new(Door {
                 desk,
                 sockets: Vec::new(),
@@ -109,6 +113,8 @@ impl Front {
                 input: vec![0; READ_BYTES].into_boxed_slice(),
                 stopping: false,
                 finished: false,
+                // Whatever was added before the first tick is found by it.
+                nodes_epoch: 0,
                 accept_waker: None,
                 answers_waker: None,
             }),
@@ -133,6 +139,14 @@ impl Front {
 
     fn tick(self: &Rc<Self>) {
         let mut door = self.door.borrow_mut();
+        let epoch = self.client.nodes_epoch();
+        if epoch != door.nodes_epoch {
+            door.nodes_epoch = epoch;
+            let (me, groups) = (self.client.node(), self.client.groups());
+            if let Some(topology) = Topology::new(self.cluster, me, &self.client.nodes(), groups) {
+                door.desk.hub.set_topology(topology);
+            }
+        }
         if door.desk.is_waiting() {
             let now = self.now();
             door.desk.on_tick(now);

@@ -4,14 +4,14 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, Shape, logdrive, text, wait_for};
 
-const DONE: i32 = 0;
+pub(crate) const DONE: i32 = 0;
 const FAILED: i32 = 1;
 const REFUSED: i32 = 2;
-const UNWELL: i32 = 5;
+pub(crate) const UNWELL: i32 = 5;
 const TIMED_OUT: i32 = 7;
 
 /// Runs `logdrive WORDS... --addr <first node> --json`; the exit code and the JSON.
-fn ask(cluster: &Cluster, words: &[&str]) -> (i32, Value) {
+pub(crate) fn ask(cluster: &Cluster, words: &[&str]) -> (i32, Value) {
     let mut arguments = words.to_vec();
     arguments.extend(["--addr", &cluster.nodes[0].clients, "--json"]);
     let output = logdrive(&arguments);
@@ -22,7 +22,7 @@ fn ask(cluster: &Cluster, words: &[&str]) -> (i32, Value) {
 }
 
 /// Runs it without JSON; the exit code and all that is printed.
-fn say(cluster: &Cluster, words: &[&str]) -> (i32, String) {
+pub(crate) fn say(cluster: &Cluster, words: &[&str]) -> (i32, String) {
     let mut arguments = words.to_vec();
     arguments.extend(["--addr", &cluster.nodes[0].clients]);
     let output = logdrive(&arguments);

@@ -75,6 +75,7 @@ impl Default for Shape {
 pub(crate) struct Node {
     pub(crate) id: u32,
     pub(crate) clients: String,
+    pub(crate) peers: String,
     pub(crate) config: PathBuf,
     pub(crate) dir: PathBuf,
     stderr: PathBuf,
@@ -96,10 +97,19 @@ impl Drop for Process {
 impl Node {
     /// Starts the process; `Node::wait_ready` waits for it.
     pub(crate) fn spawn(&mut self, bootstrap: bool) {
+        self.spawn_with(if bootstrap { &["--bootstrap"] } else { &[] });
+    }
+
+    /// The first start of a node that joins a cluster.
+    pub(crate) fn spawn_to_join(&mut self) {
+        self.spawn_with(&["--join"]);
+    }
+
+    fn spawn_with(&mut self, arguments: &[&str]) {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         let stderr = File::options().create(true).append(true).open(&self.stderr).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_logdrive"));
-        command.arg("serve").arg("--config").arg(&self.config).args(bootstrap.then_some("--bootstrap"));
+        command.arg("serve").arg("--config").arg(&self.config).args(arguments);
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -174,7 +184,7 @@ impl Node {
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) shape: Shape,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -192,6 +202,7 @@ impl Cluster {
         Node {
             id: node.id,
             clients: format!("127.0.0.1:{clients}"),
+            peers: format!("127.0.0.1:{peers}"),
             config,
             dir: node.dir.clone(),
             stderr,
@@ -205,12 +216,13 @@ impl Cluster {
         let dir = temp_dir();
         let ports: Vec<(u16, u16)> = (0..shape.nodes).map(|_| (free_port(), free_port())).collect();
         let list: String = (1..).zip(&ports).map(|(id, ports)| node_entry(id, *ports)).collect();
-        let node = |(id, (clients, _)): (u32, &(u16, u16))| {
+        let node = |(id, (clients, peers)): (u32, &(u16, u16))| {
             let config = dir.path().join(format!("node-{id}.toml"));
             std::fs::write(&config, node_file(7, id, &shape, &list)).unwrap();
             Node {
                 id,
                 clients: format!("127.0.0.1:{clients}"),
+                peers: format!("127.0.0.1:{peers}"),
                 config,
                 dir: dir.path().join(format!("node-{id}")),
                 stderr: dir.path().join(format!("node-{id}.stderr")),
@@ -218,7 +230,29 @@ impl Cluster {
             }
         };
         let nodes = (1..).zip(&ports).map(node).collect();
-        Cluster { nodes, shape, _dir: dir, _alone: alone }
+        Cluster { nodes, shape, dir, _alone: alone }
+    }
+
+    /// A further node that is to join; its place among the nodes. Nothing is started.
+    pub(crate) fn add_node(&mut self) -> usize {
+        let (id, ports) = (self.nodes.len() as u32 + 1, (free_port(), free_port()));
+        let dir = self.dir.path();
+        let config = dir.join(format!("node-{id}.toml"));
+        let port = |address: &str| address.rsplit_once(':').unwrap().1.parse().unwrap();
+        let known =
+            self.nodes.iter().map(|node| node_entry(node.id, (port(&node.clients), port(&node.peers))));
+        let list: String = known.chain([node_entry(id, ports)]).collect();
+        std::fs::write(&config, node_file(7, id, &self.shape, &list)).unwrap();
+        self.nodes.push(Node {
+            id,
+            clients: format!("127.0.0.1:{}", ports.0),
+            peers: format!("127.0.0.1:{}", ports.1),
+            config,
+            dir: dir.join(format!("node-{id}")),
+            stderr: dir.join(format!("node-{id}.stderr")),
+            process: None,
+        });
+        self.nodes.len() - 1
     }
 
     /// A cluster that runs and has a leader for every group.
@@ -256,9 +290,14 @@ impl Cluster {
 
     /// All nodes have applied the same.
     pub(crate) fn wait_for_equal_digests(&self) {
+        self.wait_for_equal_digests_of(&(0..self.nodes.len()).collect::<Vec<_>>());
+    }
+
+    /// These nodes have applied the same.
+    pub(crate) fn wait_for_equal_digests_of(&self, nodes: &[usize]) {
         wait_for("equal digests on all nodes", || {
-            let first = self.digests(0);
-            (1..self.nodes.len()).all(|node| self.digests(node) == first).then_some(())
+            let first = self.digests(nodes[0]);
+            nodes[1..].iter().all(|node| self.digests(*node) == first).then_some(())
         });
     }
 }

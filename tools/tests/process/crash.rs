@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::cluster::{Addresses, Cluster, Node, Shape, wait_for};
 
-const WRITERS: u64 = 8;
+pub(crate) const WRITERS: u64 = 8;
 /// Kills, each of a random node.
 const ROUNDS: u64 = 5;
 /// Writes acknowledged between two events: with all nodes, and with one of them dead.
@@ -33,7 +33,12 @@ fn value(writer: u64, n: u64) -> String {
 
 /// Writes new keys until told to stop; returns the numbers of those that were acknowledged. What failed has an unknown
 /// outcome and is not written again.
-fn write(cluster: &Addresses, writer: u64, acknowledged: &AtomicU64, stop: &AtomicBool) -> Vec<u64> {
+pub(crate) fn write(
+    cluster: &Addresses,
+    writer: u64,
+    acknowledged: &AtomicU64,
+    stop: &AtomicBool,
+) -> Vec<u64> {
     let mut client = cluster.client();
     let mut done = Vec::new();
     for n in 0.. {
@@ -51,7 +56,7 @@ fn write(cluster: &Addresses, writer: u64, acknowledged: &AtomicU64, stop: &Atom
     done
 }
 
-fn wait_for_writes(acknowledged: &AtomicU64) {
+pub(crate) fn wait_for_writes(acknowledged: &AtomicU64) {
     let from = acknowledged.load(Ordering::Relaxed);
     wait_for("writes to be acknowledged", || {
         (acknowledged.load(Ordering::Relaxed) >= from + WRITES_BETWEEN).then_some(())
@@ -59,7 +64,7 @@ fn wait_for_writes(acknowledged: &AtomicU64) {
 }
 
 /// Every acknowledged write, as a node has it, whoever leads.
-fn check_node(node: &Node, written: &[Vec<u64>]) {
+pub(crate) fn check_node(node: &Node, written: &[Vec<u64>]) {
     let mut connection = node.connect().unwrap();
     redis::cmd("READONLY").exec(&mut connection).unwrap();
     for (writer, numbers) in (0..).zip(written) {
@@ -78,7 +83,7 @@ fn check_node(node: &Node, written: &[Vec<u64>]) {
 }
 
 /// Every acknowledged write, as the cluster's leaders answer.
-fn check_cluster(addresses: &Addresses, written: &[Vec<u64>]) {
+pub(crate) fn check_cluster(addresses: &Addresses, written: &[Vec<u64>]) {
     let mut client = addresses.client();
     for (writer, numbers) in (0..).zip(written) {
         for n in numbers {
@@ -114,7 +119,7 @@ fn check_under_load(shape: Shape, events: impl FnOnce(&mut Cluster, &AtomicU64))
 }
 
 /// Ends the writers when the test ends, however it does: the scope waits for them.
-struct StopGuard<'a>(&'a AtomicBool);
+pub(crate) struct StopGuard<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for StopGuard<'_> {
     fn drop(&mut self) {

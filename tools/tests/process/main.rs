@@ -9,4 +9,5 @@ mod crash;
 mod dev;
 mod identity;
 mod log;
+mod members;
 mod stop;
