@@ -52,6 +52,12 @@ impl StateMachine for Counted {
             Machine::Kv(machine) => machine.open(groups),
         }
     }
+    fn forget(&mut self, slot: u32) {
+        match &mut self.machine {
+            Machine::Digest(machine) => machine.forget(slot),
+            Machine::Kv(machine) => machine.forget(slot),
+        }
+    }
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
         match &mut self.machine {
             Machine::Digest(machine) => machine.apply(entries, replies),

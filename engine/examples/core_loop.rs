@@ -120,6 +120,10 @@ impl StateMachine for Counter {
         self.groups = vec![0; groups.len()];
     }
 
+    fn forget(&mut self, slot: u32) {
+        self.groups[slot as usize] = 0;
+    }
+
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
         for entry in entries {
             self.groups[entry.slot as usize] += 1;

@@ -23,6 +23,10 @@ impl StateMachine for Ledger {
         self.balances = vec![0; groups.len()];
     }
 
+    fn forget(&mut self, slot: u32) {
+        self.balances[slot as usize] = 0;
+    }
+
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
         for entry in entries {
             let balance = &mut self.balances[entry.slot as usize];

@@ -69,7 +69,7 @@ pub(crate) enum AskError {
     Redis(#[from] redis::RedisError),
     /// The node refused, with a reason.
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// Something answers there, but not a logdrive node of a version we know.
     #[error("not the answer of a logdrive node: {0}")]
     Strange(String),
@@ -133,7 +133,7 @@ impl Connection {
         let json: String = redis::cmd("LOGDRIVE").arg(words).query(&mut self.inner).map_err(|error| {
             let refusal =
                 error.code().zip(error.detail()).and_then(|(code, rest)| Refusal::parse(code, rest));
-            refusal.map_or(AskError::Redis(error), AskError::Refused)
+            refusal.map_or(AskError::Redis(error), |refusal| AskError::Refused(Box::new(refusal)))
         })?;
         serde_json::from_str(&json).map_err(|error| AskError::Strange(format!("{error} in {json:.200}")))
     }

@@ -66,6 +66,9 @@ impl Replies {
 pub trait StateMachine: 'static {
     /// The groups of this core, by slot; called once before anything else.
     fn open(&mut self, groups: &[GroupId]);
+    /// The group in this slot is not this node's any more: its state is given up. Should the node be made a member again, its
+    /// entries come from the first one on.
+    fn forget(&mut self, slot: u32);
     /// Applies `entries` and pushes exactly one reply (maybe empty) for each.
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies);
     /// Answers a read of one group from the state as it is; appends the reply.

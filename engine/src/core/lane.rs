@@ -33,6 +33,8 @@ impl Flags {
     /// The log refused something vital of this group, which is repeated before anything else of it is written.
     pub(super) const UNWRITTEN: Flags = Flags(1 << 8);
 
+    /// Is looked at again, whether it can be given up.
+    pub(super) const RETIRING: Flags = Flags(1 << 10);
     /// Has reads that wait.
     pub(super) const HAS_READS: Flags = Flags(1 << 9);
 

@@ -102,6 +102,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     /// Another configuration is in force: its members are told of the ways there are, and leadership may belong elsewhere.
     pub(super) fn on_members_changed(&mut self, slot: u32) {
+        self.tell_ways(slot);
+        self.prefer_a_voter(slot);
+        self.maybe_retire(slot);
+    }
+
+    /// Tells a group of all ways and contacts there are.
+    pub(super) fn tell_ways(&mut self, slot: u32) {
         for at in 0..self.io.links.len() {
             let link = &self.io.links[at];
             let Some(remote) = link.remote(slot).filter(|_| link.up) else { continue };
@@ -111,7 +118,6 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.step(slot, |group, env| group.on_contact(env, node, contact));
             self.end_step(slot);
         }
-        self.prefer_a_voter(slot);
     }
 
     /// The preferred leader is a voter: by turns, as when the groups were founded.

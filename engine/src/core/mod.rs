@@ -20,7 +20,7 @@
 //! | `timers`, `prefetch` | deadlines of all groups; asking for memory ahead |
 //! | `links`, `peers` | links, pulses, contact, routes |
 //! | `apply`, `waits` | applying and serving reads; `sessions`: exactly-once commands |
-//! | `members` | changes of configurations, and what follows from them |
+//! | `members`, `retire` | changes of configurations, and what follows from them; groups that left this node |
 //! | `balance` | leader placement, hand-over |
 //! | `room` | room in the logs of a group's members |
 //! | `recovery`, `record` | opening, and what the log's records mean |
@@ -44,6 +44,7 @@ mod prefetch;
 mod record;
 mod recovery;
 mod requests;
+mod retire;
 mod room;
 mod sessions;
 mod status;
@@ -53,6 +54,7 @@ mod turn;
 mod types;
 mod waits;
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use logdrive_shard::{Config as ShardConfig, Group, GroupId, Moment, NodeId, Random};
@@ -93,6 +95,10 @@ pub struct Core<D: Disk, M: StateMachine> {
     sorted: Vec<(GroupId, u32)>,
     /// By slot: whether the group has a preferred leader, or has one as soon as its members are known.
     prefers: Vec<bool>,
+    /// By slot: how often the group began anew here.
+    lives: Vec<u32>,
+    /// Groups that this node is no member of, and when to look whether they can be given up. Each at most once.
+    retiring: VecDeque<(Moment, u32)>,
     groups: Vec<Group>,
     config: ShardConfig,
     random: Random,

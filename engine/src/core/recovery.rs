@@ -15,6 +15,7 @@ use super::loads::Loads;
 use super::parked::Waiting;
 use super::record::{STATE_VERSION, decode_state, first_history, note_commit, note_kind};
 use super::requests::{Ports, Proposals, Reads};
+use super::retire::{life_of, stream_of};
 use super::room::Room;
 use super::sessions::Sessions;
 use super::status::Counters;
@@ -60,6 +61,8 @@ struct Replayed {
     in_doubt: bool,
     /// The founding configuration, if this node knows it, and those in the log.
     memberships: Vec<(LogIndex, Membership)>,
+    /// How often the group began anew here.
+    life: u32,
 }
 
 impl Replayed {
@@ -78,6 +81,7 @@ impl Replayed {
             gap: None,
             in_doubt: false,
             memberships: founding.into_iter().map(|founding| (LogIndex(0), founding)).collect(),
+            life: 0,
         }
     }
 
@@ -111,9 +115,6 @@ impl Replayed {
             runs.push((LogIndex(index), Term(header.tag)));
         }
         let kind = note_kind(header.note);
-        if self.memberships.last().is_some_and(|newest| newest.0.0 >= index) {
-            self.memberships.retain(|of| of.0.0 < index);
-        }
         if kind == EntryKind::Config {
             self.memberships.push((LogIndex(index), Membership::decode(payload)?));
         }
@@ -139,7 +140,9 @@ impl Replayed {
     /// Takes the log back before `index`, which is not applied.
     fn cut(&mut self, index: u64) {
         self.tail.truncate((index - self.applied - 1) as usize);
-        self.memberships.retain(|of| of.0.0 < index);
+        while self.memberships.last().is_some_and(|newest| newest.0.0 >= index) {
+            self.memberships.pop();
+        }
         self.log.last = LogIndex(index - 1);
         while self.log.term_runs.last().is_some_and(|run| run.0.0 >= index) {
             self.log.term_runs.pop();
@@ -222,6 +225,13 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
+    /// What was applied of a group is void.
+    fn forget(&mut self, ids: &[GroupId], slot: u32) {
+        self.flush(ids);
+        self.machine.forget(slot);
+        self.sessions.forget(slot);
+    }
+
     fn flush(&mut self, ids: &[GroupId]) {
         let mut start = 0;
         let entries = self.entries.iter().map(|&(slot, index, end)| {
@@ -263,10 +273,20 @@ struct Replay<'a, M> {
 }
 
 impl<M: StateMachine> Replay<'_, M> {
+    /// The slot of a stream; `None` for groups that do not live here, and for lives of groups that are over.
     fn slot(&mut self, stream: StreamId) -> Option<usize> {
-        let found = super::find(self.sorted, GroupId(stream.0));
-        self.strangers += u64::from(found.is_none());
-        found.map(|slot| slot as usize)
+        let (group, life) = life_of(stream);
+        let Some(slot) = super::find(self.sorted, group) else {
+            self.strangers += 1;
+            return None;
+        };
+        let at = slot as usize;
+        if life > self.groups[at].life {
+            // The node was no member any more: what it had of the group is void.
+            self.applier.forget(self.ids, slot);
+            self.groups[at] = Replayed { life, ..Replayed::new(self.groups[at].history, &[]) };
+        }
+        (life == self.groups[at].life).then_some(at)
     }
 
     /// Applies what is known to be committed of a group.
@@ -283,7 +303,7 @@ impl<M: StateMachine> Replay<'_, M> {
 impl<M: StateMachine> Recovery for Replay<'_, M> {
     fn entry(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
         if let Some(slot) = self.slot(stream) {
-            if self.groups[slot].entry(GroupId(stream.0), header, payload).is_err() {
+            if self.groups[slot].entry(self.ids[slot], header, payload).is_err() {
                 let found = payload.first().copied().unwrap_or(0);
                 self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
                 return;
@@ -430,7 +450,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let lanes = ids
             .iter()
             .zip(&replayed)
-            .map(|(id, group)| Lane::new(wal.stream(StreamId(id.0)), group.history, LogIndex(group.applied)));
+            .map(|(id, group)| (wal.stream(stream_of(*id, group.life)), group))
+            .map(|(stream, group)| Lane::new(stream, group.history, LogIndex(group.applied)));
         let lanes: Vec<Lane> = lanes.collect();
         let prefers = |group: &GroupSetup| group.preferred_leader.is_some() || group.founders.is_empty();
         let prefers = options.groups.iter().map(prefers).collect();
@@ -441,6 +462,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             core: options.core,
             boot: options.boot,
             prefers,
+            lives: replayed.iter().map(|group| group.life).collect(),
+            retiring: VecDeque::new(),
             groups: Vec::with_capacity(ids.len()),
             random: Random::new(options.seed),
             timers: TimerWheel::new(now, ids.len() as u32),
@@ -486,6 +509,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.write_losses(slot, hard_state);
         }
         self.prefer_a_voter(slot);
+        self.maybe_retire(slot);
         // What is not known to be committed is what will be asked for first.
         for (n, entry) in replayed.tail.into_iter().enumerate() {
             let index = LogIndex(replayed.applied + 1 + n as u64);

@@ -13,6 +13,10 @@ struct Journal(Applied);
 impl StateMachine for Journal {
     fn open(&mut self, _groups: &[GroupId]) {}
 
+    fn forget(&mut self, slot: u32) {
+        self.0.retain(|applied| applied.0 != slot);
+    }
+
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
         for entry in entries {
             self.0.push((entry.slot, entry.index.0, entry.payload.to_vec()));

@@ -78,6 +78,11 @@ impl Sessions {
         Sessions { groups: (0..slots).map(|_| None).collect(), ..Sessions::default() }
     }
 
+    /// A group begins anew.
+    pub(super) fn forget(&mut self, slot: u32) {
+        self.groups[slot as usize] = None;
+    }
+
     fn group(&mut self, slot: u32) -> &mut GroupSessions {
         self.groups[slot as usize].get_or_insert_default()
     }

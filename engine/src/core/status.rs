@@ -68,6 +68,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             ..CoreStatus::default()
         };
         for (group, lane) in self.groups.iter().zip(&self.io.lanes) {
+            if !group.membership().contains(self.io.me) {
+                continue;
+            }
             match group.role() {
                 Role::Leader => {
                     status.leaders += 1;

@@ -62,6 +62,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .min(self.io.local_reads.next_deadline())
             .min(self.io.loads.next_retry())
             .min(self.next_balance())
+            .min(self.next_retirement())
     }
 
     // -- the log ------------------------------------------------------------------------------------------------------
@@ -185,6 +186,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         self.pulse_when_due();
         self.balance_when_due();
+        self.retire_when_due();
     }
 
     fn flush_groups(&mut self) {

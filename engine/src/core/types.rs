@@ -162,6 +162,7 @@ pub enum Fatal {
 #[allow(missing_docs)]
 pub struct CoreStatus {
     pub core: u16,
+    /// Places for groups; the counts of roles and lags are of those that this node is a member of.
     pub groups: u32,
     pub leaders: u32,
     pub followers: u32,

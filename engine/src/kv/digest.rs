@@ -38,6 +38,10 @@ impl StateMachine for DigestMachine {
         self.groups.resize(groups.len(), GroupDigest::default());
     }
 
+    fn forget(&mut self, slot: u32) {
+        self.groups[slot as usize] = GroupDigest::default();
+    }
+
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
         for entry in entries {
             let group = &mut self.groups[entry.slot as usize];

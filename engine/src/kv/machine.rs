@@ -205,6 +205,10 @@ impl StateMachine for KvMachine {
         self.groups.resize_with(groups.len(), HashTable::new);
     }
 
+    fn forget(&mut self, slot: u32) {
+        self.groups[slot as usize] = HashTable::new();
+    }
+
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
         for entry in entries {
             replies.push_with(|reply| self.execute(entry.slot, entry.payload, reply));

@@ -23,6 +23,10 @@ impl StateMachine for Journal {
         self.entries = groups.iter().map(|_| Vec::new()).collect();
     }
 
+    fn forget(&mut self, slot: u32) {
+        self.entries[slot as usize].clear();
+    }
+
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
         for entry in entries {
             let journal = &mut self.entries[entry.slot as usize];

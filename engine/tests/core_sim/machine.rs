@@ -36,6 +36,10 @@ impl StateMachine for Register {
         self.groups = vec![Counter::default(); groups.len()];
     }
 
+    fn forget(&mut self, slot: u32) {
+        self.groups[slot as usize] = Counter::default();
+    }
+
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
         let mut checker = self.checker.borrow_mut();
         for entry in entries {

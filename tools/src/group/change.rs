@@ -144,7 +144,8 @@ fn ask(
 
 fn timed_out(shown: &Shown, why: &str) -> Failed {
     let message = format!("group {}: {why}", shown.group);
-    Failed::Refused(crate::client::Refusal { code: "TIMEOUT".to_owned(), message, ..Default::default() })
+    let refusal = crate::client::Refusal { code: "TIMEOUT".to_owned(), message, ..Default::default() };
+    Failed::Refused(Box::new(refusal))
 }
 
 /// Whether the new member, if there is one, has what was committed when the leader was asked.

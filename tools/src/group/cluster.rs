@@ -43,7 +43,7 @@ impl Deadline {
 pub(crate) enum Failed {
     /// The node that could do it refused.
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// Nobody answered who could do it.
     #[error("no node that could do it answered: {0}")]
     Unreachable(String),
@@ -52,7 +52,7 @@ pub(crate) enum Failed {
 impl Failed {
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
-            Failed::Refused(refusal) => refusal.clone(),
+            Failed::Refused(refusal) => (**refusal).clone(),
             Failed::Unreachable(_) => {
                 Refusal { code: "UNREACHABLE".to_owned(), message: self.to_string(), ..Refusal::default() }
             }
@@ -63,7 +63,7 @@ impl Failed {
     pub(crate) fn exit(&self) -> Exit {
         match self.refusal().code.as_str() {
             "MISMATCH" => Exit::Mismatch,
-            "TIMEOUT" => Exit::TimedOut,
+            "TIMEOUT" | "BEHIND" => Exit::TimedOut,
             "UNREACHABLE" | "NOTLEADER" => Exit::Unwell,
             _ => Exit::Failed,
         }
