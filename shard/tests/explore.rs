@@ -139,6 +139,19 @@ fn explore_simple_changes() {
     visit(model, large, 50_000);
 }
 
+/// A leader that is asked to remove both of the others, one after the other, while one of them campaigns.
+#[test]
+fn explore_two_changes() {
+    let changes = vec![
+        MembershipChange::of(&[MemberStep::Remove(NodeId(3))]),
+        MembershipChange::of(&[MemberStep::Remove(NodeId(2))]),
+    ];
+    let budget = Budget { deadlines: 1, changes: 2, ..Budget::default() };
+    let large = Budget { deadlines: 2, changes: 2, crashes: 1, ..Budget::default() };
+    let model = Model { led: true, changes, campaigners: vec![1], ..Model::new("two changes", budget) };
+    visit(model, large, 50_000);
+}
+
 /// One member takes the place of another through a joint configuration.
 #[test]
 fn explore_a_joint_change() {
