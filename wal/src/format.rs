@@ -2,6 +2,12 @@
 //!
 //! Everything here takes bytes from outside and answers with values or errors; nothing panics on them.
 
+mod directory;
+mod mark;
+
+pub(crate) use self::directory::{Directory, Effect, Effects};
+pub(crate) use self::mark::{MARK_SLOT_BYTES, MARKS_FILE, Mark, MarkSlot};
+
 /// Version of the format, in every segment header.
 pub(crate) const FORMAT_VERSION: u32 = 2;
 /// Blocks of this many bytes are written; batches are padded to them.
@@ -10,6 +16,8 @@ pub(crate) const BLOCK: u64 = 4096;
 pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"LDSEGMNT";
 /// First bytes of a batch: `LDB2`.
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"LDB2");
+/// First bytes of a seal: `LDS2`.
+pub(crate) const SEAL_MAGIC: u32 = u32::from_le_bytes(*b"LDS2");
 /// Bytes of a segment header that its checksum covers. The rest of the block is zero.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 128;
 /// Bytes of a batch header.
@@ -159,6 +167,10 @@ impl SegmentHeader {
             return HeaderBlock::Foreign;
         };
         let computed = segment_crc(block);
+        if block[0..8] == [0; 8] {
+            // Was prepared, and has lost some zeros since.
+            return HeaderBlock::Damaged { stored, computed };
+        }
         if block[0..8] != SEGMENT_MAGIC {
             return HeaderBlock::Foreign;
         }
@@ -201,8 +213,14 @@ pub(crate) struct BatchHeader {
     /// Checksum of the predecessor: a batch, or the header of the segment.
     pub(crate) previous_crc: u32,
     pub(crate) records: u32,
+    /// States put since the log began, before this batch; it wraps.
+    pub(crate) states: u32,
+    /// Entries that replaced others since the log began, before this batch; it wraps.
+    pub(crate) replaced: u32,
     /// Over the checksums of the records, which cover the records: see [`digest_append`].
     pub(crate) digest: u32,
+    /// Not a batch but the seal of a segment: only a directory, outside of the chain.
+    pub(crate) seal: bool,
     /// Of the header. Through the digest it stands for every byte of the batch.
     pub(crate) crc: u32,
 }
@@ -243,7 +261,8 @@ impl BatchHeader {
     pub(crate) fn seal(&self, batch: &mut [u8]) -> u32 {
         let head = &mut batch[..BATCH_HEADER_BYTES];
         head.fill(0);
-        head[0..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
+        let magic = if self.seal { SEAL_MAGIC } else { BATCH_MAGIC };
+        head[0..4].copy_from_slice(&magic.to_le_bytes());
         head[4..8].copy_from_slice(&self.length.to_le_bytes());
         head[8..16].copy_from_slice(&self.incarnation.0.to_le_bytes());
         head[16..24].copy_from_slice(&self.lsn.0.to_le_bytes());
@@ -251,6 +270,8 @@ impl BatchHeader {
         head[32..36].copy_from_slice(&self.previous_crc.to_le_bytes());
         head[40..44].copy_from_slice(&self.records.to_le_bytes());
         head[44..48].copy_from_slice(&self.digest.to_le_bytes());
+        head[48..52].copy_from_slice(&self.states.to_le_bytes());
+        head[52..56].copy_from_slice(&self.replaced.to_le_bytes());
         let crc = batch_header_crc(head);
         head[36..40].copy_from_slice(&crc.to_le_bytes());
         crc
@@ -258,7 +279,8 @@ impl BatchHeader {
 
     /// The fields of what looks like a batch header. Its checksum is not checked.
     pub(crate) fn decode(bytes: &[u8]) -> Option<BatchHeader> {
-        if bytes.len() < BATCH_HEADER_BYTES || u32_at(bytes, 0)? != BATCH_MAGIC {
+        let magic = u32_at(bytes, 0)?;
+        if bytes.len() < BATCH_HEADER_BYTES || (magic != BATCH_MAGIC && magic != SEAL_MAGIC) {
             return None;
         }
         let header = BatchHeader {
@@ -269,7 +291,10 @@ impl BatchHeader {
             previous_crc: u32_at(bytes, 32)?,
             crc: u32_at(bytes, 36)?,
             records: u32_at(bytes, 40)?,
+            seal: magic == SEAL_MAGIC,
             digest: u32_at(bytes, 44)?,
+            states: u32_at(bytes, 48)?,
+            replaced: u32_at(bytes, 52)?,
         };
         (header.length as usize >= BATCH_HEADER_BYTES).then_some(header)
     }
@@ -333,6 +358,9 @@ pub(crate) enum Kind {
     Healed,
     /// A damaged place was judged: verdicts for its streams were written before. Of the log itself.
     Judged,
+    /// What an earlier batch did, the last one with records: it begins `index` bytes before this record's batch (0: unknown).
+    /// Of the log itself; the first record of each batch.
+    Directory,
 }
 
 impl Kind {
@@ -347,6 +375,7 @@ impl Kind {
             Kind::Verdict => 11,
             Kind::Healed => 12,
             Kind::Judged => 13,
+            Kind::Directory => 14,
         }
     }
     fn from_code(code: u32) -> Option<Kind> {
@@ -360,6 +389,7 @@ impl Kind {
             11 => Kind::Verdict,
             12 => Kind::Healed,
             13 => Kind::Judged,
+            14 => Kind::Directory,
             _ => return None,
         })
     }

@@ -104,6 +104,8 @@ pub(crate) struct Stream {
     /// The newest state and where its record is.
     pub(crate) state: Vec<u8>,
     pub(crate) state_at: Option<Lsn>,
+    /// An older record of the same state, in another segment.
+    pub(crate) state_copy_at: Option<Lsn>,
     /// Where the newest compaction record is.
     pub(crate) compacted_at: Option<Lsn>,
 }
@@ -119,8 +121,14 @@ impl Stream {
             full: VecDeque::new(),
             state: Vec::new(),
             state_at: None,
+            state_copy_at: None,
             compacted_at: None,
         }
+    }
+
+    /// The oldest record of the newest state that is counted on.
+    pub(crate) fn state_low(&self) -> Option<Lsn> {
+        self.state_copy_at.or(self.state_at)
     }
 
     /// Whether the stream has entries.

@@ -7,15 +7,16 @@
 mod map;
 mod survey;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use self::map::{MapDisk, MappedFile};
 pub use self::survey::{Damage, SegmentSurvey, StreamSurvey, Survey};
 use crate::format::{
-    BLOCK, BatchHeader, FileName, HeaderBlock, Incarnation, Kind, Lsn, RecordFault, SegmentHeader,
-    decode_record, parse_file_name,
+    BLOCK, BatchHeader, FileName, HeaderBlock, Incarnation, Kind, Lsn, MARKS_FILE, RecordFault,
+    SegmentHeader, decode_record, parse_file_name,
 };
-use crate::wal::{EntryHeader, OpenError, Recovery, StreamId, verify_log};
+use crate::wal::{Damage, EntryHeader, OpenError, Recovery, StreamId, verify_log};
 
 /// Why a log could not be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +134,10 @@ impl<'a> Iterator for Batches<'a> {
         let bytes = segment.file.bytes().get(usize::try_from(self.offset).ok()?..)?;
         let header = BatchHeader::decode(bytes)?;
         let end = header.lsn.0.checked_add(header.padded())?;
-        let follows =
-            header.incarnation == expected && header.lsn == self.lsn && header.previous_crc == self.crc;
+        let follows = !header.seal
+            && header.incarnation == expected
+            && header.lsn == self.lsn
+            && header.previous_crc == self.crc;
         let inside = header.padded() <= bytes.len() as u64 && segment.limit.is_none_or(|l| end <= l.0);
         if !follows || !inside || header.check(bytes).is_err() {
             return None;
@@ -211,6 +214,8 @@ pub enum RecordKind {
     Healed,
     /// Damage from position `index` to `tag` was judged.
     Judged,
+    /// What the batch did that begins `index` bytes before this one.
+    Directory,
 }
 
 /// A record.
@@ -275,6 +280,7 @@ impl<'a> Iterator for Records<'a> {
                         Kind::Verdict => RecordKind::Verdict,
                         Kind::Healed => RecordKind::Healed,
                         Kind::Judged => RecordKind::Judged,
+                        Kind::Directory => RecordKind::Directory,
                     },
                     stream: header.stream,
                     index: header.index,
@@ -312,8 +318,14 @@ pub struct Summary {
     /// Where a torn tail begins that opening would cut: file and byte offset. Nothing of it was acknowledged, and every log
     /// has such a place: where its last batch ends.
     pub end: Option<(String, u64)>,
-    /// What keeps the log from being opened: damage to acknowledged data, a missing or foreign file, another version.
+    /// What keeps the log from being opened: a missing or foreign file, another version, damage that cannot be attributed.
     pub damage: Option<OpenError>,
+    /// Damage to acknowledged data that the log opens with: places, streams and indexes.
+    pub damaged: Vec<Damage>,
+    /// Entries that are damaged or may be lost (to `u64::MAX`) and were not repaired or healed: stream, first and last index.
+    pub missing: Vec<(u64, u64, u64)>,
+    /// Streams whose newest state may be lost.
+    pub in_doubt: Vec<u64>,
     /// Records that are wrong inside batches that are intact: segment and what is wrong.
     pub bad_records: Vec<(String, BadRecord)>,
 }
@@ -321,7 +333,8 @@ pub struct Summary {
 impl Summary {
     /// Whether the log is sound.
     pub fn is_sound(&self) -> bool {
-        self.damage.is_none() && self.bad_records.is_empty()
+        let whole = self.damage.is_none() && self.damaged.is_empty() && self.bad_records.is_empty();
+        whole && self.missing.is_empty() && self.in_doubt.is_empty()
     }
 }
 
@@ -329,6 +342,7 @@ impl Summary {
 pub struct Log {
     directory: PathBuf,
     segments: Vec<Segment>,
+    marks: Option<MappedFile>,
     in_use: bool,
 }
 
@@ -340,9 +354,13 @@ impl Log {
             move |source| OfflineError::Io { op, path, source }
         };
         let mut segments = Vec::new();
+        let mut marks = None;
         for entry in std::fs::read_dir(directory).map_err(io("list", directory))? {
             let entry = entry.map_err(io("list", directory))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
+            if name == MARKS_FILE {
+                marks = Some(MappedFile::open(&entry.path()).map_err(io("map", &entry.path()))?);
+            }
             let Some(FileName::Segment(incarnation)) = parse_file_name(&name) else { continue };
             let file = MappedFile::open(&entry.path()).map_err(io("map", &entry.path()))?;
             segments.push((incarnation, segment(name, incarnation, file)));
@@ -360,7 +378,7 @@ impl Log {
             segment.limit =
                 starts.iter().rev().find(|(p, _)| *p == header.incarnation).map(|(_, start)| *start);
         }
-        Ok(Log { directory: directory.to_owned(), segments, in_use: map::in_use(directory) })
+        Ok(Log { directory: directory.to_owned(), segments, marks, in_use: map::in_use(directory) })
     }
 
     /// The segments, by number.
@@ -375,22 +393,12 @@ impl Log {
 
     /// Follows the whole log as opening it would, and checks every record.
     pub fn verify(&self) -> Summary {
-        struct Count(std::collections::BTreeSet<u64>);
-        impl Recovery for Count {
-            fn entry(&mut self, stream: StreamId, _: EntryHeader, _: &[u8]) {
-                self.0.insert(stream.0);
-            }
-            fn state(&mut self, stream: StreamId, _: &[u8]) {
-                self.0.insert(stream.0);
-            }
-            fn compacted(&mut self, stream: StreamId, _: u64) {
-                self.0.insert(stream.0);
-            }
-        }
-        let mut streams = Count(std::collections::BTreeSet::new());
-        let files = self.segments.iter().map(|s| (s.name.clone(), s.file.clone())).collect();
+        let mut count = Count::default();
+        let mut files: Vec<(String, MappedFile)> =
+            self.segments.iter().map(|s| (s.name.clone(), s.file.clone())).collect();
+        files.extend(self.marks.iter().map(|file| (MARKS_FILE.to_owned(), file.clone())));
         let mut disk = MapDisk::new(self.directory.clone(), files);
-        let (recovered, damage) = verify_log(&mut disk, &mut streams);
+        let (recovered, missing, damage) = verify_log(&mut disk, &mut count);
         let bad = |segment: &Segment| -> Vec<(String, BadRecord)> {
             let records = segment.batches().flat_map(|batch| batch.records());
             records.filter_map(|r| r.err().map(|bad| (segment.name.clone(), bad))).collect()
@@ -399,12 +407,40 @@ impl Log {
             segments: recovered.segments,
             batches: recovered.batches,
             records: recovered.records,
-            streams: streams.0.len() as u64,
+            streams: count.streams.len() as u64,
             bytes: recovered.bytes,
             end: recovered.cut,
             damage,
+            damaged: recovered.damage,
+            missing,
+            in_doubt: count.in_doubt,
             bad_records: self.segments.iter().flat_map(bad).collect(),
         }
+    }
+}
+
+/// What verifying wants to know of the records.
+#[derive(Default)]
+struct Count {
+    streams: BTreeSet<u64>,
+    in_doubt: Vec<u64>,
+}
+
+impl Recovery for Count {
+    fn entry(&mut self, stream: StreamId, _: EntryHeader, _: &[u8]) {
+        self.streams.insert(stream.0);
+    }
+    fn state(&mut self, stream: StreamId, _: &[u8]) {
+        self.streams.insert(stream.0);
+    }
+    fn compacted(&mut self, stream: StreamId, _: u64) {
+        self.streams.insert(stream.0);
+    }
+    fn damaged(&mut self, stream: StreamId, _: u64, _: u64) {
+        self.streams.insert(stream.0);
+    }
+    fn state_in_doubt(&mut self, stream: StreamId) {
+        self.in_doubt.push(stream.0);
     }
 }
 

@@ -1,7 +1,10 @@
 //! The log of one core, shared by all its streams.
 
 pub(crate) mod batch;
+mod follow;
+mod hole;
 mod losses;
+mod marks;
 mod reader;
 mod recovery;
 mod scan;
@@ -9,22 +12,24 @@ mod space;
 mod tail;
 mod taken;
 mod types;
+mod vital;
 mod writer;
 
 use std::collections::VecDeque;
 
 use self::batch::Batch;
 use self::losses::Losses;
+use self::marks::Marks;
 use self::reader::Reader;
 pub(crate) use self::recovery::verify_log;
 use self::space::Segments;
 pub use self::types::{
-    AppendError, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovered, Recovery, Space,
-    Stats, StreamId, StreamSlot, Ticket,
+    AppendError, Damage, DamageKind, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovered,
+    Recovery, Space, Stats, StreamId, StreamSlot, Ticket,
 };
 use self::writer::Flight;
 use crate::disk::{Completion, Disk, DiskError, Token};
-use crate::format::{Kind, Lsn, RECORD_OVERHEAD_MAX, RecordHeader};
+use crate::format::{Directory, Kind, Lsn, RECORD_OVERHEAD_MAX, RecordHeader};
 use crate::index::Index;
 
 /// Tokens of the log have this bit; tokens of the owner of the disk have not.
@@ -37,6 +42,8 @@ const CLASS_WRITE: u64 = 1;
 const CLASS_READ: u64 = 2;
 /// Preparing and reclaiming segments.
 const CLASS_SPACE: u64 = 3;
+/// Marks.
+const CLASS_MARK: u64 = 5;
 /// Opening.
 const CLASS_OPEN: u64 = 4;
 
@@ -82,6 +89,16 @@ pub struct Wal<D: Disk> {
     retry_at: Option<u64>,
     /// Checksum of the last batch or segment header: the link that the next one names.
     chain: u32,
+    /// What the newest batch does, for the one behind it.
+    directory: Directory,
+    /// Where the newest batch begins; `None` if `directory` is not known to be its.
+    previous_batch: Option<Lsn>,
+    /// States put, and entries replaced, since the log began; they wrap.
+    states: u32,
+    replaced: u32,
+    /// The stream from which on states wait for their second copy.
+    copy_from: Option<StreamSlot>,
+    marks: Marks,
     durable: Ticket,
     durable_end: Lsn,
     segments: Segments,
@@ -141,9 +158,9 @@ impl<D: Disk> Wal<D> {
         if bytes as u64 > room || payload.len() > self.options.payload_bytes_max as usize {
             return Err(self.refuse(payload.len() as u64, true));
         }
-        let (id, accepts) = {
+        let (id, accepts, replaces) = {
             let stream = self.index.stream(stream);
-            (stream.id, stream.accepts(header.index))
+            (stream.id, stream.accepts(header.index), header.index < stream.next)
         };
         if !accepts {
             return Err(self.out_of_order(stream, header.index));
@@ -156,6 +173,7 @@ impl<D: Disk> Wal<D> {
             note: header.note,
         };
         let (lsn, ticket) = self.put(&record, payload);
+        self.replaced = self.replaced.wrapping_add(u32::from(replaces));
         self.index.push(stream, header.index, lsn);
         if !self.losses.is_empty() {
             self.losses.replaced(stream, header.index);
@@ -185,10 +203,11 @@ impl<D: Disk> Wal<D> {
         let id = self.index.stream(stream).id;
         let record = RecordHeader { kind: Kind::State, stream: id.0, index: 0, tag: 0, note: 0 };
         let (lsn, ticket) = self.put(&record, state);
+        self.states = self.states.wrapping_add(1);
         let stream = self.index.stream_mut(stream);
         stream.state.clear();
         stream.state.extend_from_slice(state);
-        stream.state_at = Some(lsn);
+        (stream.state_at, stream.state_copy_at) = (Some(lsn), None);
         Ok(ticket)
     }
 
@@ -210,12 +229,13 @@ impl<D: Disk> Wal<D> {
     /// Puts an admitted record into the open batch, opening the next one if it does not fit.
     #[inline]
     fn put(&mut self, record: &RecordHeader, payload: &[u8]) -> (Lsn, Ticket) {
-        if !self.open.as_ref().is_some_and(|b| b.fits(payload.len())) {
+        if !self.open.as_ref().is_some_and(|b| b.fits(payload.len())) || self.directory.is_full() {
             self.next_batch(payload.len());
         }
         let batch = self.open.as_mut().expect("next_batch opens one");
         let before = batch.len;
         let lsn = batch.put(record, payload);
+        self.directory.push(record.kind, record.stream, record.index);
         let bytes = (batch.len - before) as u64;
         self.entry_room = self.entry_room.saturating_sub(bytes);
         self.append_room = self.append_room.saturating_sub(bytes);
@@ -335,10 +355,12 @@ impl<D: Disk> Wal<D> {
 
     /// When the oldest write under way was submitted (nanoseconds of the caller's clock): the disk's part of liveness.
     pub fn oldest_write_nanos(&self) -> Option<u64> {
-        self.flights.iter().find(|f| !f.is_done()).map(|f| f.first_submitted_nanos)
+        let batch = self.flights.iter().find(|f| !f.is_done()).map(|f| f.first_submitted_nanos);
+        batch.into_iter().chain(self.marks.under_way_since()).min()
     }
 
-    /// When the last durable write completed; `None` before the first.
+    /// When the last durable write completed, marks included: a log that has nothing to write is heard of once a second, if
+    /// [`Wal::submit`] is called at [`Wal::mark_due_nanos`]. `None` before the first.
     pub fn last_write_nanos(&self) -> Option<u64> {
         self.last_write_nanos
     }
@@ -402,6 +424,7 @@ impl<D: Disk> Wal<D> {
                 return Err(self.out_of_space_error());
             }
         }
-        self.finish_background(now_nanos)
+        self.finish_background(now_nanos)?;
+        self.mark_closed(now_nanos)
     }
 }

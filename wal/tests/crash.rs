@@ -111,10 +111,19 @@ fn check(life: &Life, found: &Streams, what: &str) {
             return;
         }
     }
+    eprintln!("model {:?}\nfound {:?}", brief(&model), brief(found));
     panic!(
         "{what}: nothing between the {acknowledged} acknowledged of {} operations was recovered",
         life.journal.len()
     );
+}
+
+/// First and last entries, lengths of states, compactions.
+fn brief(streams: &Streams) -> String {
+    let entries: Vec<_> =
+        streams.entries.iter().map(|(id, e)| (id, e.first_key_value().map(|(k, _)| *k), e.len())).collect();
+    let states: Vec<_> = streams.states.iter().map(|(id, s)| (id, s.len())).collect();
+    format!("{entries:?} {states:?} {:?}", streams.compacted)
 }
 
 fn same(model: &Streams, found: &Streams) -> bool {

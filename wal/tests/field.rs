@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::{Streams, header, payload, settle, small};
+use common::{Streams, Told, batches, header, payload, settle, small};
 use logdrive_wal::{
-    AppendError, Fault, FaultKind, Health, OpKind, OpenError, Options, ReadError, SimDisk, SimOptions,
+    AppendError, DamageKind, Fault, FaultKind, Health, OpKind, Options, ReadError, SimDisk, SimOptions,
     SimPlatter, StreamId, StreamSlot, Ticket, Wal,
 };
 
@@ -39,37 +39,6 @@ fn append(wal: &mut Log, stream: u64, indexes: std::ops::RangeInclusive<u64>, le
 
 fn put(wal: &mut Log, slot: StreamSlot, index: u64, len: usize) -> Ticket {
     wal.append(slot, header(index), &payload(0, index, len)).unwrap()
-}
-
-fn contents(platter: &SimPlatter) -> Vec<(String, Vec<u8>)> {
-    platter.list().into_iter().map(|(name, _)| (name.clone(), platter.read_file(&name).unwrap())).collect()
-}
-
-/// Places of the batches of a log, in order: file, offset, bytes.
-fn batches(platter: &SimPlatter) -> Vec<(String, u64, u32)> {
-    let mut found = Vec::new();
-    for (name, bytes) in contents(platter) {
-        let number = u64::from_str_radix(&name[4..20], 16).unwrap();
-        for offset in (4096..bytes.len()).step_by(4096) {
-            let word =
-                |at: usize| u64::from_le_bytes(bytes[offset + at..offset + at + 8].try_into().unwrap());
-            if &bytes[offset..offset + 4] == b"LDB2" && word(8) == number {
-                found.push((word(16), name.clone(), offset as u64, (word(0) >> 32) as u32));
-            }
-        }
-    }
-    found.sort();
-    found.into_iter().map(|(_, name, offset, len)| (name, offset, len)).collect()
-}
-
-fn refused(platter: &SimPlatter, options: Options) -> OpenError {
-    let before = contents(platter);
-    let error = match Wal::open(platter.open().unwrap(), options, 0, &mut Streams::default()) {
-        Ok(_) => panic!("the log opened"),
-        Err(error) => error,
-    };
-    assert!(contents(platter) == before, "a log that is refused is not changed");
-    error
 }
 
 #[test]
@@ -185,11 +154,11 @@ fn field_23_nothing_in_a_new_segment_counts_before_the_old_one_and_the_header() 
 fn field_25_old_batches_of_a_recycled_segment_are_not_replayed() {
     let (mut wal, platter) = new_log(small());
     let slot = wal.stream(StreamId(1));
-    append(&mut wal, 1, 1..=60, 4000);
+    append(&mut wal, 1, 1..=60, 3900);
     wal.compact(slot, 60).unwrap();
     let mut now = 1_000_000_000;
-    for index in 61..=98 {
-        put(&mut wal, slot, index, 4000);
+    for index in 61..=106 {
+        put(&mut wal, slot, index, 3900);
         now += 20_000_000;
         settle(&mut wal, &mut now);
         wal.submit(now);
@@ -202,53 +171,74 @@ fn field_25_old_batches_of_a_recycled_segment_are_not_replayed() {
     assert!(stale, "the segment holds batches of its former life behind the new ones");
     drop(wal.into_disk().power_loss());
     let (_, found) = reopen(&platter, small());
-    assert_eq!(found.entries[&1].keys().copied().collect::<Vec<_>>(), (61..=98).collect::<Vec<_>>());
+    assert_eq!(found.entries[&1].keys().copied().collect::<Vec<_>>(), (61..=106).collect::<Vec<_>>());
+}
+
+fn append_one(wal: &mut Log, stream: u64, index: u64, now: &mut u64) {
+    let slot = wal.stream(StreamId(stream));
+    wal.append(slot, header(index), &payload(stream, index, 100)).unwrap();
+    settle(wal, now);
+}
+
+/// Opens and keeps what is told.
+fn told(platter: &SimPlatter, options: Options) -> (Log, Told) {
+    let mut told = Told::default();
+    let wal = Wal::open(platter.open().unwrap(), options, 0, &mut told).unwrap();
+    (wal, told)
 }
 
 #[test]
-fn field_26_a_flipped_bit_in_acknowledged_data_is_refused_and_nothing_is_truncated() {
+fn field_26_a_flipped_bit_in_acknowledged_data_is_named_and_nothing_behind_it_is_truncated() {
     let (mut wal, platter) = new_log(small());
     let model = append(&mut wal, 1, 1..=30, 5000);
-    drop(wal);
+    wal.close(1).unwrap();
     let places = batches(&platter);
     assert_eq!(places.len(), 30);
-    // All but the last: nothing behind it attests that it was durable.
-    for (name, offset, len) in &places[..29] {
-        for at in [0u64, 5, 9, 17, 33, 37, u64::from(*len) / 2, u64::from(*len) - 1] {
-            platter.flip(name, offset + at, 0x10);
-            match refused(&platter, small()) {
-                OpenError::Corrupt { segment, offset: found, durable_end, .. } => {
-                    assert_eq!((&segment, found), (name, *offset));
-                    assert!(durable_end > 0);
-                }
-                other => panic!("{other}"),
-            }
-            platter.flip(name, offset + at, 0x10);
+    // The last one as well: the mark knows of it.
+    for (number, (name, offset, len)) in places.iter().enumerate() {
+        for at in [0u64, 5, 9, 17, 33, 37, 49, 66, 100, u64::from(*len) / 2, u64::from(*len) - 1] {
+            let copy = platter.copy(number as u64);
+            copy.flip(name, offset + at, 0x10);
+            let (mut wal, told) = told(&copy, small());
+            let what = format!("batch {number}, byte {at}");
+            let index = number as u64 + 1;
+            // A flipped bit of the header or of the repeated directory alone costs nothing.
+            let lost = at >= 100;
+            assert_eq!(told.missing(&model, &what), usize::from(lost), "{what}");
+            let expected: &[(u64, u64, u64)] = if lost { &[(1, index, index)] } else { &[] };
+            assert_eq!(told.damaged, expected, "{what}");
+            assert!(told.in_doubt.is_empty() && !told.unknown, "{what}");
+            let damage = &wal.recovered().damage;
+            assert_eq!((damage.len(), &damage[0].segment, damage[0].offset), (1, name, *offset), "{what}");
+            assert!(damage[0].is_exact, "{what}");
+            let slot = wal.stream(StreamId(1));
+            assert_eq!(wal.entries(slot), Some((1, 30)), "{what}");
         }
     }
     assert_eq!(reopen(&platter, small()).1, model);
 }
 
 #[test]
-fn field_26_a_damaged_segment_header_is_refused() {
+fn field_26_a_damaged_segment_header_costs_nothing_and_is_named() {
     let (mut wal, platter) = new_log(small());
-    append(&mut wal, 1, 1..=40, 4000);
-    drop(wal);
+    let model = append(&mut wal, 1, 1..=40, 3900);
+    wal.close(1).unwrap();
     for number in [0, 20, 39] {
         let name = batches(&platter)[number].0.clone();
-        let header = platter.read_file(&name).unwrap()[..4096].to_vec();
-        platter.flip(&name, 41, 1);
-        let error = refused(&platter, small());
-        assert!(matches!(error, OpenError::Corrupt { offset: 0, .. }), "{name}: {error}");
-        platter.overwrite(&name, 0, &header);
-        platter.flip(&name, 0, 1);
-        assert!(matches!(refused(&platter, small()), OpenError::ForeignFile { .. }), "{name}");
-        platter.overwrite(&name, 0, &[0; 4096]);
-        let error = refused(&platter, small());
-        assert!(matches!(error, OpenError::Corrupt { .. }), "{name}: {error}");
-        platter.overwrite(&name, 0, &header);
+        for damage in ["checksum", "magic", "zeros"] {
+            let copy = platter.copy(number as u64);
+            let _ = match damage {
+                "checksum" => copy.flip(&name, 41, 1),
+                "magic" => copy.flip(&name, 0, 1),
+                _ => copy.overwrite(&name, 0, &[0; 4096]),
+            };
+            let (wal, told) = told(&copy, small());
+            assert_eq!(told.streams, model, "{name}, {damage}");
+            assert!(told.is_calm());
+            let found = &wal.recovered().damage;
+            assert_eq!((found.len(), &found[0].segment, found[0].kind), (1, &name, DamageKind::Header));
+        }
     }
-    assert_eq!(reopen(&platter, small()).1.entries[&1].len(), 40);
 }
 
 #[test]
@@ -281,7 +271,7 @@ fn field_26_a_read_of_damaged_bytes_is_an_error_and_the_log_runs_on() {
 }
 
 #[test]
-fn field_27_a_batch_in_the_wrong_place_is_refused() {
+fn field_27_a_batch_in_the_wrong_place_is_named_a_misdirected_write() {
     let (mut wal, platter) = new_log(small());
     append(&mut wal, 1, 1..=12, 3000);
     let places = batches(&platter);
@@ -300,11 +290,13 @@ fn field_27_a_batch_in_the_wrong_place_is_refused() {
         }
     };
     assert!(matches!(done.result, Err(ReadError::Corrupt { .. })), "{done:?}");
+    let mut now = 1;
+    append_one(&mut wal, 1, 13, &mut now);
     drop(wal);
-    match refused(&platter, small()) {
-        OpenError::Corrupt { offset: found, .. } => assert_eq!(found, offset),
-        other => panic!("{other}"),
-    }
+    let (wal, told) = self::told(&platter, small());
+    assert_eq!(told.damaged, [(1, 8, 8)]);
+    let damage = &wal.recovered().damage;
+    assert_eq!((damage[0].offset, damage[0].kind), (offset, DamageKind::Misdirected));
 }
 
 #[test]

@@ -42,6 +42,9 @@ fn batch(lsn: Lsn, records: &[Written]) -> (BatchHeader, Vec<u8>) {
         durable_end: Lsn(lsn.0 / 2),
         previous_crc: 77,
         records: records.len() as u32,
+        seal: false,
+        states: 5,
+        replaced: 6,
         digest,
         crc: 0,
     };

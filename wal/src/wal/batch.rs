@@ -19,12 +19,25 @@ pub(crate) struct Batch {
     /// Where it will be: right behind its predecessor.
     pub(crate) lsn: Lsn,
     pub(crate) ticket: Ticket,
+    /// Counts of the log before this batch, see [`crate::format::BatchHeader`].
+    pub(crate) states: u32,
+    pub(crate) replaced: u32,
 }
 
 impl Batch {
     pub(crate) fn new(buffer: Buffer, limit: usize, lsn: Lsn, ticket: Ticket) -> Batch {
         let limit = limit.min(buffer.capacity());
-        Batch { buffer, len: BATCH_HEADER_BYTES, limit, records: 0, digest: 0, lsn, ticket }
+        Batch {
+            buffer,
+            len: BATCH_HEADER_BYTES,
+            limit,
+            records: 0,
+            digest: 0,
+            lsn,
+            ticket,
+            states: 0,
+            replaced: 0,
+        }
     }
 
     /// Whether a record with so much payload fits.

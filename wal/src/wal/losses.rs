@@ -68,6 +68,8 @@ pub(super) struct Losses {
     pub(super) unknown: bool,
     /// Streams whose verdict waits to be written.
     unwritten: Vec<u32>,
+    /// A damaged place whose verdicts are those, to be noted behind them.
+    pub(super) judged: Option<(Lsn, Lsn)>,
 }
 
 impl Losses {
@@ -81,7 +83,6 @@ impl Losses {
     }
 
     /// Entries `first ..= last` are damaged: the stream goes on behind them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "recovery finds nothing of the kind yet"))]
     pub(super) fn damage(&mut self, slot: StreamSlot, first: u64, last: u64) {
         self.replaced(slot, first);
         let ranges = &mut self.streams.entry(slot.0).or_default().ranges;
@@ -150,6 +151,17 @@ impl Losses {
         loss.verdict = Some(Verdict { tainted_from, state: old.state || new.state, at: new.at });
         if new.at.is_none() {
             self.unwritten.push(slot.0);
+        }
+    }
+
+    /// As [`Losses::accuse`], unless a record says so much already.
+    pub(super) fn accuse_once(&mut self, slot: StreamSlot, new: Verdict) {
+        let known = self.verdict(slot).is_some_and(|old| {
+            let tainted = new.tainted_from.is_none_or(|n| old.tainted_from.is_some_and(|o| o <= n));
+            old.at.is_some() && tainted && (old.state || !new.state)
+        });
+        if !known {
+            self.accuse(slot, new);
         }
     }
 
@@ -254,6 +266,12 @@ impl<D: Disk> Wal<D> {
             let at = self.put_verdict(self.index.stream(slot).id, verdict);
             self.losses.accuse(slot, Verdict { at: Some(at), ..verdict });
         }
+        if self.vital_room >= RECORD_OVERHEAD_MAX as u64
+            && let Some((start, end)) = self.losses.judged.take()
+        {
+            let record = RecordHeader { kind: Kind::Judged, stream: 0, index: start.0, tag: end.0, note: 1 };
+            self.put(&record, &[]);
+        }
     }
 
     fn put_verdict(&mut self, id: StreamId, verdict: Verdict) -> Lsn {
@@ -265,7 +283,7 @@ impl<D: Disk> Wal<D> {
     }
 
     pub(super) fn has_unwritten_verdicts(&self) -> bool {
-        !self.losses.unwritten.is_empty()
+        !self.losses.unwritten.is_empty() || self.losses.judged.is_some()
     }
 
     /// Where the record of an entry is.

@@ -2,19 +2,23 @@
 
 use std::collections::VecDeque;
 
+use super::follow::{Replay, rebuild_header};
+use super::marks::{FoundMarks, Marks, create_marks, find_marks};
 use super::reader::Reader;
-use super::scan::{Chain, Damage, Found, attested, perform, scan_segment};
-use super::space::{SEGMENTS_MIN, Segment, Segments, Spare};
+use super::scan::{Found, perform};
+use super::space::{SEGMENTS_MIN, Segments, Spare, capacity, directory_bytes_max};
 use super::tail::move_tail;
 use super::taken::Taken;
-use super::{Health, OpenError, Options, Recovered, Recovery, Stats, Ticket, Wal};
+use super::{Health, OpenError, Options, Recovered, Recovery, Stats, StreamSlot, Ticket, Wal};
 use crate::disk::{Disk, DiskError, Done, Op, OpenMode};
 use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK, BatchHeader, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, Lsn,
-    PAYLOAD_MAX, RECORD_OVERHEAD_MAX, Records, SegmentHeader, parse_file_name,
+    BATCH_HEADER_BYTES, BLOCK, Directory, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, MARKS_FILE,
+    PAYLOAD_MAX, RECORD_OVERHEAD_MAX, SegmentHeader, parse_file_name,
 };
 use crate::mutant;
 
+/// Bytes of a segment without a header that are looked through for batches.
+const UNUSED_BYTES: u64 = 64 << 10;
 /// Largest budget that is taken by default.
 const BUDGET_BYTES_MAX: u64 = 64 << 30;
 
@@ -23,28 +27,7 @@ struct Listing {
     /// By incarnation, ascending.
     segments: Vec<Found>,
     unfinished: Vec<String>,
-}
-
-/// What following the chain came to.
-struct Replay {
-    /// Segments of the chain that are kept, oldest first.
-    kept: Vec<Segment>,
-    chain: Chain,
-    durable_end: Lsn,
-    taken: Taken,
-    recovered: Recovered,
-}
-
-impl Replay {
-    fn new() -> Replay {
-        Replay {
-            kept: Vec::new(),
-            chain: Chain { lsn: Lsn(0), crc: 0 },
-            durable_end: Lsn(0),
-            taken: Taken::new(),
-            recovered: Recovered::default(),
-        }
-    }
+    marks: FoundMarks,
 }
 
 pub(super) fn open<D: Disk>(
@@ -54,11 +37,11 @@ pub(super) fn open<D: Disk>(
     recovery: &mut dyn Recovery,
 ) -> Result<Wal<D>, OpenError> {
     let budget_bytes = check_options(&mut disk, &options)?;
-    let listing = list(&mut disk)?;
+    let mut listing = list(&mut disk)?;
     let log_id = check_identity(&listing, options.log_id, now_nanos)?;
     let mut replay = Replay::new();
-    follow(&mut disk, &listing.segments, recovery, &mut replay)?;
-    replay.taken.tell_verdicts(recovery);
+    replay.follow(&mut disk, &listing.segments, &listing.marks, recovery)?;
+    let judged = replay.taken.finish(recovery);
     let incarnation = listing.segments.last().map_or(Incarnation::NONE, |f| f.incarnation).next();
     let mut segments = Segments::new(&options, budget_bytes, incarnation);
     // From here on the directory is changed. What was read may have come from caches: it has to be on stable storage before
@@ -69,9 +52,14 @@ pub(super) fn open<D: Disk>(
     for name in &listing.unfinished {
         perform(&mut disk, Op::Unlink { name: name.clone() })?;
     }
+    create_marks(&mut disk, &mut listing.marks)?;
     retire(&mut replay, &listing, &mut segments);
     let durable_end = replay.chain.lsn;
-    let Taken { index, losses, .. } = replay.taken;
+    let Taken { index, mut losses, states, replaced, directory: last_directory, last_batch, .. } =
+        replay.taken;
+    losses.judged = judged;
+    let mut directory = Directory::new(directory_bytes_max(options.segment_bytes) as usize);
+    let last_batch = last_batch.filter(|_| directory.take_over(last_directory));
     let mut wal = Wal {
         disk,
         log_id,
@@ -89,7 +77,13 @@ pub(super) fn open<D: Disk>(
         flight_base: 0,
         batches_in_flight: 0,
         retry_at: None,
-        chain: replay.chain.crc,
+        chain: replay.chain.crc.unwrap_or(0),
+        directory,
+        previous_batch: last_batch,
+        states,
+        replaced,
+        copy_from: None,
+        marks: Marks::new(&listing.marks, now_nanos),
         durable: Ticket(0),
         durable_end,
         segments,
@@ -106,6 +100,11 @@ pub(super) fn open<D: Disk>(
         options,
     };
     start(&mut wal, &listing, now_nanos)?;
+    wal.write_verdicts();
+    wal.copy_states_from(StreamSlot(0));
+    for damage in &wal.recovered.damage {
+        tracing::error!(%damage, "acknowledged bytes are damaged");
+    }
     if let Some((segment, offset)) = &wal.recovered.cut {
         tracing::info!(segment, offset, "the log ends here; what may lie behind was never acknowledged");
     }
@@ -120,8 +119,10 @@ fn check_options<D: Disk>(disk: &mut D, options: &Options) -> Result<u64, OpenEr
             "segment_bytes is {segment_bytes}: a multiple of 4096 from 16384 to 2^31 is needed"
         ));
     }
-    let record = u64::from(payload_bytes_max) + (BATCH_HEADER_BYTES + RECORD_OVERHEAD_MAX) as u64;
-    if payload_bytes_max > PAYLOAD_MAX || record > segment_bytes - BLOCK {
+    let record = u64::from(payload_bytes_max)
+        + directory_bytes_max(segment_bytes)
+        + (BATCH_HEADER_BYTES + 2 * RECORD_OVERHEAD_MAX) as u64;
+    if payload_bytes_max > PAYLOAD_MAX || record > capacity(segment_bytes) {
         return fail(format!(
             "payload_bytes_max is {payload_bytes_max}: a segment of {segment_bytes} bytes has no room for it"
         ));
@@ -149,7 +150,9 @@ fn list<D: Disk>(disk: &mut D) -> Result<Listing, OpenError> {
     let Ok(Done::Listed(names)) = perform(disk, Op::List)?.result else {
         unreachable!("a list answers with names")
     };
-    let mut listing = Listing { segments: Vec::new(), unfinished: Vec::new() };
+    let marked = names.iter().any(|(name, _)| name == MARKS_FILE);
+    let marks = find_marks(disk, marked)?;
+    let mut listing = Listing { segments: Vec::new(), unfinished: Vec::new(), marks };
     for (name, len) in names {
         match parse_file_name(&name) {
             None => {}
@@ -168,7 +171,9 @@ fn list<D: Disk>(disk: &mut D) -> Result<Listing, OpenError> {
                 let Some(buffer) = read.buffer else { unreachable!("a read returns its buffer") };
                 let head = SegmentHeader::decode(buffer.as_slice());
                 disk.recycle(buffer);
-                if let HeaderBlock::Foreign = head {
+                let mut found = Found { incarnation, file, bytes: len, head, rebuilt: None };
+                found.rebuilt = rebuild(disk, &found)?;
+                if let (HeaderBlock::Foreign, None) = (&head, &found.rebuilt) {
                     return Err(OpenError::ForeignFile {
                         name,
                         why: "it does not begin like a segment".to_owned(),
@@ -177,7 +182,7 @@ fn list<D: Disk>(disk: &mut D) -> Result<Listing, OpenError> {
                 if let HeaderBlock::Version(found) = head {
                     return Err(OpenError::Version { segment: name, found, supported: FORMAT_VERSION });
                 }
-                listing.segments.push(Found { incarnation, file, bytes: len, head });
+                listing.segments.push(found);
             }
         }
     }
@@ -185,9 +190,27 @@ fn list<D: Disk>(disk: &mut D) -> Result<Listing, OpenError> {
     Ok(listing)
 }
 
+/// The header of a segment in use that has lost its own: a damaged one is looked for in the whole file, one that was never
+/// written, as far as can be told, only where a batch would be at once.
+fn rebuild<D: Disk>(disk: &mut D, found: &Found) -> Result<Option<SegmentHeader>, DiskError> {
+    match &found.head {
+        HeaderBlock::Header(header) if header.incarnation == found.incarnation => Ok(None),
+        HeaderBlock::Damaged { .. } | HeaderBlock::Foreign => rebuild_header(disk, found, found.bytes),
+        HeaderBlock::Header(_) | HeaderBlock::Zeros => rebuild_header(disk, found, UNUSED_BYTES),
+        HeaderBlock::Version(_) => Ok(None),
+    }
+}
+
 /// The number of this log: all segments have the same, and the one that was asked for.
 fn check_identity(listing: &Listing, wanted: u64, now_nanos: u64) -> Result<u64, OpenError> {
     let mut id = wanted;
+    if let Some(mark) = &listing.marks.newest {
+        if id != 0 && mark.log_id != id {
+            let why = format!("it belongs to log {:#x}, this is log {id:#x}", mark.log_id);
+            return Err(OpenError::ForeignFile { name: MARKS_FILE.to_owned(), why });
+        }
+        id = mark.log_id;
+    }
     for found in &listing.segments {
         let HeaderBlock::Header(header) = &found.head else { continue };
         let foreign = |why: String| Err(OpenError::ForeignFile { name: found.name(), why });
@@ -209,178 +232,25 @@ fn check_identity(listing: &Listing, wanted: u64, now_nanos: u64) -> Result<u64,
     Ok(id)
 }
 
-/// The segments that the newest header leads back to, oldest first, and the first one that is missing.
-fn chain_of(segments: &[Found]) -> (Vec<&Found>, Incarnation) {
-    let Some(newest) = segments.iter().rev().find(|f| f.header().is_some()) else {
-        return (Vec::new(), Incarnation::NONE);
-    };
-    let mut chain = vec![newest];
-    let mut at = newest;
-    loop {
-        // A header that was lost cannot name its predecessor; segments are numbered in order.
-        let predecessor = match at.header() {
-            Some(header) if header.predecessor < at.incarnation => header.predecessor,
-            _ => Incarnation(at.incarnation.0 - 1),
-        };
-        match segments.binary_search_by_key(&predecessor, |f| f.incarnation) {
-            Ok(number) if predecessor != Incarnation::NONE => {
-                at = &segments[number];
-                chain.push(at);
-            }
-            _ => {
-                chain.reverse();
-                return (chain, predecessor);
-            }
-        }
-    }
-}
+/// Damaged entries, or those that may be lost: stream, first and last index.
+pub(crate) type Missing = Vec<(u64, u64, u64)>;
 
 /// Follows the whole log and judges its end, without changing anything: what opening does first.
 pub(crate) fn verify_log<D: Disk>(
     disk: &mut D,
     recovery: &mut dyn Recovery,
-) -> (Recovered, Option<OpenError>) {
+) -> (Recovered, Missing, Option<OpenError>) {
     let mut replay = Replay::new();
     let mut run = || {
         let listing = list(disk)?;
         check_identity(&listing, 0, 0)?;
-        follow(disk, &listing.segments, recovery, &mut replay)
-    };
-    let outcome = run();
-    (replay.recovered, outcome.err())
-}
-
-fn follow<D: Disk>(
-    disk: &mut D,
-    segments: &[Found],
-    recovery: &mut dyn Recovery,
-    replay: &mut Replay,
-) -> Result<(), OpenError> {
-    let (chain_segments, missing) = chain_of(segments);
-    let total: u64 = chain_segments.iter().map(|f| f.bytes).sum();
-    let mut done = 0;
-    for (number, found) in chain_segments.iter().enumerate() {
-        let header = match found.header() {
-            Some(header) => *header,
-            None => {
-                judge(disk, segments, found, head_damage(found), replay)?;
-                break;
-            }
-        };
-        if number == 0 {
-            replay.chain = Chain { lsn: header.start, crc: header.previous_crc };
-        }
-        // A segment begins where its predecessor ends, with the link of the chain there.
-        if header.start != replay.chain.lsn || header.previous_crc != replay.chain.crc {
-            let damage = Damage { offset: 0, expected_crc: replay.chain.crc, found_crc: header.previous_crc };
-            judge(disk, segments, found, damage, replay)?;
-            break;
-        }
-        replay.chain.crc = header.crc;
-        replay.durable_end = replay.durable_end.max(header.durable_end);
-        replay.taken.first_live = replay.taken.first_live.max(header.first_live);
-        let successor = chain_segments.get(number + 1).and_then(|f| f.header());
-        let limit = successor.filter(|h| h.predecessor == found.incarnation).map(|h| h.start);
-        let damage = scan(disk, found, &header, limit, recovery, replay)?;
-        replay.kept.push(Segment {
-            incarnation: found.incarnation,
-            file: found.file,
-            bytes: found.bytes,
-            start: header.start,
-            end: replay.chain.lsn,
-            readers: 0,
-        });
-        replay.recovered.segments += 1;
-        done += found.bytes;
-        recovery.progress(done, total);
-        if let Some(damage) = damage {
-            judge(disk, segments, found, damage, replay)?;
-            break;
-        }
-    }
-    if replay.recovered.cut.is_none() {
-        // The last segment was full to its end, or no header is intact: what lies behind still has to be looked at.
-        let end = chain_segments.last().map_or(Incarnation::NONE, |f| f.incarnation);
-        if let Some(next) = segments.iter().find(|f| f.incarnation > end) {
-            judge(disk, segments, next, head_damage(next), replay)?;
-            replay.recovered.cut = None;
-        }
-    }
-    let oldest = chain_segments.first().map_or(Incarnation::NONE, |f| f.incarnation);
-    if missing != Incarnation::NONE && replay.taken.first_live < oldest {
-        return Err(OpenError::MissingSegment { segment: missing.file_name() });
-    }
-    Ok(())
-}
-
-fn scan<D: Disk>(
-    disk: &mut D,
-    found: &Found,
-    header: &SegmentHeader,
-    limit: Option<Lsn>,
-    recovery: &mut dyn Recovery,
-    replay: &mut Replay,
-) -> Result<Option<Damage>, OpenError> {
-    let mut chain = replay.chain;
-    let mut on_batch = |batch: &BatchHeader, bytes: &[u8], offset: u64| -> Result<(), OpenError> {
-        replay.durable_end = replay.durable_end.max(batch.durable_end);
-        replay.recovered.batches += 1;
-        replay.recovered.bytes += batch.padded();
-        let mut records = 0;
-        for record in Records::new(batch, bytes) {
-            let malformed = |why: String| OpenError::Malformed { segment: found.name(), offset, why };
-            let (lsn, record) = record.map_err(|fault| malformed(format!("record {records}: {fault:?}")))?;
-            replay.taken.take(recovery, lsn, &record).map_err(malformed)?;
-            records += 1;
-        }
-        replay.recovered.records += records;
+        replay.follow(disk, &listing.segments, &listing.marks, recovery)?;
+        replay.taken.finish(recovery);
         Ok(())
     };
-    let damage = scan_segment(disk, found, header, limit, &mut chain, &mut on_batch)??;
-    replay.chain = chain;
-    Ok(damage)
-}
-
-/// A segment without an intact header of its own, as damage.
-fn head_damage(found: &Found) -> Damage {
-    match found.head {
-        HeaderBlock::Damaged { stored, computed } => {
-            Damage { offset: 0, expected_crc: stored, found_crc: computed }
-        }
-        _ => Damage::default(),
-    }
-}
-
-/// The chain ended at `damage` in `found`. Everything behind it is looked through for what it attests: if the damaged place
-/// was known durable, acknowledged data is damaged and the log does not open.
-fn judge<D: Disk>(
-    disk: &mut D,
-    segments: &[Found],
-    found: &Found,
-    damage: Damage,
-    replay: &mut Replay,
-) -> Result<(), OpenError> {
-    let mut durable_end = replay.durable_end;
-    for later in segments.iter().filter(|f| f.incarnation >= found.incarnation) {
-        let offset = if later.incarnation == found.incarnation { damage.offset } else { BLOCK };
-        durable_end = durable_end.max(attested(disk, later, offset)?);
-        if later.incarnation > found.incarnation
-            && let Some(header) = later.header()
-        {
-            durable_end = durable_end.max(header.durable_end);
-        }
-    }
-    if replay.chain.lsn < durable_end && !mutant::CUT_ACKNOWLEDGED {
-        return Err(OpenError::Corrupt {
-            segment: found.name(),
-            offset: damage.offset,
-            expected_crc: damage.expected_crc,
-            found_crc: damage.found_crc,
-            durable_end: durable_end.0,
-        });
-    }
-    replay.recovered.cut = Some((found.name(), damage.offset));
-    Ok(())
+    let outcome = run();
+    let missing = replay.taken.missing();
+    (replay.recovered, missing, outcome.err())
 }
 
 fn flush<D: Disk>(disk: &mut D, listing: &Listing) -> Result<(), DiskError> {
@@ -394,16 +264,23 @@ fn flush<D: Disk>(disk: &mut D, listing: &Listing) -> Result<(), DiskError> {
 /// Sorts the files: segments that are kept, and spares: prepared and never used, cut away, superseded, or trimmed.
 fn retire(replay: &mut Replay, listing: &Listing, segments: &mut Segments) {
     let mut kept = std::mem::take(&mut replay.kept);
-    // A segment without a batch holds nothing, and its successor begins where it does.
+    // A segment without a batch holds nothing, and its successor begins where it does. Its header alone says where the log
+    // ends, so it stays until the successor's is durable: a late write of a dead process may lie behind that end.
+    let mut held: Vec<Incarnation> = Vec::new();
     while let Some(last) = kept.pop_if(|s| s.start == s.end) {
+        held.push(last.incarnation);
         if let Some(header) = header_of(listing, last.incarnation) {
-            replay.chain.crc = header.previous_crc;
+            replay.chain.crc = Some(header.previous_crc);
         }
     }
     kept.retain(|s| s.incarnation >= replay.taken.first_live);
     for found in &listing.segments {
         if !kept.iter().any(|s| s.incarnation == found.incarnation) {
-            segments.spares.push_back(Spare { name: found.name(), file: found.file, bytes: found.bytes });
+            let spare = Spare { name: found.name(), file: found.file, bytes: found.bytes };
+            match held.contains(&found.incarnation) {
+                true => segments.held.push(spare),
+                false => segments.spares.push_back(spare),
+            }
         }
     }
     kept.into_iter().for_each(|segment| segments.push(segment));

@@ -23,6 +23,8 @@ pub(super) struct Found {
     pub(super) file: FileId,
     pub(super) bytes: u64,
     pub(super) head: HeaderBlock,
+    /// What the batches say of a header that is lost: where the segment starts, and little more.
+    pub(super) rebuilt: Option<SegmentHeader>,
 }
 
 impl Found {
@@ -30,8 +32,12 @@ impl Found {
     pub(super) fn header(&self) -> Option<&SegmentHeader> {
         match &self.head {
             HeaderBlock::Header(header) if header.incarnation == self.incarnation => Some(header),
-            _ => None,
+            _ => self.rebuilt.as_ref(),
         }
+    }
+    /// The offset of a position.
+    pub(super) fn offset(&self, lsn: Lsn) -> u64 {
+        BLOCK + lsn.since(self.header().map_or(lsn, |h| h.start))
     }
     pub(super) fn name(&self) -> String {
         self.incarnation.file_name()
@@ -124,8 +130,8 @@ pub(super) struct Damage {
 pub(super) struct Chain {
     /// Where the next batch begins.
     pub(super) lsn: Lsn,
-    /// Checksum that it names as its predecessor's.
-    pub(super) crc: u32,
+    /// Checksum that it names as its predecessor's; `None` behind damage, where it is not known.
+    pub(super) crc: Option<u32>,
 }
 
 /// Receives checked batches; an answer other than `Ok` ends the scan.
@@ -158,20 +164,20 @@ impl Follower<'_> {
         let offset = self.offset();
         let end = |expected_crc, found_crc| Next::End(Damage { offset, expected_crc, found_crc });
         let Some(header) = BatchHeader::decode(bytes) else { return end(0, 0) };
-        let placed = header.incarnation == self.incarnation && header.lsn == self.chain.lsn;
+        let placed = header.incarnation == self.incarnation && header.lsn == self.chain.lsn && !header.seal;
         let fits = offset + header.padded() <= self.bytes;
         if !placed || !fits {
             return end(0, 0);
         }
-        if header.previous_crc != self.chain.crc && !mutant::UNCHAINED {
-            return end(self.chain.crc, header.previous_crc);
+        if let Some(crc) = self.chain.crc.filter(|&crc| crc != header.previous_crc && !mutant::UNCHAINED) {
+            return end(crc, header.previous_crc);
         }
         Next::Batch(header)
     }
 }
 
-/// Follows the chain through one segment: up to `limit` if its successor names one, else as far as it goes. Returns the
-/// damage (or the end) it came to; `None` if it reached the limit or the end of the file.
+/// Follows the chain through one segment from where it stands: up to `limit` if its successor names one, else as far as it
+/// goes. Returns the damage (or the end) it came to; `None` if it reached the limit or the end of the file.
 pub(super) fn scan_segment<D: Disk, E>(
     disk: &mut D,
     found: &Found,
@@ -185,7 +191,8 @@ pub(super) fn scan_segment<D: Disk, E>(
         Follower { incarnation: found.incarnation, start: header.start, bytes: found.bytes, limit, chain };
     let mut carry: Vec<u8> = Vec::new();
     let mut outcome: Result<Option<Damage>, E> = Ok(None);
-    read_pieces(disk, found.file, BLOCK, end, &mut |_, piece| {
+    let from = follower.offset();
+    read_pieces(disk, found.file, from, end, &mut |_, piece| {
         outcome = feed(&mut follower, &mut carry, piece, on_batch);
         matches!(outcome, Ok(None))
     })?;
@@ -231,18 +238,17 @@ fn feed<E>(
             return Ok(Some(Damage { offset: follower.offset(), expected_crc, found_crc }));
         }
         on_batch(&header, batch, follower.offset())?;
-        *follower.chain = Chain { lsn: header.lsn.plus(header.padded()), crc: header.crc };
+        *follower.chain = Chain { lsn: header.lsn.plus(header.padded()), crc: Some(header.crc) };
         carry.clear();
         piece = &piece[take..];
     }
     Ok(None)
 }
 
-/// Looks at every block of a segment from `offset` on for intact batches of this incarnation, and returns the highest
+/// Looks at every block of a segment from `offset` on for intact headers of batches of this incarnation, and returns the highest
 /// `durable_end` that they attest. A file that does not look used is given up after a while: prepared segments are many.
 pub(super) fn attested<D: Disk>(disk: &mut D, found: &Found, offset: u64) -> Result<Lsn, DiskError> {
     let mut best = Lsn(0);
-    let mut candidates: Vec<(u64, BatchHeader)> = Vec::new();
     let mut used = found.header().is_some();
     read_pieces(disk, found.file, offset.max(BLOCK), found.bytes, &mut |at, piece| {
         for block in (0..piece.len()).step_by(BLOCK as usize) {
@@ -254,25 +260,12 @@ pub(super) fn attested<D: Disk>(disk: &mut D, found: &Found, offset: u64) -> Res
             if header.incarnation != found.incarnation || wrong_place || header.durable_end <= best {
                 continue;
             }
-            match piece.get(block..block + header.length as usize) {
-                Some(batch) if header.check(batch).is_ok() => best = header.durable_end,
-                Some(_) => {}
-                None if place + header.padded() <= found.bytes => candidates.push((place, header)),
-                None => {}
+            // A header that is right is believed in what it says of itself, whatever became of its records.
+            if header.check_header(&piece[block..]).is_ok() {
+                best = header.durable_end;
             }
         }
         used || at < UNUSED_BYTES
     })?;
-    // Batches that go over the edge of a piece.
-    for (place, header) in candidates {
-        let mut batch = Vec::new();
-        read_pieces(disk, found.file, place, place + header.padded(), &mut |_, piece| {
-            batch.extend_from_slice(piece);
-            true
-        })?;
-        if header.durable_end > best && header.check(&batch).is_ok() {
-            best = header.durable_end;
-        }
-    }
     Ok(best)
 }

@@ -6,7 +6,9 @@ use super::writer::RETRY_NANOS;
 use super::{CLASS_SPACE, Health, Kind, Options, StreamSlot, Ticket, Wal, token};
 use crate::buffer::Buffer;
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op, OpenMode};
-use crate::format::{BLOCK, Incarnation, Lsn, RecordHeader, unfinished_name};
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK, Incarnation, Lsn, RECORD_OVERHEAD_MAX, RecordHeader, unfinished_name,
+};
 use crate::mutant;
 
 /// Zeros are written in pieces of this many bytes: small enough not to hold up the log's own writes.
@@ -40,6 +42,22 @@ impl Segment {
     pub(super) fn offset(&self, lsn: Lsn) -> u64 {
         BLOCK + lsn.since(self.start)
     }
+}
+
+/// Bytes of a directory at most, in segments of this size.
+pub(super) fn directory_bytes_max(segment_bytes: u64) -> u64 {
+    (segment_bytes / 64).clamp(256, 32 << 10)
+}
+
+/// Bytes that are kept for the seal at the end of a segment of this size.
+pub(super) fn seal_bytes(segment_bytes: u64) -> u64 {
+    let head = (BATCH_HEADER_BYTES + RECORD_OVERHEAD_MAX) as u64;
+    (head + directory_bytes_max(segment_bytes)).next_multiple_of(BLOCK)
+}
+
+/// Bytes for batches in a segment of this size.
+pub(super) fn capacity(segment_bytes: u64) -> u64 {
+    segment_bytes - BLOCK - seal_bytes(segment_bytes)
 }
 
 /// A file ready to become a segment: zeroed or recycled, its name durable, open.
@@ -97,6 +115,8 @@ pub(super) struct Segments {
     active: bool,
     prepared: VecDeque<Prepared>,
     pub(super) spares: VecDeque<Spare>,
+    /// Spares from when the next segment's header is durable.
+    pub(super) held: Vec<Spare>,
     /// Names to be removed: spares that nobody will need.
     removals: u32,
     step: Step,
@@ -125,6 +145,7 @@ impl Segments {
             active: false,
             prepared: VecDeque::new(),
             spares: VecDeque::new(),
+            held: Vec::new(),
             removals: 0,
             step: Step::Idle,
             next_incarnation,
@@ -152,12 +173,12 @@ impl Segments {
     }
     /// Largest batch that fits into a segment.
     pub(super) fn batch_bytes_max(&self) -> usize {
-        (self.segment_bytes - BLOCK) as usize
+        capacity(self.segment_bytes) as usize
     }
     /// Bytes left for batches in the segment that is written.
     pub(super) fn active_room(&self) -> u64 {
         match (self.active, self.last()) {
-            (true, Some(last)) => last.bytes - last.offset(last.end),
+            (true, Some(last)) => (last.bytes - last.offset(last.end)).saturating_sub(seal_bytes(last.bytes)),
             _ => 0,
         }
     }
@@ -198,6 +219,7 @@ impl Segments {
                 bytes: old.bytes,
             });
         }
+        self.spares.extend(self.held.drain(..));
         self.start(prepared, start);
         if let Some(last) = self.list.back_mut() {
             last.end = end;
@@ -234,7 +256,7 @@ impl Segments {
     }
     fn files_bytes(&self) -> u64 {
         let prepared: u64 = self.prepared.iter().map(|p| p.bytes).sum();
-        let spares: u64 = self.spares.iter().map(|s| s.bytes).sum();
+        let spares: u64 = self.spares.iter().chain(&self.held).map(|s| s.bytes).sum();
         self.used_bytes() + prepared + spares
     }
     /// Bytes for batches within a limit: what is left of the active segment and whole segments beside it.
@@ -246,12 +268,12 @@ impl Segments {
         let allowed = (limit_bytes - used) / self.segment_bytes;
         let ready = self.prepared.len() as u64 + self.spares.len() as u64;
         let more = if self.blocked_until.is_some() { allowed.min(ready) } else { allowed };
-        self.active_room() + more * (self.segment_bytes - BLOCK)
+        self.active_room() + more * capacity(self.segment_bytes)
     }
     /// What nobody but the log itself may use: the record that frees segments, and what is lost where a batch does not fit
     /// into the rest of a segment.
     fn own_bytes(&self, batch_bytes_max: u32) -> u64 {
-        (u64::from(batch_bytes_max) + 16 * BLOCK).min((self.segment_bytes - BLOCK) / 2)
+        (u64::from(batch_bytes_max) + 16 * BLOCK).min(capacity(self.segment_bytes) / 2)
     }
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.step, Step::Idle) && self.removals == 0
@@ -437,8 +459,10 @@ impl<D: Disk> Wal<D> {
                 self.segments.pinned_by = Some(StreamSlot(slot));
                 return;
             }
-            low =
-                low.min(first).min(stream.state_at.unwrap_or(head)).min(stream.compacted_at.unwrap_or(head));
+            low = low
+                .min(first)
+                .min(stream.state_low().unwrap_or(head))
+                .min(stream.compacted_at.unwrap_or(head));
         }
         let last = self.segments.last_incarnation();
         let sealed = |s: &&Segment| s.incarnation < last;
@@ -461,7 +485,7 @@ impl<D: Disk> Wal<D> {
         let mut rewritten = 0;
         for slot in 0..self.index.streams.len() as u32 {
             let stream = &self.index.streams[slot as usize];
-            let state_old = stream.state_at.is_some_and(|at| at < limit);
+            let state_old = stream.state_low().is_some_and(|at| at < limit);
             let mark_old = stream.compacted_at.is_some_and(|at| at < limit);
             if !state_old && !mark_old {
                 continue;
@@ -478,11 +502,7 @@ impl<D: Disk> Wal<D> {
                 self.index.stream_mut(slot).compacted_at = Some(lsn);
             }
             if state_old {
-                let state = std::mem::take(&mut self.index.stream_mut(slot).state);
-                let record = RecordHeader { kind: Kind::State, stream: id.0, index: 0, tag: 0, note: 0 };
-                let (lsn, _) = self.put(&record, &state);
-                let stream = self.index.stream_mut(slot);
-                (stream.state, stream.state_at) = (state, Some(lsn));
+                self.copy_state(slot);
             }
         }
         self.segments.reclaim_wanted = true;

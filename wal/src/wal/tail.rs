@@ -2,6 +2,7 @@
 //! would leave a mostly empty one behind.
 
 use super::scan::{Chain, Found, perform, scan_segment};
+use super::space::capacity;
 use super::{OpenError, Wal};
 use crate::disk::{Disk, DiskError, Done, FileId, Op};
 use crate::format::{BLOCK, BatchHeader, Incarnation, Lsn, SegmentHeader};
@@ -18,10 +19,15 @@ pub(super) fn move_tail<D: Disk>(wal: &mut Wal<D>, segments: &[Found]) -> Result
     };
     let (start, end, incarnation) = (last.start, last.end, last.incarnation);
     let len = end.since(start);
-    if len > (prepared.bytes - BLOCK) / 2 {
+    // What is left must do for the log's own needs and some votes.
+    if len + 2 * BLOCK > capacity(prepared.bytes) / 2 {
         return Ok(false);
     }
     let Some(found) = segments.iter().find(|f| f.incarnation == incarnation) else { return Ok(false) };
+    // What is damaged stays where it is.
+    if found.rebuilt.is_some() || wal.recovered.damage.iter().any(|d| d.segment == found.name()) {
+        return Ok(false);
+    }
     let Some(old) = found.header().copied() else { return Ok(false) };
     let predecessor = wal.segments.before_last();
     let mut header = SegmentHeader {
@@ -61,7 +67,7 @@ fn resealed<D: Disk>(
 ) -> Result<(Vec<u8>, u32), OpenError> {
     let mut bytes: Vec<u8> = Vec::with_capacity(end.since(old.start) as usize);
     let mut crc = new.crc;
-    let mut chain = Chain { lsn: old.start, crc: old.crc };
+    let mut chain = Chain { lsn: old.start, crc: Some(old.crc) };
     let mut on_batch = |batch: &BatchHeader, source: &[u8], _: u64| -> Result<(), OpenError> {
         let at = bytes.len();
         bytes.extend_from_slice(&source[..batch.padded() as usize]);

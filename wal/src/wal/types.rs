@@ -331,6 +331,8 @@ pub struct Stats {
     pub writes_repeated: u64,
     /// Reads of the disk for entries.
     pub reads: u64,
+    /// Marks written.
+    pub marks: u64,
 }
 
 /// What opening found, for people and tests.
@@ -346,4 +348,79 @@ pub struct Recovered {
     pub bytes: u64,
     /// Where a torn tail was cut: file name and byte offset. Nothing of it was ever acknowledged.
     pub cut: Option<(String, u64)>,
+    /// Damage to what was acknowledged, in the order of the log.
+    pub damage: Vec<Damage>,
+}
+
+/// A damaged place of what was acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// File name.
+    pub segment: String,
+    /// Byte offset in it.
+    pub offset: u64,
+    /// Bytes that are damaged or cannot be attributed; 0 for a segment's header alone.
+    pub bytes: u64,
+    /// What stands there.
+    pub kind: DamageKind,
+    /// The stored checksum, if that is known.
+    pub expected_crc: u32,
+    /// The checksum of the bytes found.
+    pub found_crc: u32,
+    /// Entries that are lost with it: stream, first and last index.
+    pub entries: Vec<(u64, u64, u64)>,
+    /// Streams that lost a state with it, not necessarily their newest one.
+    pub states: Vec<u64>,
+    /// Whether this is all that is lost. If not, nothing tells what else the place held: streams without a later record may
+    /// have lost entries.
+    pub is_exact: bool,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Damage { segment, offset, bytes, kind, expected_crc, found_crc, .. } = self;
+        write!(f, "segment {segment}: {bytes} bytes at {offset} are damaged: {kind} ")?;
+        write!(f, "(expected crc {expected_crc:#010x}, found {found_crc:#010x})")?;
+        for (stream, first, last) in &self.entries {
+            write!(f, "; stream {stream} lost entries {first} to {last}")?;
+        }
+        for stream in &self.states {
+            write!(f, "; stream {stream} lost a state")?;
+        }
+        if !self.is_exact {
+            write!(f, "; what else it held is not known")?;
+        }
+        Ok(())
+    }
+}
+
+/// What stands in a damaged place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DamageKind {
+    /// Bytes that no longer match their checksum.
+    Checksum,
+    /// Zeros: the write never arrived.
+    LostWrite,
+    /// What an earlier use of the file left there: the write never arrived.
+    Recycled,
+    /// A valid block of this segment that belongs elsewhere: it was written to the wrong place.
+    Misdirected,
+    /// A valid block for this place that follows another predecessor.
+    OtherHistory,
+    /// A segment's header; nothing else is lost with it.
+    Header,
+}
+
+impl std::fmt::Display for DamageKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DamageKind::Checksum => "the checksum is wrong",
+            DamageKind::LostWrite => "zeros, the write was lost",
+            DamageKind::Recycled => "bytes of an earlier use of the file, the write was lost",
+            DamageKind::Misdirected => "a valid block that belongs elsewhere, misdirected",
+            DamageKind::OtherHistory => "a valid block that follows another predecessor",
+            DamageKind::Header => "the segment's header, nothing else",
+        })
+    }
 }

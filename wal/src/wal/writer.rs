@@ -2,12 +2,14 @@
 
 use super::batch::Batch;
 use super::{
-    CLASS_OPEN, CLASS_READ, CLASS_SPACE, CLASS_WRITE, Health, TOKEN_WAL, Ticket, Wal, token, token_parts,
+    CLASS_MARK, CLASS_OPEN, CLASS_READ, CLASS_SPACE, CLASS_WRITE, Health, Kind, StreamSlot, TOKEN_WAL,
+    Ticket, Wal, token, token_parts,
 };
 use crate::buffer::Buffer;
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op};
 use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK, BatchHeader, Incarnation, Lsn, RECORD_OVERHEAD_MAX, SegmentHeader,
+    BATCH_HEADER_BYTES, BLOCK, BatchHeader, Incarnation, Lsn, RECORD_OVERHEAD_MAX, RecordHeader,
+    SegmentHeader, decode_record, digest_append,
 };
 use crate::mutant;
 
@@ -17,7 +19,12 @@ pub(super) const RETRY_NANOS: u64 = 100_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     Header,
-    Batch { ticket: Ticket, end: Lsn },
+    /// The end of a segment: its last batch's directory once more.
+    Seal,
+    Batch {
+        ticket: Ticket,
+        end: Lsn,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +67,23 @@ impl<D: Disk> Wal<D> {
             self.closed.push_back(batch);
         }
         let lsn = self.closed.back().map_or(self.next_lsn, Batch::end);
-        let need = BATCH_HEADER_BYTES + payload_bytes + RECORD_OVERHEAD_MAX;
+        let previous = self.previous_batch.replace(lsn);
+        // What the batch before it did is known by now, and is said again where that batch's damage does not reach.
+        let directory = if previous.is_some() { self.directory.finish() } else { &[] };
+        let need = BATCH_HEADER_BYTES + directory.len() + payload_bytes + 2 * RECORD_OVERHEAD_MAX;
         let limit = need.max(self.options.batch_bytes_max as usize).min(self.segments.batch_bytes_max());
         assert!(need <= limit, "a record of {payload_bytes} bytes was admitted and fits into no segment");
         let buffer = self.disk.buffer(limit);
-        self.open = Some(Batch::new(buffer, limit, lsn, self.next_ticket));
+        let mut batch = Batch::new(buffer, limit, lsn, self.next_ticket);
+        (batch.states, batch.replaced) = (self.states, self.replaced);
+        let index = previous.map_or(0, |p| lsn.since(p));
+        batch.put(&RecordHeader { kind: Kind::Directory, stream: 0, index, tag: 0, note: 0 }, directory);
+        self.directory.clear();
+        let bytes = batch.len as u64;
+        self.entry_room = self.entry_room.saturating_sub(bytes);
+        self.append_room = self.append_room.saturating_sub(bytes);
+        self.vital_room = self.vital_room.saturating_sub(bytes);
+        self.open = Some(batch);
         self.next_ticket.0 += 1;
     }
 
@@ -80,7 +99,9 @@ impl<D: Disk> Wal<D> {
             self.write_verdicts();
         }
         self.maybe_reclaim(now_nanos);
+        self.copy_states();
         self.submit_batches(now_nanos);
+        self.maybe_mark(now_nanos);
         self.maybe_prepare(now_nanos);
         self.step_reads();
         self.update_room();
@@ -145,6 +166,7 @@ impl<D: Disk> Wal<D> {
     /// Starts the next segment: its header goes out like a batch, and nothing behind it is acknowledged before it.
     pub(super) fn rotate(&mut self, now_nanos: u64) -> bool {
         let Some(prepared) = self.segments.take_prepared() else { return false };
+        self.seal_segment(now_nanos);
         let predecessor = self.segments.last_incarnation();
         let header = SegmentHeader {
             log_id: self.log_id,
@@ -162,7 +184,46 @@ impl<D: Disk> Wal<D> {
         let (file, lsn) = (prepared.file, self.next_lsn);
         self.segments.start(prepared, lsn);
         self.fly(What::Header, file, 0, BLOCK as u32, lsn, buffer, now_nanos);
+        self.copy_states_from(StreamSlot(0));
         true
+    }
+
+    /// Writes the last batch's directory behind it, for the segment is full: with the copy in the next batch, which goes to
+    /// the next segment, it is in two places.
+    fn seal_segment(&mut self, now_nanos: u64) {
+        let (true, Some(next)) = (self.segments.is_active(), self.closed.front().or(self.open.as_ref()))
+        else {
+            return;
+        };
+        // The next batch would have been here, so the record fits as it is, position and all.
+        let Some(last) = self.segments.last() else { return };
+        let Ok(directory) = decode_record(&next.buffer.as_slice()[BATCH_HEADER_BYTES..next.len], None) else {
+            unreachable!("the first record of a batch is its directory")
+        };
+        let len = BATCH_HEADER_BYTES + directory.bytes;
+        let padded = (len as u64).next_multiple_of(BLOCK);
+        let (file, offset) = (last.file, last.offset(last.end));
+        assert!(offset + padded <= last.bytes, "no room for the seal at {offset} of {}", last.bytes);
+        let mut buffer = self.disk.buffer(padded as usize);
+        let bytes = buffer.as_mut_slice();
+        bytes[BATCH_HEADER_BYTES..len].copy_from_slice(&next.buffer.as_slice()[BATCH_HEADER_BYTES..len]);
+        bytes[len..padded as usize].fill(0);
+        let record_crc = u32::from_le_bytes([0, 1, 2, 3].map(|n| bytes[BATCH_HEADER_BYTES + n]));
+        let header = BatchHeader {
+            length: len as u32,
+            incarnation: last.incarnation,
+            lsn: self.next_lsn,
+            durable_end: self.durable_end,
+            previous_crc: self.chain,
+            records: 1,
+            states: next.states,
+            replaced: next.replaced,
+            digest: digest_append(0, record_crc),
+            seal: true,
+            crc: 0,
+        };
+        header.seal(bytes);
+        self.fly(What::Seal, file, offset, padded as u32, self.next_lsn, buffer, now_nanos);
     }
 
     fn submit_batch(&mut self, mut batch: Batch, now_nanos: u64) {
@@ -176,7 +237,10 @@ impl<D: Disk> Wal<D> {
             durable_end: self.durable_end,
             previous_crc: self.chain,
             records: batch.records,
+            states: batch.states,
+            replaced: batch.replaced,
             digest: batch.digest,
+            seal: false,
             crc: 0,
         };
         let len = batch.len;
@@ -241,6 +305,7 @@ impl<D: Disk> Wal<D> {
                 (CLASS_WRITE, number) => self.on_written(number, completion, now_nanos),
                 (CLASS_READ, number) => self.on_read(number, completion),
                 (CLASS_SPACE, number) => self.on_space(number, completion, now_nanos),
+                (CLASS_MARK, _) => self.on_marked(completion, now_nanos),
                 (CLASS_OPEN, _) | (_, _) => {
                     if let Some(buffer) = completion.buffer {
                         self.disk.recycle(buffer);
@@ -309,10 +374,14 @@ impl<D: Disk> Wal<D> {
         while self.flights.front().is_some_and(Flight::is_done) {
             let Some(flight) = self.flights.pop_front() else { break };
             self.flight_base += 1;
-            if let What::Batch { ticket, end } = flight.what {
-                self.durable = ticket;
-                self.durable_end = end;
-                self.news = true;
+            match flight.what {
+                What::Batch { ticket, end } => {
+                    self.durable = ticket;
+                    self.durable_end = end;
+                    self.news = true;
+                }
+                What::Header => self.segments.spares.extend(self.segments.held.drain(..)),
+                What::Seal => {}
             }
         }
         if mutant::OLD_SEGMENT_UNSYNCED {
