@@ -12,8 +12,8 @@ use super::taken::Taken;
 use super::{Health, OpenError, Options, Recovered, Recovery, Stats, StreamSlot, Ticket, Wal};
 use crate::disk::{Disk, DiskError, Done, Op, OpenMode};
 use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK, Directory, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, MARKS_FILE,
-    PAYLOAD_MAX, RECORD_OVERHEAD_MAX, SegmentHeader, parse_file_name,
+    BATCH_HEADER_BYTES, BLOCK, Directory, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, Lsn,
+    MARKS_FILE, PAYLOAD_MAX, RECORD_OVERHEAD_MAX, SegmentHeader, parse_file_name,
 };
 use crate::mutant;
 
@@ -187,6 +187,7 @@ fn list<D: Disk>(disk: &mut D) -> Result<Listing, OpenError> {
         }
     }
     listing.segments.sort_by_key(|f| f.incarnation);
+    forget_copies(&mut listing.segments);
     Ok(listing)
 }
 
@@ -198,6 +199,20 @@ fn rebuild<D: Disk>(disk: &mut D, found: &Found) -> Result<Option<SegmentHeader>
         HeaderBlock::Damaged { .. } | HeaderBlock::Foreign => rebuild_header(disk, found, found.bytes),
         HeaderBlock::Header(_) | HeaderBlock::Zeros => rebuild_header(disk, found, UNUSED_BYTES),
         HeaderBlock::Version(_) => Ok(None),
+    }
+}
+
+/// Batches without a header may also be those of a last segment that was being moved when its process died: then the one that
+/// has its header counts, and begins at the same position.
+fn forget_copies(segments: &mut [Found]) {
+    let mut highest: Option<Lsn> = None;
+    for found in segments {
+        let Some(start) = found.header().map(|h| h.start) else { continue };
+        if found.rebuilt.is_some() && highest.is_some_and(|highest| highest >= start) {
+            found.rebuilt = None;
+        } else {
+            highest = highest.max(Some(start));
+        }
     }
 }
 
