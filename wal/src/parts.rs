@@ -77,6 +77,9 @@ impl Batches {
             durable_end: Lsn(0),
             previous_crc: 0,
             records: self.batch.records,
+            states: 0,
+            replaced: 0,
+            seal: false,
             digest: self.batch.digest,
             crc: 0,
         };

@@ -124,3 +124,34 @@ fn a_directory_of_version_1_is_refused_by_its_version() {
     let opened = Wal::open(load(&path(1)), options(), 0, &mut Streams::default());
     let Err(OpenError::Version { found: 1, supported: 2, .. }) = opened else { panic!("{:?}", opened.err()) };
 }
+
+/// Sixty lines of another language read the fixture, from FORMAT.md's description alone.
+#[test]
+fn a_reader_in_python_reads_the_fixture() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader.py");
+    let lines = std::fs::read_to_string(&script).unwrap().lines().count();
+    assert!(lines <= 60, "{lines} lines: the format is not simple any more");
+    let output = std::process::Command::new("python3").arg(&script).arg(path(2)).output();
+    let output = output.expect("python3 runs: install it (apt-get install python3), this test needs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut found = Streams::default();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |at: usize| words[at].parse::<u64>().unwrap();
+        let hex = words[5].as_bytes().chunks(2);
+        let payload: Vec<u8> =
+            hex.map(|h| u8::from_str_radix(std::str::from_utf8(h).unwrap(), 16).unwrap()).collect();
+        match words[0] {
+            "entry" => {
+                let header = EntryHeader { index: number(2), tag: number(3), note: number(4) };
+                found.append(number(1), header, &payload);
+            }
+            "state" => {
+                found.states.insert(number(1), payload);
+            }
+            _ => found.compact(number(1), number(2)),
+        }
+    }
+    let (mut wal, _) = fresh();
+    assert_eq!(found, write(&mut wal));
+}

@@ -101,9 +101,9 @@ impl Mark {
 }
 
 fn mark_crc(mark: &[u8]) -> u32 {
-    let crc = crc32c::crc32c(&mark[..12]);
-    let crc = crc32c::crc32c_append(crc, &[0; 4]);
-    crc32c::crc32c_append(crc, &mark[16..])
+    let crc = crate::crc::crc32c(&mark[..12]);
+    let crc = crate::crc::crc32c_append(crc, &[0; 4]);
+    crate::crc::crc32c_append(crc, &mark[16..])
 }
 
 #[cfg(test)]
