@@ -16,7 +16,7 @@ use crate::format::{
     BLOCK, BatchHeader, FileName, HeaderBlock, Incarnation, Kind, Lsn, MARKS_FILE, RecordFault,
     SegmentHeader, decode_record, parse_file_name,
 };
-use crate::wal::{Damage, EntryHeader, OpenError, Recovery, StreamId, verify_log};
+use crate::wal::{EntryHeader, OpenError, Recovery, StreamId, verify_log};
 
 /// Why a log could not be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -321,7 +321,7 @@ pub struct Summary {
     /// What keeps the log from being opened: a missing or foreign file, another version, damage that cannot be attributed.
     pub damage: Option<OpenError>,
     /// Damage to acknowledged data that the log opens with: places, streams and indexes.
-    pub damaged: Vec<Damage>,
+    pub damaged: Vec<crate::wal::Damage>,
     /// Entries that are damaged or may be lost (to `u64::MAX`) and were not repaired or healed: stream, first and last index.
     pub missing: Vec<(u64, u64, u64)>,
     /// Streams whose newest state may be lost.
