@@ -61,7 +61,7 @@ pub(super) fn encode_state(state: HardState, history: u32) -> StateBlob {
     if lost.is_any() {
         let floor = lost.log.unwrap_or_default();
         blob[0] = 2;
-        blob[1] = u8::from(lost.state) * LOST_STATE | u8::from(lost.log.is_some()) * LOST_LOG;
+        blob[1] = (u8::from(lost.state) * LOST_STATE) | (u8::from(lost.log.is_some()) * LOST_LOG);
         blob[32..40].copy_from_slice(&floor.term.0.to_le_bytes());
         blob[40..48].copy_from_slice(&floor.index.0.to_le_bytes());
     }
