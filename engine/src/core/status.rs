@@ -97,6 +97,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             sessions: self.sessions.open(slot.0) as u32,
             preferred_leader: self.io.preferred[at],
             heard_nanos_ago: self.heard_nanos_ago(slot),
+            history: self.groups[at]
+                .history()
+                .map(|entry| (self.io.now.since(entry.at).as_nanos() as u64, entry))
+                .collect(),
         }
     }
 

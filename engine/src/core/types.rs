@@ -228,4 +228,7 @@ pub struct GroupStatus {
     pub preferred_leader: NodeId,
     /// How long ago each peer node of the group was heard, in nanoseconds; nodes that are not connected are left out.
     pub heard_nanos_ago: Vec<(NodeId, u64)>,
+    /// The last campaigns, votes, refusals, step-downs and transfers of this member, oldest first, each with how long ago it was in
+    /// nanoseconds.
+    pub history: Vec<(u64, logdrive_shard::HistoryEntry)>,
 }

@@ -107,6 +107,17 @@ pub(super) struct Shown {
     pub(super) configuration: Configuration,
     sessions: u64,
     pub(super) peers: Vec<Peer>,
+    history: Vec<Happened>,
+}
+
+/// What happened to a member.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Happened {
+    ms_ago: u64,
+    term: u64,
+    count: u32,
+    what: String,
 }
 
 /// Who belongs to a group.
@@ -214,7 +225,12 @@ impl Shown {
         let heads = ["peer", "kind", "match", "next", "state", "in flight", "bytes", "last contact"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         rows.extend(self.peers.iter().map(Peer::row));
-        text + &output::align(&rows)
+        text += &output::align(&rows);
+        for Happened { ms_ago, term, count, what } in &self.history {
+            let often = if *count > 1 { format!(" ({count} times)") } else { String::new() };
+            let _ = writeln!(text, "{:.3} s ago, term {term}: {what}{often}", *ms_ago as f64 / 1000.0);
+        }
+        text
     }
 }
 

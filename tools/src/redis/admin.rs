@@ -8,7 +8,8 @@ use logdrive::api::Error;
 use logdrive::core::{GroupStatus, GroupSummary};
 use logdrive::runtime::{AddNodeError, CoreClient, PeerAddress};
 use logdrive_shard::{
-    GroupId, LogIndex, MemberKind, MemberStep, MembershipChange, NodeId, PeerReport, Report, Role,
+    GroupId, HistoryEntry, HistoryEvent, LogIndex, MemberKind, MemberStep, MembershipChange, NodeId,
+    PeerReport, Report, Role,
 };
 use serde::Serialize;
 
@@ -199,6 +200,36 @@ struct Shown {
     /// Open in the group's replicated state.
     sessions: u32,
     peers: Vec<Peer>,
+    /// What happened to the member lately, oldest first.
+    history: Vec<Happened>,
+}
+
+#[derive(Serialize)]
+struct Happened {
+    ms_ago: u64,
+    term: u64,
+    /// So many times in a row.
+    count: u32,
+    what: String,
+}
+
+/// An event in words.
+fn words(event: HistoryEvent) -> String {
+    match event {
+        HistoryEvent::Rehearsed => "asked whether it would be elected".to_owned(),
+        HistoryEvent::Campaigned { by_order: false } => "campaigned".to_owned(),
+        HistoryEvent::Campaigned { by_order: true } => "campaigned by order of the leader".to_owned(),
+        HistoryEvent::Elected => "was elected".to_owned(),
+        HistoryEvent::Voted { candidate } => format!("voted for node {candidate}"),
+        HistoryEvent::Refused { candidate, pre_vote, why } => {
+            let what = if pre_vote { "promise of a vote" } else { "vote" };
+            format!("refused node {candidate} its {what}: {why:?}")
+        }
+        HistoryEvent::SteppedDown { why } => format!("stepped down: {why:?}"),
+        HistoryEvent::TransferBegan { to } => format!("began to hand over to node {to}"),
+        HistoryEvent::TransferEnded { to, end } => format!("handing over to node {to} ended: {end:?}"),
+        other => format!("{other:?}"),
+    }
 }
 
 #[derive(Serialize)]
@@ -320,6 +351,12 @@ impl Shown {
                 last_contact_ms: heard.map(|(_, nanos)| nanos / 1_000_000),
             }
         };
+        let happened = |(nanos_ago, entry): &(u64, HistoryEntry)| Happened {
+            ms_ago: nanos_ago / 1_000_000,
+            term: entry.term.0,
+            count: entry.count,
+            what: words(entry.event),
+        };
         Shown {
             node: client.node().0,
             group: status.id.0,
@@ -336,6 +373,7 @@ impl Shown {
             configuration: Configuration::new(raft),
             sessions: status.sessions,
             peers: raft.peers.iter().map(peer).collect(),
+            history: status.history.iter().map(happened).collect(),
         }
     }
 }

@@ -68,6 +68,7 @@ fn groups_are_listed_and_shown_and_their_leaders_moved() {
     let (code, said) = say(&cluster, &["group", "show", "1"]);
     assert_eq!(code, DONE);
     assert!(said.contains("leader in term") && said.contains("last contact"), "{said}");
+    assert!(said.contains("was elected"), "its history: {said}");
     let (code, said) = say(&cluster, &["group", "list"]);
     assert!(code == DONE && said.contains("6 groups, 0 without a leader"), "{said}");
 }
