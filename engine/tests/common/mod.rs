@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use logdrive::api::{
-    ApplyEntry, Completions, CoreSettings, Error, ReadPolicy, Replies, Retry, StateMachine, TimingPreset,
+    ApplyEntry, Completions, CoreSettings, Error, ReadPolicy, Replies, StateMachine, TimingPreset,
 };
 use logdrive::core::{Core, CoreId, CoreOptions, Event, Fatal, GroupSetup, LinkId, PortId, Slot};
-use logdrive_shard::{GroupId, LogIndex, MembershipChange, Moment, NodeId, SessionOp};
+use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, SessionOp};
 use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
 
 /// A state machine that keeps all it applied.
@@ -205,10 +205,7 @@ impl Cluster {
     /// Starts a node without connecting it.
     pub fn start_alone(&mut self, node: u32) {
         let founders = if self.setup.founders == 0 { self.setup.nodes } else { self.setup.founders };
-        let voters: Vec<NodeId> = match node <= founders {
-            true => (1..=founders).map(NodeId).collect(),
-            false => Vec::new(),
-        };
+        let voters: Vec<NodeId> = (1..=founders).filter(|_| node <= founders).map(NodeId).collect();
         let preferred = |group: u64| match self.setup.preferred && node <= founders {
             true => NodeId((group % u64::from(founders)) as u32 + 1),
             false => NodeId::NONE,
@@ -371,37 +368,6 @@ impl Cluster {
         self.core(node).handle(now, event).expect("no frame");
         self.node(node).dirty = true;
         token
-    }
-
-    /// Asks a node for another configuration; the answer comes under the token returned.
-    pub fn change(&mut self, node: u32, group: u64, change: &MembershipChange) -> u64 {
-        let token = self.token();
-        let (port, now) = (self.node(node).port, Moment(self.now));
-        let event = Event::Change { port, token, slot: Cluster::slot(group), change };
-        self.core(node).handle(now, event).expect("no frame");
-        self.node(node).dirty = true;
-        token
-    }
-
-    /// Asks the leader, again while it says that it is too early; the index.
-    pub fn must_change(&mut self, group: u64, change: &MembershipChange) -> LogIndex {
-        loop {
-            let leader = self.leader(group);
-            let token = self.change(leader, group, change);
-            let result = self.wait(leader, token).result;
-            match result {
-                Ok(index) => return index,
-                Err(error) if matches!(error.retry(), Retry::After(_) | Retry::At(_)) => {
-                    self.run_for(ms(50));
-                }
-                Err(error) => panic!("{change:?}: {error}"),
-            }
-        }
-    }
-
-    /// The configuration in force on a node.
-    pub fn membership(&mut self, node: u32, group: u64) -> String {
-        self.core(node).group_status(Cluster::slot(group)).raft.membership.to_string()
     }
 
     /// Opens a session at the leader.
