@@ -59,6 +59,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .min(self.next_pulse)
             .min(notice)
             .min(self.next_log_retry)
+            .min(self.io.wal.mark_due_nanos().map_or(Moment::NEVER, Moment))
             .min(self.io.local_reads.next_deadline())
             .min(self.io.loads.next_retry())
             .min(self.next_balance())
