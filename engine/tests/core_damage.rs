@@ -77,7 +77,11 @@ fn groups_without_a_byte_in_the_damaged_place_run_on() {
     assert!(cluster.node(2).platter.flip(&name, end - 4096 * 20, 0x01));
     cluster.start_alone(2);
     let status = cluster.core(2).status();
-    assert!(status.damaged > 0 && status.damaged < GROUPS as u32, "{} of {GROUPS} are damaged", status.damaged);
+    assert!(
+        status.damaged > 0 && status.damaged < GROUPS as u32,
+        "{} of {GROUPS} are damaged",
+        status.damaged
+    );
 }
 
 #[test]
