@@ -1,13 +1,14 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 6] = [
+const MUTANTS: [&str; 7] = [
     "failed_write_repeated",
     "old_segment_unsynced",
     "directory_unsynced",
     "cut_acknowledged",
     "unchained",
     "recovery_unflushed",
+    "empty_segment_recycled",
 ];
 
 fn main() {

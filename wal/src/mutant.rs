@@ -13,3 +13,5 @@ pub(crate) const CUT_ACKNOWLEDGED: bool = cfg!(mutant_cut_acknowledged);
 pub(crate) const UNCHAINED: bool = cfg!(mutant_unchained);
 /// What recovery read is not flushed before it is used.
 pub(crate) const RECOVERY_UNFLUSHED: bool = cfg!(mutant_recovery_unflushed);
+/// The file of an empty last segment is used again before the next one's header is durable: a tail that was cut comes back.
+pub(crate) const EMPTY_SEGMENT_RECYCLED: bool = cfg!(mutant_empty_segment_recycled);

@@ -149,10 +149,12 @@ fn field_29_a_directory_that_lost_a_file_is_refused_or_says_what_it_lost() {
         let copy = platter.copy(1);
         assert!(copy.remove(name));
         match open_as(&copy, 5) {
-            // A segment that was only prepared; nothing that other files hold attests the newest one.
-            Ok(found) if number > newest => assert_eq!(found.entries[&1].len(), count, "{name}"),
-            Ok(_) => assert_eq!(number, newest, "without {name} the log opened"),
-            Err(OpenError::MissingSegment { .. } | OpenError::Corrupt { .. }) => {}
+            Ok(found) => {
+                assert!(number > newest, "without {name} the log opened");
+                assert_eq!(found.entries[&1].len(), count, "without {name}, which was only prepared");
+            }
+            Err(OpenError::MissingSegment { segment }) => assert_eq!(segment, *name),
+            Err(OpenError::Corrupt { .. }) => assert!(number < newest, "{name}"),
             Err(other) => panic!("{name}: {other}"),
         }
     }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Streams, Told, header, payload, settle, small};
+use common::{Streams, Told, batches, header, payload, settle, small};
 use logdrive_wal::{
     OpenError, Options, RingDisk, RingError, RingOptions, SimDisk, SimOptions, SimPlatter, StreamId, Wal,
 };
@@ -271,5 +271,84 @@ fn every_flipped_byte_is_a_cut_named_damage_or_harmless_and_never_a_wrong_entry(
         }
         println!("marked {marked}: {cut} cut, {named} named, {refusals} refused, {harmless} harmless");
         assert!((cut > 50) != marked && named > 100 && harmless > 1000 && refusals < 20);
+    }
+}
+
+/// A log whose last open cut off a batch that landed afterwards, and wrote nothing: only the header of its empty segment tells
+/// that the batch does not count. Returns what counts.
+fn cut_and_landed_late() -> (SimPlatter, Streams) {
+    let disk = SimDisk::new(SimOptions::default());
+    let platter = disk.platter();
+    let mut wal = Wal::open(disk, small(), 0, &mut Streams::default()).unwrap();
+    let slot = wal.stream(StreamId(1));
+    let (mut model, mut clock) = (Streams::default(), 0);
+    // More than half a segment, so that opening does not move it.
+    for index in 1..=11 {
+        let payload = payload(1, index, 3000);
+        wal.append(slot, header(index), &payload).unwrap();
+        if index <= 10 {
+            model.append(1, header(index), &payload);
+        }
+        settle(&mut wal, &mut clock);
+    }
+    drop(wal);
+    let (name, offset, _) = batches(&platter).pop().unwrap();
+    let late = platter.read_file(&name).unwrap()[offset as usize..][..4096].to_vec();
+    // The write was under way when the process died, was not there when the next one looked, and landed before it flushed.
+    platter.overwrite(&name, offset, &[0; 4096]);
+    let (wal, found) = open(&platter, small()).unwrap();
+    assert_eq!(wal.recovered().cut, Some((name.clone(), offset)));
+    assert_eq!(found, model);
+    wal.into_disk().crash_kill();
+    platter.overwrite(&name, offset, &late);
+    let newest = used(&platter).pop().unwrap();
+    assert!(newest > name);
+    let without = platter.copy(1);
+    without.overwrite(&newest, 0, &[0; 4096]);
+    let brought_back = open(&without, small()).unwrap().1;
+    assert_eq!(brought_back.entries[&1].len(), 11, "nothing but a header keeps the batch away");
+    (platter, model)
+}
+
+#[test]
+fn a_tail_that_was_cut_stays_cut_through_crashes_while_the_log_opens() {
+    let (origin, model) = cut_and_landed_late();
+    let larger = Options { segment_bytes: 128 << 10, ..small() };
+    let full = origin.list().iter().map(|(_, len)| len).sum();
+    // A new segment follows, or the last one moves to a larger file, or the disk has no room for a file more.
+    for (options, capacity) in [(small(), 1 << 30), (larger, 1 << 30), (small(), full)] {
+        let mut crashes = 0;
+        for power in [false, true] {
+            for at in 0.. {
+                let platter = origin.copy(at);
+                platter.set_capacity(capacity);
+                // Three opens die one after the other, the first one after each of its operations.
+                let mut done = false;
+                for (life, until) in [at, at * 7 % 40, at * 11 % 60].into_iter().enumerate() {
+                    platter.halt_after(until);
+                    match open(&platter, options.clone()) {
+                        Ok((wal, found)) => {
+                            assert_eq!(found, model, "power {power}, operation {at}, life {life}");
+                            drop(wal.into_disk());
+                        }
+                        Err(error) => {
+                            assert!(platter.halted(), "power {power}, operation {at}, life {life}: {error}")
+                        }
+                    }
+                    done |= life == 0 && !platter.halted();
+                    if power {
+                        platter.power_loss();
+                    }
+                    platter.revive();
+                }
+                let found = open(&platter, options.clone()).unwrap().1;
+                assert_eq!(found, model, "power {power}, operation {at}");
+                crashes += 1;
+                if done {
+                    break;
+                }
+            }
+        }
+        assert!(crashes > 40, "only {crashes} crashes");
     }
 }

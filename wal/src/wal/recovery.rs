@@ -292,7 +292,7 @@ fn retire(replay: &mut Replay, listing: &Listing, segments: &mut Segments) {
     for found in &listing.segments {
         if !kept.iter().any(|s| s.incarnation == found.incarnation) {
             let spare = Spare { name: found.name(), file: found.file, bytes: found.bytes };
-            match held.contains(&found.incarnation) {
+            match held.contains(&found.incarnation) && !mutant::EMPTY_SEGMENT_RECYCLED {
                 true => segments.held.push(spare),
                 false => segments.spares.push_back(spare),
             }
