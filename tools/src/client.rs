@@ -43,6 +43,7 @@ pub(crate) struct CoreReport {
     pub(crate) followers: u64,
     pub(crate) candidates: u64,
     pub(crate) leaderless: u64,
+    pub(crate) damaged: u64,
     pub(crate) commit_lag: u64,
     pub(crate) apply_lag: u64,
     pub(crate) applied: u64,

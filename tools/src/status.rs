@@ -100,7 +100,15 @@ impl Cluster {
 
     fn is_well(&self) -> bool {
         let is_sound = self.groups_without_leader == 0 && !self.out_of_space;
-        is_sound && self.nodes_unreachable == 0 && self.refusals().next().is_none()
+        let is_whole = self.damages().next().is_none();
+        is_sound && is_whole && self.nodes_unreachable == 0 && self.refusals().next().is_none()
+    }
+
+    /// Nodes whose disk lost something, and in how many groups it is not made up for.
+    fn damages(&self) -> impl Iterator<Item = (u32, u64)> {
+        let reports = self.nodes.iter().filter_map(|node| node.report.as_ref());
+        let damages = reports.map(|report| (report.node, report.sum(|core| core.damaged)));
+        damages.filter(|(_, damaged)| *damaged > 0)
     }
 
     /// Nodes that refuse each other: who says it, about whom, and why.
@@ -136,6 +144,13 @@ impl Cluster {
             self.nodes.len(),
             if self.out_of_space { "; a log is out of space: writes are refused, reads go on" } else { "" },
         );
+        for (node, damaged) in self.damages() {
+            let _ = writeln!(
+                text,
+                "node {node} has lost a part of the logs of {damaged} groups, which their other members have not made up for \
+                 yet: check its disk"
+            );
+        }
         for (node, peer, reason) in self.refusals() {
             let _ = writeln!(text, "node {node} has no connection to node {peer}: {reason}");
         }

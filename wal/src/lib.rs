@@ -74,7 +74,7 @@
 //! # What is deliberately absent
 //!
 //! Terms, votes, commit indexes (`tag` and `note` are the owner's), a cache of entries, threads, clocks, callbacks, retries
-//! of failed syncs, and any way to open a log whose acknowledged bytes are damaged.
+//! of failed syncs, and any way to open a damaged log without being told what is missing.
 
 mod buffer;
 mod crc;
