@@ -37,7 +37,7 @@ pub(super) struct Peer {
     budget_bytes: u64,
 }
 
-/// The program, if it was built: beside this one, or where [`build`] puts it.
+/// The program, if it was built: beside this one, or where its own build puts it.
 pub(super) fn find() -> Option<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join(PROGRAM)));
     let built = Path::new(SOURCE).join("target/release").join(PROGRAM);
