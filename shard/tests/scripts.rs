@@ -8,6 +8,8 @@
 //! | `campaign 1`, `propose 1 count=2 bytes=9`, `read 1`, `transfer 1 to=2`, `flush-commit 1` | inputs |
 //! | `disk 1 writes=1` | completes the node's oldest writes, or all |
 //! | `deliver from=1 to=2 type=append`, `drop ...` | messages in flight that match, in order; not what they cause |
+//! | `send vote from=1 to=2 term=2 last=(3,1)`, `send append ... after=(1,1) entries=2 of=1 commit=1`, `send heartbeat ...` | a message made up, as one of these nodes might have sent it |
+//! | `settings 3 pre-vote=off check-quorum=off` | of one node |
 //! | `stabilize` | writes and delivers until nothing is left; time stands still |
 //! | `deadline 1`, `elapse ms=9`, `run ms=9` | to a node's deadline; time alone; time with everything that happens in it |
 //! | `crash 1 keep=1 unnoticed`, `boot 1`, `restart 1` | loses memory, and all writes in flight but so many; contact need not end |
@@ -20,10 +22,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod common;
 
-use common::node::Start;
-use common::{Cluster, Envelope, config, ms, show};
+use common::node::{Node, Start};
+use common::{Cluster, Envelope, Message, config, ms, show};
 use datadriven::TestCase;
-use logdrive_shard::{Config, LogIndex, MemberStep, MembershipChange, NodeId, Transition};
+use logdrive_shard::{
+    Append, Config, Heartbeat, LogIndex, MemberStep, MembershipChange, NodeId, Term, Transition, VoteRequest,
+};
 
 #[test]
 fn scripts() {
@@ -44,6 +48,7 @@ fn run(slot: &mut Option<Cluster>, case: &mut TestCase) -> String {
     let cluster = slot.as_mut().expect("a script begins with `cluster`");
     let answer = input(cluster, case, &command)
         .or_else(|| world(cluster, case, &command))
+        .or_else(|| forged(cluster, case, &command))
         .or_else(|| question(cluster, case, &command))
         .unwrap_or_else(|| panic!("no such command: {command}"));
     case.expect_empty().unwrap();
@@ -56,12 +61,9 @@ fn run(slot: &mut Option<Cluster>, case: &mut TestCase) -> String {
 
 fn new_cluster(case: &mut TestCase) -> Cluster {
     let default = config();
-    let on = |case: &mut TestCase, name: &str| {
-        case.try_take_arg::<String>(name).unwrap().is_none_or(|v| v != "off")
-    };
     let settings = Config {
-        pre_vote: on(case, "pre-vote"),
-        check_quorum: on(case, "check-quorum"),
+        pre_vote: is_on(case, "pre-vote"),
+        check_quorum: is_on(case, "check-quorum"),
         append_bytes_max: number(case, "append-bytes").unwrap_or(default.append_bytes_max),
         inflight_messages_max: number(case, "window").unwrap_or(default.inflight_messages_max),
         inflight_bytes_max: number(case, "window-bytes").unwrap_or(default.inflight_bytes_max),
@@ -91,6 +93,10 @@ fn new_cluster(case: &mut TestCase) -> Cluster {
     }
     cluster.tracing = true;
     cluster
+}
+
+fn is_on(case: &mut TestCase, name: &str) -> bool {
+    case.try_take_arg::<String>(name).unwrap().is_none_or(|v| v != "off")
 }
 
 fn number<T: std::str::FromStr>(case: &mut TestCase, name: &str) -> Option<T>
@@ -277,6 +283,56 @@ fn world(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
         _ => return None,
     }
     Some(String::new())
+}
+
+/// What the receiver's rules are shown with: messages that nobody sent just now, and nodes set up otherwise than the rest.
+fn forged(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<String> {
+    match command {
+        "settings" => {
+            let id = node(cluster, case);
+            let (pre_vote, check_quorum) = (is_on(case, "pre-vote"), is_on(case, "check-quorum"));
+            let settings = Config { pre_vote, check_quorum, ..cluster.config.clone() };
+            cluster.nodes.get_mut(&id).unwrap().settings = Some(settings);
+        }
+        "send" => {
+            let (from, to) = (number(case, "from").unwrap(), number(case, "to").unwrap());
+            let message = message(case);
+            cluster.network.push(Envelope { from: NodeId(from), to: NodeId(to), message });
+        }
+        _ => return None,
+    }
+    Some(String::new())
+}
+
+/// `last=(3,1)`: index and term.
+fn place(case: &mut TestCase, name: &str) -> (LogIndex, Term) {
+    let place: Vec<u64> = case.take_args(name).unwrap();
+    (LogIndex(place[0]), Term(place[1]))
+}
+
+fn message(case: &mut TestCase) -> Message {
+    let term = Term(number(case, "term").unwrap());
+    let commit = LogIndex(number(case, "commit").unwrap_or(0));
+    if case.take_flag("vote").unwrap() {
+        let (last_index, last_term) = place(case, "last");
+        return Message::VoteRequest(VoteRequest {
+            pre_vote: false,
+            transfer: false,
+            term,
+            last_index,
+            last_term,
+        });
+    }
+    if case.take_flag("heartbeat").unwrap() {
+        return Message::Heartbeat(Heartbeat { term, commit, round: 0 });
+    }
+    assert!(case.take_flag("append").unwrap(), "only votes, appends and heartbeats are made up");
+    let (prev_index, prev_term) = place(case, "after");
+    let count = number(case, "entries").unwrap_or(0);
+    let entry_term = Term(number(case, "of").unwrap_or(0));
+    let indices = prev_index.0 + 1..=prev_index.0 + u64::from(count);
+    let entries = indices.map(|index| Node::entry_given_by_term(entry_term.0, index)).collect();
+    Message::Append(Append { term, prev_index, prev_term, entry_term, count, commit }, entries)
 }
 
 fn selection(case: &mut TestCase) -> impl Fn(&Envelope) -> bool + use<> {

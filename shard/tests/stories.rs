@@ -1,5 +1,5 @@
 //! What users ask about, each by its name: partitions, divergence, slow members, long links, retries. Stories that are best read
-//! message by message are scripts (`testdata/*.txt`): figures 7 and 8 of the Raft paper, split votes, late heartbeats,
+//! message by message are scripts (`testdata/*.txt`): figures 2 to 8 of the Raft paper, split votes, late heartbeats,
 //! stale pre-votes, joint changes during partitions.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod clients;

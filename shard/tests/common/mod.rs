@@ -133,15 +133,15 @@ impl Cluster {
         let mut group = node.group.take().expect("the node is up");
         let (was_commit, was_state) = (group.commit(), group.hard_state());
         let was_refused = group.refused_messages();
+        let config = node.settings.as_ref().unwrap_or(&self.config);
         let mut recorder = Recorder::new(
             &mut node.log,
             &node.routes,
             node.cold_below,
             &mut node.pulses,
-            self.config.election_base,
+            config.election_base,
         );
-        let mut env =
-            Env { now: self.now, config: &self.config, random: &mut self.random, sink: &mut recorder };
+        let mut env = Env { now: self.now, config, random: &mut self.random, sink: &mut recorder };
         let mut replaced = Vec::new();
         let (result, entries, epoch) = step(&mut group, &mut env, &mut replaced);
         let effects = recorder.finish();
@@ -439,7 +439,9 @@ impl Cluster {
     /// Starts a node from its disk, without any contact.
     pub fn boot(&mut self, id: u32, fresh: bool) {
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
-        node.boot(self.now, &self.config, &mut self.random, fresh);
+        let settings = node.settings.clone();
+        let config = settings.as_ref().unwrap_or(&self.config);
+        node.boot(self.now, config, &mut self.random, fresh);
     }
 
     pub fn restart(&mut self, id: u32) {

@@ -145,19 +145,20 @@ pub struct Node {
     priorities: Vec<(NodeId, u8)>,
     /// The founding configuration, if this node was told it.
     pub founding: Option<Membership>,
+    /// Where this node is set up otherwise than the cluster.
+    pub settings: Option<Config>,
 }
 
 impl Node {
+    /// Entries given by term alone are the same entry wherever index and term are the same.
+    pub fn entry_given_by_term(term: u64, index: u64) -> Entry {
+        Entry { term: Term(term), data: (1 << 40) + term * 1000 + index - 1, bytes: 1, members: None }
+    }
+
     pub fn new(id: NodeId, start: &Start) -> Node {
         let terms = start.logs.get(&id.0).cloned().unwrap_or_default();
-        // Entries given by term alone are the same entry wherever index and term are the same.
-        let entry = |(at, &term): (usize, &u64)| Entry {
-            term: Term(term),
-            data: (1 << 40) + term * 1000 + at as u64,
-            bytes: 1,
-            members: None,
-        };
-        let log: Vec<Entry> = terms.iter().enumerate().map(entry).collect();
+        let log: Vec<Entry> =
+            terms.iter().zip(1..).map(|(&term, index)| Node::entry_given_by_term(term, index)).collect();
         let term = Term(start.term.max(terms.last().copied().unwrap_or(0)));
         let hard_state =
             HardState { term, vote: NodeId::NONE, commit: LogIndex(start.commit), ..HardState::default() };
@@ -178,6 +179,7 @@ impl Node {
             preferred: NodeId(start.preferred),
             priorities: start.priorities.iter().map(|&(node, priority)| (NodeId(node), priority)).collect(),
             founding: None,
+            settings: None,
         }
     }
 
