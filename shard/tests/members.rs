@@ -8,11 +8,12 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use common::changes::any_change;
 use common::node::Start;
 use common::{Cluster, ms};
 use logdrive_shard::{
-    Config, Group, HardState, LogIndex, LogState, MemberKind, MemberStep, Members, Membership,
-    MembershipChange, Moment, NodeId, Random, Refused, Role, Setup, Term, Transition,
+    Config, Group, HardState, LogIndex, LogState, MemberStep, Members, Membership, MembershipChange, Moment,
+    NodeId, Random, Refused, Role, Setup, Term,
 };
 
 const STEPS: u32 = 800;
@@ -89,33 +90,11 @@ impl Run {
         Some(())
     }
 
-    /// Something that may be possible, or anything at all.
     fn change(&mut self) -> Option<()> {
         let id = self.addressee()?;
         let membership = self.cluster.group(id).membership().clone();
-        let mut steps = Vec::new();
-        for _ in 0..=self.dice.below(3) {
-            let node = NodeId(self.any_node());
-            let step = match (membership.kind(node), self.dice.below(4)) {
-                (MemberKind::Stranger, 0) => MemberStep::AddVoter(node),
-                (MemberKind::Stranger, _) => MemberStep::AddLearner(node),
-                (MemberKind::Learner, 0) => MemberStep::Remove(node),
-                (MemberKind::Learner, _) => MemberStep::Promote(node),
-                (_, 0) => MemberStep::Demote(node),
-                _ => MemberStep::Remove(node),
-            };
-            steps.push(step);
-        }
-        let transition = [Transition::Auto, Transition::Auto, Transition::Joint, Transition::JointUntilLeft];
-        let mut change = MembershipChange {
-            expected: (self.dice.below(2) == 0).then(|| self.cluster.group(id).membership_index()),
-            steps,
-            transition: transition[self.dice.below(4) as usize],
-            even_if_behind: self.dice.below(4) == 0,
-        };
-        if membership.is_joint() {
-            change.steps.clear();
-        }
+        let index = self.cluster.group(id).membership_index();
+        let change = any_change(&mut self.dice, self.nodes, &membership, index);
         self.accepted += u32::from(self.cluster.change(id, &change).is_ok());
         Some(())
     }

@@ -4,7 +4,7 @@
 //! `LOGDRIVE_SEED=n` runs one seed with its trace, `LOGDRIVE_SEEDS=n` so many.
 mod common;
 
-use common::chaos::{Chaos, for_seeds};
+use common::chaos::{Chaos, for_seeds, for_seeds_of};
 use common::ms;
 use logdrive_shard::{MemberStep, MembershipChange, NodeId};
 
@@ -24,7 +24,7 @@ fn clients(chaos: &mut Chaos) -> Option<()> {
             let id = chaos.live_node()?;
             let _ = chaos.cluster.forward_read(id);
         }
-        _ => drop(chaos.cluster.lease_read(id)),
+        _ => chaos.leases += u64::from(chaos.cluster.lease_read(id).is_ok()),
     }
     Some(())
 }
@@ -43,6 +43,35 @@ fn random_runs_keep_the_safety_properties_and_heal() {
     });
     println!("{runs} runs of {STEPS} steps: {committed} entries committed, {terms} terms");
     assert!(committed >= 10 * runs && terms >= 3 * runs as u64, "too little happens to prove anything");
+}
+
+/// All faults and all features: membership changes, damaged disks, priorities, leases under clocks that differ, forwarded reads, transfers,
+/// restarts, partitions, and nodes that disagree whether pre-vote and check-quorum are on.
+#[test]
+fn random_runs_with_everything_at_once_keep_the_safety_properties_and_heal() {
+    let (mut runs, mut committed, mut terms, mut changes, mut damages, mut leases) = (0, 0, 0, 0, 0, 0);
+    for_seeds_of(Chaos::with_everything, "random everything", 700, |chaos| {
+        for _ in 0..2 * STEPS {
+            chaos.step(&mut |chaos| match chaos.dice.below(80) {
+                0..8 => chaos.change(),
+                8 => chaos.fail_and_return(),
+                _ => clients(chaos),
+            });
+        }
+        runs += 1;
+        committed += chaos.cluster.checks.committed_len();
+        terms += chaos.highest_term();
+        (changes, damages, leases) =
+            (changes + chaos.changes, damages + chaos.damages, leases + chaos.leases);
+        chaos.heal_members();
+    });
+    println!(
+        "{runs} runs of {} steps: {committed} entries committed, {terms} terms, {changes} changes of the configuration, \
+         {damages} damaged disks, {leases} reads under a lease",
+        2 * STEPS
+    );
+    let enough = committed >= 10 * runs && [changes, 2 * damages, leases].iter().all(|&n| n >= runs as u64);
+    assert!(runs < 10 || enough, "too little happens to prove anything");
 }
 
 /// A leader is cut off from what goes on, as by a pause or a slow link, while the others are made to elect another one: whoever

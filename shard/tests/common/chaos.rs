@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use logdrive_shard::{Config, LogIndex, Moment, NodeId, Random};
 
-use super::node::{Node, Start};
+use super::changes::may_be_damaged;
+use super::node::{Clock, Start};
 use super::{Cluster, ms};
 
 /// Small windows and limits, so that all of them are hit.
@@ -28,6 +29,12 @@ pub struct Chaos {
     pub nodes: u32,
     /// One fault in so many occasions for one.
     calm: u64,
+    /// Changes of the configuration that a leader accepted.
+    pub changes: u64,
+    /// Disks that were damaged.
+    pub damages: u64,
+    /// Reads served under a lease.
+    pub leases: u64,
 }
 
 /// What clients do when it is their turn.
@@ -44,7 +51,37 @@ impl Chaos {
             cluster.elect();
         }
         let calm = 1 + dice.below(12);
-        Chaos { cluster, dice, nodes, calm }
+        Chaos { cluster, dice, nodes, calm, changes: 0, damages: 0, leases: 0 }
+    }
+
+    /// Three to seven nodes with everything at once: a few of them found the group, some are wanted more as the leader, clocks go
+    /// as differently as they may, and they disagree whether pre-vote and check-quorum are on.
+    pub fn with_everything(seed: u64) -> Chaos {
+        let mut dice = Random::new(seed ^ 0xa11);
+        let nodes = 3 + dice.below(5) as u32;
+        let founders = 1 + dice.below(u64::from(nodes)).max(dice.below(u64::from(nodes))) as u32;
+        let start = Start {
+            fresh: dice.below(2) == 0,
+            preferred: dice.below(u64::from(nodes) + 1) as u32,
+            priorities: (1..=nodes).map(|id| (id, dice.below(3) as u8)).collect(),
+            voters: (1..=founders).collect(),
+            ..Start::default()
+        };
+        let config = Config { promotion_lag_max: dice.below(10) as u32, ..tight(&mut dice) };
+        let mut cluster = Cluster::dark(nodes, config, seed, &start);
+        let drift = u64::from(cluster.config.clock_drift_permille);
+        for id in 1..=nodes {
+            let permille = 1_000 - drift / 2 + dice.below(drift / 2 * 2 + 1);
+            let (pre_vote, check_quorum) = (dice.below(4) > 0, dice.below(4) > 0);
+            let settings = Config { pre_vote, check_quorum, ..cluster.config.clone() };
+            cluster.replace(id, settings, Clock { permille, offset: dice.below(1 << 34) }, start.fresh);
+        }
+        cluster.connect_all();
+        if dice.below(2) == 0 {
+            cluster.elect();
+        }
+        let calm = 1 + dice.below(12);
+        Chaos { cluster, dice, nodes, calm, changes: 0, damages: 0, leases: 0 }
     }
 
     pub fn any_node(&mut self) -> u32 {
@@ -176,21 +213,31 @@ impl Chaos {
         up.map(|group| group.term().0).max().unwrap_or(0)
     }
 
+    /// A node fails, perhaps with its disk, and is back at once.
+    pub fn fail_and_return(&mut self) -> Option<()> {
+        let id = self.live_node()?;
+        let keep = self.dice.below(4) as usize;
+        self.cluster.crash_unnoticed(id, keep);
+        self.maybe_damage(id);
+        self.cluster.restart(id);
+        Some(())
+    }
+
     /// Now and then a disk has lost what it had made durable. One at a time: with two, what both of three had is nowhere any more.
     fn maybe_damage(&mut self, id: u32) {
-        let is_lost = |node: &Node| {
-            node.disk.hard_state.lost.is_any()
-                || node.group.as_ref().is_some_and(|group| group.lost().is_any())
-        };
-        if self.dice.below(3) > 0 || self.nodes < 3 || self.cluster.nodes.values().any(is_lost) {
+        if self.dice.below(3) > 0 {
             return;
         }
+        let Some(configuration) = may_be_damaged(&self.cluster, id) else { return };
         let disk = &mut self.cluster.nodes.get_mut(&id).expect("a node of the cluster").disk;
-        let keep = self.dice.below(disk.log.len() as u64 + 1) as usize;
+        let mut keep = self.dice.below(disk.log.len() as u64 + 1) as usize;
         let back = (self.dice.below(2) == 0).then(|| self.dice.below(3) as usize);
         if back.is_some() {
+            // Whom it may have voted for is known only while it is known who could be.
+            keep = keep.max(configuration);
             self.cluster.checks.forget_own_votes(id);
         }
+        self.damages += 1;
         disk.damage(keep, self.dice.below(2) == 0, back);
     }
 
@@ -284,9 +331,17 @@ impl Chaos {
 ///
 /// # Panics
 /// If the test does, after the seed was printed.
-pub fn for_seeds(name: &str, default: u64, mut test: impl FnMut(&mut Chaos)) {
+pub fn for_seeds(name: &str, default: u64, test: impl FnMut(&mut Chaos)) {
+    for_seeds_of(Chaos::new, name, default, test);
+}
+
+/// The same for runs that begin otherwise.
+///
+/// # Panics
+/// If the test does, after the seed was printed.
+pub fn for_seeds_of(new: fn(u64) -> Chaos, name: &str, default: u64, mut test: impl FnMut(&mut Chaos)) {
     if let Ok(seed) = std::env::var("LOGDRIVE_SEED") {
-        let mut chaos = Chaos::new(seed.parse().expect("LOGDRIVE_SEED is a number"));
+        let mut chaos = new(seed.parse().expect("LOGDRIVE_SEED is a number"));
         chaos.cluster.tracing = true;
         let result = catch_unwind(AssertUnwindSafe(|| test(&mut chaos)));
         for line in &chaos.cluster.trace {
@@ -299,7 +354,7 @@ pub fn for_seeds(name: &str, default: u64, mut test: impl FnMut(&mut Chaos)) {
     }
     let seeds = std::env::var("LOGDRIVE_SEEDS").map_or(default, |seeds| seeds.parse().expect("a number"));
     for seed in 0..seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(&mut Chaos::new(seed)))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(&mut new(seed)))) {
             eprintln!("seed {seed} fails: LOGDRIVE_SEED={seed} cargo test -p logdrive-shard --test {name}");
             std::panic::resume_unwind(panic);
         }

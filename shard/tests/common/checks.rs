@@ -16,8 +16,9 @@ pub struct Checks {
     committed: Vec<Entry>,
     /// Votes that left a node: one candidate per node and term, through all crashes.
     votes: BTreeMap<(NodeId, Term), NodeId>,
-    /// How far each node's log was seen, and in which state, so that only what is new is looked at.
-    seen: BTreeMap<u32, (usize, Option<Entry>)>,
+    /// How far each node's log was seen, in which state, and where its last configuration is (0: not in the log), so that only what
+    /// is new is looked at.
+    seen: BTreeMap<u32, (usize, Option<Entry>, usize)>,
 }
 
 impl Checks {
@@ -67,10 +68,22 @@ impl Checks {
     pub fn after_step(&mut self, id: u32, node: &Node, disks: &BTreeMap<NodeId, &[Entry]>) {
         let group = node.group.as_ref().expect("it was stepped");
         let log = &node.log;
-        let (len, last) = self.seen.get(&id).copied().unwrap_or((0, None));
+        let (len, last, configuration) = self.seen.get(&id).copied().unwrap_or((0, None, 0));
         let unchanged = len <= log.len() && len.checked_sub(1).map(|at| log[at]) == last;
-        self.match_log(log, if unchanged { len } else { 0 });
-        self.seen.insert(id, (log.len(), log.last().copied()));
+        let from = if unchanged { len } else { 0 };
+        self.match_log(log, from);
+        let newer = log[from..].iter().rposition(|entry| entry.members.is_some()).map(|at| from + at + 1);
+        let configuration = newer.unwrap_or(if unchanged { configuration } else { 0 });
+        self.seen.insert(id, (log.len(), log.last().copied(), configuration));
+        let in_log = configuration.checked_sub(1).and_then(|at| log[at].members);
+        if let Some(in_force) = in_log.or(node.founding.as_ref()) {
+            let is = (group.membership_index().0 as usize, group.membership());
+            assert_eq!(
+                is,
+                (configuration, in_force),
+                "node {id} is in another configuration than its log says"
+            );
+        }
 
         let commit = group.commit().0 as usize;
         let common = commit.min(self.committed.len());

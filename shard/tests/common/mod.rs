@@ -5,6 +5,7 @@
 //! And it checks: each step is followed by the safety properties of the Raft paper (figure 3), from the outside.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod changes;
 pub mod chaos;
 pub mod checks;
 pub mod node;
@@ -21,7 +22,7 @@ use logdrive_shard::{
 };
 
 use checks::Checks;
-use node::{Batch, Entry, Node, Recorder, Start};
+use node::{Batch, Clock, Entry, Node, Recorder, Start};
 
 /// A message as the caller would frame it.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,7 +142,8 @@ impl Cluster {
             &mut node.pulses,
             config.election_base,
         );
-        let mut env = Env { now: self.now, config, random: &mut self.random, sink: &mut recorder };
+        let mut env =
+            Env { now: node.clock.at(self.now), config, random: &mut self.random, sink: &mut recorder };
         let mut replaced = Vec::new();
         let (result, entries, epoch) = step(&mut group, &mut env, &mut replaced);
         let effects = recorder.finish();
@@ -441,7 +443,14 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         let settings = node.settings.clone();
         let config = settings.as_ref().unwrap_or(&self.config);
-        node.boot(self.now, config, &mut self.random, fresh);
+        node.boot(node.clock.at(self.now), config, &mut self.random, fresh);
+    }
+
+    /// Starts a node anew that has done nothing yet, with settings and a clock of its own.
+    pub fn replace(&mut self, id: u32, settings: Config, clock: Clock, fresh: bool) {
+        let node = self.nodes.get_mut(&id).expect("a node of the cluster");
+        (node.group, node.settings, node.clock) = (None, Some(settings), clock);
+        self.boot(id, fresh);
     }
 
     pub fn restart(&mut self, id: u32) {
@@ -500,14 +509,16 @@ impl Cluster {
 
     /// The node whose deadline is next, and when.
     pub fn next_deadline(&self) -> Option<(u32, Moment)> {
-        let up = self.nodes.iter().filter_map(|(&id, node)| Some((id, node.group.as_ref()?.next_deadline())));
-        up.filter(|&(_, at)| at != Moment::NEVER).min_by_key(|&(id, at)| (at, id))
+        let deadline = |node: &Node| node.group.as_ref().map(|group| group.next_deadline());
+        let armed = |node: &Node| deadline(node).filter(|&at| at != Moment::NEVER);
+        let all = self.nodes.iter().filter_map(|(&id, node)| Some((id, node.clock.when(armed(node)?))));
+        all.min_by_key(|&(id, at)| (at, id))
     }
 
     pub fn fire_deadline(&mut self, id: u32) {
         let deadline = self.group(id).next_deadline();
         assert_ne!(deadline, Moment::NEVER, "node {id} has no deadline");
-        self.now = self.now.max(deadline);
+        self.now = self.now.max(self.nodes[&id].clock.when(deadline));
         self.plain(id, |group, env| group.on_deadline(env));
     }
 

@@ -122,6 +122,31 @@ impl Disk {
     }
 }
 
+/// A node's clock: it starts somewhere, and its seconds are not quite as long as others'.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub permille: u64,
+    pub offset: u64,
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock { permille: 1_000, offset: 0 }
+    }
+}
+
+impl Clock {
+    /// What it shows.
+    pub fn at(&self, now: Moment) -> Moment {
+        Moment(now.0 * self.permille / 1_000 + self.offset)
+    }
+
+    /// When it shows `at`, or has just passed it.
+    pub fn when(&self, at: Moment) -> Moment {
+        Moment((at.0.saturating_sub(self.offset) * 1_000).div_ceil(self.permille))
+    }
+}
+
 pub struct Node {
     pub id: NodeId,
     /// Down if `None`.
@@ -147,6 +172,7 @@ pub struct Node {
     pub founding: Option<Membership>,
     /// Where this node is set up otherwise than the cluster.
     pub settings: Option<Config>,
+    pub clock: Clock,
 }
 
 impl Node {
@@ -180,6 +206,7 @@ impl Node {
             priorities: start.priorities.iter().map(|&(node, priority)| (NodeId(node), priority)).collect(),
             founding: None,
             settings: None,
+            clock: Clock::default(),
         }
     }
 

@@ -52,9 +52,11 @@ impl Cluster {
     /// A pulse of `from`, sent and heard now; the answer stays on its way.
     pub fn pulse(&mut self, from: u32, to: u32) {
         if self.is_up(from) && self.is_up(to) && self.config.clock_drift_permille < 1_000 {
-            let pulses = &mut self.nodes.get_mut(&to).expect("a node").pulses;
-            pulses.heard.insert(from, self.now);
-            let (sent_at, promised) = (self.now, self.config.election_base);
+            let sent_at = self.nodes[&from].clock.at(self.now);
+            let hearer = self.nodes.get_mut(&to).expect("a node");
+            let (heard, pulses) = (hearer.clock.at(self.now), &mut hearer.pulses);
+            pulses.heard.insert(from, heard);
+            let promised = self.config.election_base;
             let support = Support { epoch: pulses.epoch(from), sent_at, promised };
             self.answers.push(Answer { from: to, to: from, support });
         }
