@@ -404,9 +404,7 @@ fn elections_beyond_the_reserve_vouch_for_nothing_and_heal_with_more_budget() {
     while !refused(&mut cluster) {
         for group in 1..=200 {
             let Some(from) = cluster.find_leader(group) else { continue };
-            let (now, to) = (Moment(cluster.now), NodeId(from % 3 + 1));
-            let order = Event::Transfer { slot: Cluster::slot(group), to };
-            cluster.core(from).handle(now, order).expect("no frame");
+            cluster.transfer(from, group, from % 3 + 1);
         }
         cluster.run_for(ms(20));
         rounds += 1;

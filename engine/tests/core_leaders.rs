@@ -4,7 +4,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Cluster, MS, Setup, ms};
-use logdrive::api::{Error, ReadPolicy};
+use logdrive::api::{Busy, Error, ReadPolicy};
 use logdrive::core::Event;
 use logdrive_shard::{LogIndex, Moment, NodeId};
 
@@ -46,15 +46,96 @@ fn leadership_moves_when_it_is_ordered_and_proposals_meanwhile_are_not_lost() {
     let old = cluster.leader(1);
     let to = old % 3 + 1;
     let token = cluster.propose(old, 1, b"in flight");
-    let now = Moment(cluster.now);
-    let order = Event::Transfer { slot: Cluster::slot(1), to: NodeId(to) };
-    cluster.core(old).handle(now, order).expect("no frame");
+    let order = cluster.transfer(old, 1, to);
     let during = cluster.propose(old, 1, b"during");
     cluster.run_until(ms(1_000), |cluster| cluster.core(to).is_leader(Cluster::slot(1)));
     assert!(cluster.wait(old, token).result.is_ok(), "it was committed before the successor campaigned");
     assert!(matches!(cluster.wait(old, during).result, Err(Error::Busy { .. })));
+    let answer = cluster.wait(old, order);
+    assert_eq!((answer.result, answer.reply), (Ok(LogIndex(0)), to.to_le_bytes().to_vec()));
     cluster.elect();
     cluster.settle();
+}
+
+/// One group on three nodes whose leader stays where it is.
+fn unbalanced() -> (Cluster, u32) {
+    let mut setup = Setup { groups: 1, preferred: false, ..Setup::default() };
+    setup.settings.balance_leaders = false;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    cluster.settle();
+    let leader = cluster.leader(1);
+    (cluster, leader)
+}
+
+#[test]
+fn a_transfer_to_a_node_that_cannot_catch_up_times_out_and_proposals_go_on() {
+    let (mut cluster, leader) = unbalanced();
+    let (slow, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    // Its disk takes longer than an election: what it is sent it does not acknowledge in time.
+    cluster.core(slow).wal().disk().set_latency(700 * MS..701 * MS);
+    assert!(cluster.write(1, b"not there yet").result.is_ok(), "the other two are a majority");
+    let term = cluster.core(leader).group_status(Cluster::slot(1)).raft.term;
+    let (order, begun) = (cluster.transfer(leader, 1, slow), cluster.now);
+    let again = cluster.transfer(leader, 1, slow);
+    let elsewhere = cluster.transfer(leader, 1, other);
+    let during = cluster.propose(leader, 1, b"during");
+    assert!(matches!(cluster.wait(leader, during).result, Err(Error::Busy { why: Busy::Transferring, .. })));
+    assert!(matches!(
+        cluster.wait(leader, elsewhere).result,
+        Err(Error::Busy { why: Busy::Transferring, .. })
+    ));
+    assert_eq!(cluster.answer(leader, order), None);
+    let to = NodeId(slow);
+    assert_eq!(cluster.wait(leader, order).result, Err(Error::TransferTimedOut { to }));
+    assert_eq!(
+        cluster.wait(leader, again).result,
+        Err(Error::TransferTimedOut { to }),
+        "who joined it as well"
+    );
+    let took = Duration::from_nanos(cluster.now - begun);
+    assert!((ms(140)..ms(250)).contains(&took), "one election timeout: {took:?}");
+    assert!(cluster.write(1, b"after").result.is_ok());
+    assert_eq!(cluster.leader(1), leader);
+    assert_eq!(cluster.core(leader).group_status(Cluster::slot(1)).raft.term, term);
+    assert_eq!(cluster.core(leader).requests_waiting(), 0);
+    // The one that has everything takes over: the best is chosen.
+    let best = cluster.transfer(leader, 1, 0);
+    assert_eq!(cluster.wait(leader, best).reply, other.to_le_bytes());
+    cluster.core(slow).wal().disk().set_latency(100_000..300_000);
+    cluster.run_for(ms(1_000));
+    cluster.settle();
+}
+
+#[test]
+fn transfers_that_cannot_begin_are_refused_and_one_that_loses_its_leader_ends_too() {
+    let (mut cluster, leader) = unbalanced();
+    let (one, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let mut ask = |node, to| {
+        let token = cluster.transfer(node, 1, to);
+        cluster.wait(node, token).result
+    };
+    assert_eq!(ask(one, other), Err(Error::NotLeader { leader: NodeId(leader) }));
+    assert_eq!(ask(leader, 9), Err(Error::BadTransferee { to: NodeId(9) }));
+    assert_eq!(ask(leader, leader), Ok(LogIndex(0)), "it leads already");
+    // Neither a node that is being drained nor one that is dead is chosen.
+    let now = Moment(cluster.now);
+    cluster.core(one).handle(now, Event::Drain(true)).expect("no frame");
+    cluster.wake(one);
+    cluster.run_for(ms(100));
+    let best = cluster.transfer(leader, 1, 0);
+    assert_eq!(cluster.wait(leader, best).reply, other.to_le_bytes());
+    cluster.elect();
+    cluster.kill(leader);
+    cluster.run_for(ms(100));
+    let nobody = cluster.transfer(other, 1, 0);
+    assert_eq!(cluster.wait(other, nobody).result, Err(Error::NobodyToTakeOver));
+    // Its followers are gone, and with them its leadership: it does not know to whom.
+    let lost = cluster.transfer(other, 1, one);
+    cluster.kill(one);
+    let elsewhere = Error::TransferElsewhere { to: NodeId(one), leader: NodeId::NONE };
+    assert_eq!(cluster.wait(other, lost).result, Err(elsewhere));
+    assert_eq!(cluster.core(other).requests_waiting(), 0);
 }
 
 #[test]

@@ -118,8 +118,7 @@ fn a_lease_is_off_while_leadership_is_handed_over_and_starts_anew() {
     let (mut cluster, leader) = leased();
     let to = leader % 3 + 1;
     let slot = Cluster::slot(1);
-    let now = logdrive_shard::Moment(cluster.now);
-    cluster.core(leader).handle(now, logdrive::core::Event::Transfer { slot, to: NodeId(to) }).unwrap();
+    cluster.transfer(leader, 1, to);
     let token = cluster.read(leader, 1, ReadPolicy::LeaderLease);
     let before = served_by_lease(&mut cluster, leader);
     cluster.run_until(ms(2_000), |cluster| cluster.core(to).is_leader(slot));

@@ -4,7 +4,7 @@ mod common;
 use common::{Answer, Cluster, Setup, ms, payload};
 use logdrive::api::{Error, Retry};
 use logdrive::core::Event;
-use logdrive_shard::{LogIndex, MemberStep, MembershipChange, Moment, NodeId, Role, Term};
+use logdrive_shard::{LogIndex, MemberStep, MembershipChange, NodeId, Role, Term};
 
 const LEARN: &[MemberStep] = &[MemberStep::AddLearner(NodeId(4))];
 const PROMOTE: &[MemberStep] = &[MemberStep::Promote(NodeId(4))];
@@ -12,12 +12,7 @@ const PROMOTE: &[MemberStep] = &[MemberStep::Promote(NodeId(4))];
 impl Cluster {
     /// Asks a node for another configuration; the answer comes under the token returned.
     fn change(&mut self, node: u32, group: u64, change: &MembershipChange) -> u64 {
-        let token = self.token();
-        let (port, now) = (self.node(node).port, Moment(self.now));
-        let event = Event::Change { port, token, slot: Cluster::slot(group), change };
-        self.core(node).handle(now, event).expect("no frame");
-        self.wake(node);
-        token
+        self.ask(node, |port, token| Event::Change { port, token, slot: Cluster::slot(group), change })
     }
 
     /// Asks the leader, again while it says that it is too early; the index.

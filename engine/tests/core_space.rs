@@ -2,9 +2,8 @@
 mod common;
 
 use common::{Cluster, Setup, TestCore, ms};
-use logdrive::core::Event;
 use logdrive::wire::{Address, FrameBuilder, VERSION_MAX};
-use logdrive_shard::{LogIndex, Moment, NodeId, Term, VoteRequest};
+use logdrive_shard::{LogIndex, Moment, Term, VoteRequest};
 use logdrive_wal::{EntryHeader, StreamId};
 
 const SPACE: u64 = 256 << 20;
@@ -74,9 +73,7 @@ fn a_leaders_no_op_ends_the_process_of_a_follower_whose_disk_has_no_room_for_it(
     // There is room for its vote, and then none for the no-op of the leader that it voted for.
     exhaust(&mut cluster, leader, full, 1);
     cluster.settle();
-    let now = Moment(cluster.now);
-    let order = Event::Transfer { slot: Cluster::slot(1), to: NodeId(next) };
-    cluster.core(leader).handle(now, order).expect("no frame");
+    cluster.transfer(leader, 1, next);
     cluster.run_until(ms(5_000), |cluster| cluster.core(next).is_leader(Cluster::slot(1)));
     cluster.run_for(ms(2_000));
     // It lost a message or two, no more; with space it follows.

@@ -333,6 +333,8 @@ impl Group {
         // An isolated node that still believes in a leader needs the deadline to forget it.
         let may_campaign = self.may_campaign() || self.cold.members.abdicated;
         if (self.is_isolated(env.config) || !may_campaign) && !self.leader.is_some() {
+            // It may never hear who leads.
+            self.settle_transfer(env);
             self.deadline = Moment::NEVER;
             return;
         }

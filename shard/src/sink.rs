@@ -91,6 +91,12 @@ pub trait Sink {
     fn transfer_ended(&mut self, to: NodeId, end: TransferEnd) {
         let _ = (to, end);
     }
+    /// Whether [`crate::Group::transfer_to_best`] may choose `node`, which is in contact: one that is about to stop gives away
+    /// what it is given. By default it may.
+    fn takes_leadership(&mut self, node: NodeId) -> bool {
+        let _ = node;
+        true
+    }
     /// The role or the known leader changed.
     fn role_changed(&mut self, role: Role, leader: NodeId, term: Term);
 

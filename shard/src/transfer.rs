@@ -56,7 +56,8 @@ impl Group {
             return Ok(to);
         }
         let candidates = (0..self.peers())
-            .filter(|&peer| self.is_voter(peer) && self.alive.contains(peer) && self.has_route(peer));
+            .filter(|&peer| self.is_voter(peer) && self.alive.contains(peer) && self.has_route(peer))
+            .filter(|&peer| env.sink.takes_leadership(self.id(peer)));
         let best = candidates.max_by_key(|&peer| {
             let (node, matched) =
                 (self.id(peer), self.progress(peer).map_or(crate::LogIndex(0), |p| p.matched));

@@ -85,6 +85,29 @@ pub enum Error {
         /// The target.
         to: NodeId,
     },
+    /// Nobody can take leadership over: no other voter is in contact, or all that are are being drained.
+    #[error("no other voter is in contact that takes leadership")]
+    NobodyToTakeOver,
+    /// A leader transfer was given up: the target did not take over in time.
+    #[error("node {to} did not take over in time: this node leads on and takes proposals again")]
+    TransferTimedOut {
+        /// The target.
+        to: NodeId,
+    },
+    /// A leader transfer was called off, or its target is no voter any more.
+    #[error("the transfer to node {to} was called off: this node leads on and takes proposals again")]
+    TransferCancelled {
+        /// The target.
+        to: NodeId,
+    },
+    /// Leadership was lost during a transfer, and not to its target.
+    #[error("leadership went elsewhere than to node {to} (leader: node {leader}, 0 if unknown)")]
+    TransferElsewhere {
+        /// The target.
+        to: NodeId,
+        /// The leader, if known.
+        leader: NodeId,
+    },
     /// The configuration is another one than the change was meant for; nothing was appended.
     #[error("the configuration is that of index {actual}, not {expected}: look at it again and decide anew")]
     MembershipMismatch {
@@ -170,16 +193,19 @@ impl Error {
     /// Whether and how to retry.
     pub fn retry(&self) -> Retry {
         match *self {
-            Error::NotLeader { leader } => Retry::At(leader),
+            Error::NotLeader { leader } | Error::TransferElsewhere { leader, .. } => Retry::At(leader),
             Error::Busy { retry_after, .. } => Retry::After(retry_after),
             Error::CommitLagging { .. } => Retry::After(Duration::from_millis(5)),
-            Error::LearnerBehind { .. } | Error::LearnerUnknown { .. } | Error::NoQuorum => {
-                Retry::After(Duration::from_millis(100))
-            }
+            Error::LearnerBehind { .. }
+            | Error::LearnerUnknown { .. }
+            | Error::NoQuorum
+            | Error::NobodyToTakeOver
+            | Error::TransferTimedOut { .. } => Retry::After(Duration::from_millis(100)),
             Error::OutOfSpace { .. } | Error::GroupCorrupt => Retry::After(Duration::from_secs(1)),
             Error::Indeterminate | Error::Timeout => Retry::OnlyIfIdempotent,
             Error::PayloadTooLarge { .. }
             | Error::BadTransferee { .. }
+            | Error::TransferCancelled { .. }
             | Error::MembershipMismatch { .. }
             | Error::BadChange(_)
             | Error::NoSuchGroup

@@ -35,15 +35,6 @@ impl Balance {
 }
 
 impl<D: Disk, M: StateMachine> Core<D, M> {
-    pub(super) fn on_transfer(&mut self, slot: Slot, to: NodeId) {
-        let slot = slot.0;
-        if (slot as usize) < self.groups.len() {
-            // A refusal shows in the group's status: it does not lead, or the target is none of its voters.
-            let _ = self.step(slot, |group, env| group.transfer_leadership(env, to));
-            self.end_step(slot);
-        }
-    }
-
     pub(super) fn on_campaign(&mut self, slot: Slot) {
         let slot = slot.0;
         if (slot as usize) < self.groups.len() {
@@ -53,10 +44,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     /// The voter that could take over at once with the longest log; the preferred one if it is able. `None` if nobody is.
-    pub fn best_successor(&self, slot: Slot) -> Option<NodeId> {
+    fn best_successor(&self, slot: Slot) -> Option<NodeId> {
         let group = &self.groups[slot.0 as usize];
         let able =
-            |node: NodeId| node != self.io.me && self.takes_leadership(node) && group.peer_caught_up(node);
+            |node: NodeId| node != self.io.me && self.io.takes_leadership(node) && group.peer_caught_up(node);
         let preferred = self.io.preferred[slot.0 as usize];
         if preferred.is_some() && able(preferred) {
             return Some(preferred);
@@ -155,7 +146,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         let preferred = self.io.preferred[slot as usize];
         let able = |node: &NodeId| {
-            *node != self.io.me && self.takes_leadership(*node) && group.peer_caught_up(*node)
+            *node != self.io.me && self.io.takes_leadership(*node) && group.peer_caught_up(*node)
         };
         let to = Some(preferred)
             .filter(able)

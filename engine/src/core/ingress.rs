@@ -38,7 +38,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 self.on_read(ReadRequest { port, token, slot, policy, request });
             }
             Event::Disk => {}
-            Event::Transfer { slot, to } => self.on_transfer(slot, to),
+            Event::Transfer { port, token, slot, to } => self.on_transfer(port, token, slot, to),
             Event::Change { port, token, slot, change } => self.on_change(port, token, slot, change),
             Event::Campaign { slot } => self.on_campaign(slot),
             Event::Drain(draining) => self.on_drain(draining),

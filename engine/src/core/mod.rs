@@ -21,7 +21,7 @@
 //! | `links`, `peers` | links, pulses, contact, routes |
 //! | `apply`, `waits` | applying and serving reads; `sessions`: exactly-once commands |
 //! | `members`, `retire` | changes of configurations, and what follows from them; groups that left this node |
-//! | `balance` | leader placement, hand-over |
+//! | `balance` | leader placement, hand-over; `transfers`: orders to hand over |
 //! | `room` | room in the logs of a group's members |
 //! | `recovery`, `record` | opening, and what the log's records mean |
 //!
@@ -50,6 +50,7 @@ mod sessions;
 mod status;
 mod step;
 mod timers;
+mod transfers;
 mod turn;
 mod types;
 mod waits;

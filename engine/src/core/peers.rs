@@ -154,11 +154,6 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
-    /// Whether `node` is in contact on any link and takes leadership.
-    pub(super) fn takes_leadership(&self, node: NodeId) -> bool {
-        self.io.links.iter().any(|link| link.node == node && link.contact && !link.peer_drained)
-    }
-
     // -- output -------------------------------------------------------------------------------------------------------
 
     /// Groups that waited for a full way go on when it has drained.

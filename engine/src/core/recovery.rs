@@ -398,6 +398,7 @@ impl<D: Disk> Io<D> {
             queues: Queues::default(),
             unwritten: Vec::new(),
             changes: Vec::new(),
+            transfers: Vec::new(),
             handing_over: false,
             draining: false,
             effects: Effects::default(),

@@ -101,6 +101,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.io.lanes[at].applied = LogIndex(0);
         self.io.streams[at] = new;
         self.io.preferred[at] = NodeId::NONE;
+        self.io.abandon_transfers(slot);
         self.machine.forget(slot);
         self.sessions.forget(slot);
         let setup = Setup {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use logdrive_shard::{
     Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
     ReadIndexReply, ReadIndexRequest, Role, Route, Sink, Support, Term, TermQuery, TermReport, TimeoutNow,
-    VoteReply, VoteRequest,
+    TransferEnd, VoteReply, VoteRequest,
 };
 use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
 
@@ -18,6 +18,7 @@ use super::parked::{Parked, ParkedBody, Waiting};
 use super::record::{encode_state, entry_note, note_kind};
 use super::requests::{Ports, Proposals, Reads};
 use super::status::Counters;
+use super::transfers::TransferWait;
 use super::waits::{LeaseReads, LocalReads};
 use crate::api::{CoreSettings, Error};
 use crate::wire::{Address, EntryKind};
@@ -94,6 +95,8 @@ pub(super) struct Io<D: Disk> {
     pub(super) unwritten: Vec<Unwritten>,
     /// Changes of configurations that are not answered.
     pub(super) changes: Vec<Change>,
+    /// Leader transfers whose end somebody waits for.
+    pub(super) transfers: Vec<TransferWait>,
     /// The node is about to stop: whatever is led here should be led elsewhere.
     pub(super) handing_over: bool,
     /// An operator wants nothing to be led here until told otherwise.
@@ -240,6 +243,11 @@ impl<D: Disk> Io<D> {
             *request_bytes -= bytes as u64;
             ports.answer(port, token, Err(Error::NotLeader { leader: NodeId::NONE }), &[]);
         });
+    }
+
+    /// Whether `node` is in contact on any link and takes leadership.
+    pub(super) fn takes_leadership(&self, node: NodeId) -> bool {
+        self.links.iter().any(|link| link.node == node && link.contact && !link.peer_drained)
     }
 
     /// Whether leadership is given away to whoever takes it.
@@ -502,6 +510,14 @@ impl<D: Disk> Sink for StepSink<'_, D> {
 
     fn leadership_lost(&mut self, _new_term: Term) {
         self.io.effects.lost = Some(self.io.effects.commit);
+    }
+
+    fn transfer_ended(&mut self, to: NodeId, end: TransferEnd) {
+        self.io.end_transfer(self.slot, to, end);
+    }
+
+    fn takes_leadership(&mut self, node: NodeId) -> bool {
+        self.io.takes_leadership(node)
     }
 
     fn role_changed(&mut self, role: Role, _leader: NodeId, _term: Term) {

@@ -110,11 +110,16 @@ pub enum Event<'a> {
     },
     /// The log's disk has completions.
     Disk,
-    /// An operator or embedder wants a group's leadership moved.
+    /// An operator or embedder wants a group's leadership moved. Answered when the group tells how that ended: with index 0 and the
+    /// number of the node that leads now (4 bytes, little-endian), or with why it did not come about.
     Transfer {
+        /// Where the answer goes.
+        port: PortId,
+        /// Returned with the answer.
+        token: u64,
         /// The group.
         slot: Slot,
-        /// To whom.
+        /// To whom; `NONE`: to the best.
         to: NodeId,
     },
     /// A client wants another configuration. Answered when it is committed, with its index (also in the 8 bytes of the reply); a

@@ -15,6 +15,7 @@ use crate::api::{Completions, Error, ReadPolicy, StateMachine};
 use crate::core::{Core, CoreId, Event, LinkId, PortId, Slot};
 use crate::wire::FrameError;
 
+use super::campaign::Campaigns;
 use super::clock;
 use super::embedded::Batches;
 use super::links::Links;
@@ -23,7 +24,6 @@ use super::notify::{Gate, Notify};
 use super::port::{PortOwner, PortTable};
 use super::shared::{Node, count};
 use super::tasks::TaskSet;
-use super::transfer::Transfers;
 
 /// The part of a core's surroundings that does not depend on the state machine.
 pub(crate) struct Base {
@@ -78,7 +78,7 @@ pub(crate) struct CoreCell<M: StateMachine> {
     /// By core.
     mesh_ports: RefCell<Vec<PortId>>,
     asked: RefCell<Vec<Asked>>,
-    pub(crate) transfers: RefCell<Transfers>,
+    pub(crate) campaigns: RefCell<Campaigns>,
     /// Group ids by slot.
     pub(crate) groups: Vec<GroupId>,
 }
@@ -139,7 +139,7 @@ impl<M: StateMachine> CoreCell<M> {
             embedded_port: Cell::new(embedded_port),
             mesh_ports: RefCell::new(mesh_ports),
             asked: RefCell::new((0..cores).map(|_| Asked::default()).collect()),
-            transfers: RefCell::default(),
+            campaigns: RefCell::default(),
             groups,
         })
     }
@@ -211,7 +211,7 @@ impl<M: StateMachine> CoreCell<M> {
         for port in scratch.ports.drain(..) {
             self.deliver(port, core, &mut scratch.answers);
         }
-        self.transfers.borrow_mut().check(now, core);
+        self.campaigns.borrow_mut().check(now, core);
         if self.saturated.get() && !core.is_saturated() {
             self.saturated.set(false);
             self.unsaturated.open();
@@ -353,6 +353,18 @@ impl<M: StateMachine> CoreCell<M> {
         let _ = self.input(Event::Change { port, token, slot, change });
     }
 
+    /// A transfer of a group's leadership.
+    pub(crate) fn transfer_one(
+        &self,
+        slot: Slot,
+        to: NodeId,
+        reply: super::reply::Reply<Vec<super::inbox::Outcome>>,
+    ) {
+        let (port, token) = (self.embedded_port.get(), self.batches.borrow_mut().begin(1, reply));
+        // As for changes.
+        let _ = self.input(Event::Transfer { port, token, slot, to });
+    }
+
     fn set_deadline(&self, now: Moment, next: Moment) {
         self.next_deadline.set(next);
         if next <= now {
@@ -366,7 +378,7 @@ impl<M: StateMachine> CoreCell<M> {
     pub(crate) fn arm(&self) -> std::time::Duration {
         let now = clock::now();
         let mut armed_for = now.after(self.base.node.settings.runtime.wake_interval);
-        if self.next_deadline.get() <= now || self.saturated.get() || !self.transfers.borrow().is_empty() {
+        if self.next_deadline.get() <= now || self.saturated.get() || !self.campaigns.borrow().is_empty() {
             // The turn says anew when the next one must be.
             self.base.turn.notify();
         } else {

@@ -121,12 +121,13 @@ impl CoreClient {
         waiting.await.ok_or(Error::Stopped)
     }
 
-    /// Moves a group's leadership from this node to another voter; see [`super::Group::transfer_leadership`].
-    pub async fn transfer_leadership(&self, group: GroupId, to: NodeId) -> Result<(), Error> {
+    /// Moves a group's leadership from this node to another voter, or with `NONE` to the best; see
+    /// [`super::Group::transfer_leadership`]. The node that leads then.
+    pub async fn transfer_leadership(&self, group: GroupId, to: NodeId) -> Result<NodeId, Error> {
         let place = self.base().node.hosted(group)?;
         let (sender, waiting) = reply();
         self.base().node.inbox(place.core).put(Item::Transfer { slot: place.slot, to, reply: sender })?;
-        waiting.await.ok_or(Error::Stopped)?
+        super::group::led(waiting).await
     }
 
     /// As [`super::Group::change_membership`].

@@ -136,14 +136,18 @@ impl Group {
         }
     }
 
-    /// Moves leadership from this node to another voter and waits until it leads. `NotLeader` unless this node leads;
-    /// `BadTransferee` if `to` is no voter; `Timeout` if it did not take over in time (leadership may be anywhere then).
+    /// Moves leadership from this node to another voter and waits until the group tells how that ended. Proposals meanwhile are
+    /// `Busy`.
+    ///
+    /// `NotLeader` unless this node leads; `BadTransferee` if `to` is no voter; `Busy` while a transfer to another node is under
+    /// way; `TransferTimedOut` if `to` did not take over in time and this node leads on; `TransferCancelled`, for example
+    /// because `to` is no voter any more; `TransferElsewhere` if another node leads now, or nobody.
     pub fn transfer_leadership(&self, to: NodeId) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let group = self.clone();
         async move {
             let (sender, waiting) = reply();
             group.put(Item::Transfer { slot: group.place.slot, to, reply: sender })?;
-            waiting.await.ok_or(Error::Stopped)?
+            led(waiting).await.map(drop)
         }
     }
 
@@ -166,10 +170,16 @@ impl Group {
         }
     }
 
-    /// Moves leadership to the voter that can take over at once and has the longest log (the preferred one, if it can). As
-    /// [`Group::transfer_leadership`]; `BadTransferee` with node 0 if nobody can.
-    pub fn transfer_to_best(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
-        self.transfer_leadership(NodeId::NONE)
+    /// Moves leadership to the voter that suits best: one in contact that is not being drained and has what is committed, then the
+    /// preferred one, then the one with the longest log. The node that leads then. As [`Group::transfer_leadership`], and
+    /// `NobodyToTakeOver`.
+    pub fn transfer_to_best(&self) -> impl Future<Output = Result<NodeId, Error>> + Send + use<> {
+        let group = self.clone();
+        async move {
+            let (sender, waiting) = reply();
+            group.put(Item::Transfer { slot: group.place.slot, to: NodeId::NONE, reply: sender })?;
+            led(waiting).await
+        }
     }
 
     /// Makes this node's member campaign, for tests and repair, and waits until it leads; `Timeout` if it was not elected: where a
@@ -193,6 +203,13 @@ pub(crate) async fn changed(waiting: Waiting<Vec<Outcome>>) -> Result<LogIndex, 
     let reply = waiting.await.and_then(|mut outcomes| outcomes.pop()).unwrap_or(Err(Error::Stopped))?;
     let index = reply.try_into().map(u64::from_le_bytes);
     Ok(LogIndex(index.expect("the core answers changes with an index")))
+}
+
+/// The node that leads after a transfer.
+pub(crate) async fn led(waiting: Waiting<Vec<Outcome>>) -> Result<NodeId, Error> {
+    let reply = waiting.await.and_then(|mut outcomes| outcomes.pop()).unwrap_or(Err(Error::Stopped))?;
+    let node = reply.try_into().map(u32::from_le_bytes);
+    Ok(NodeId(node.expect("the core answers transfers with a node")))
 }
 
 impl fmt::Debug for Group {

@@ -32,8 +32,8 @@ pub(crate) enum Item {
     Session { slot: Slot, op: SessionRequest, reply: Reply<Vec<Outcome>> },
     /// A read.
     Read { slot: Slot, policy: ReadPolicy, request: Vec<u8>, reply: Reply<Vec<Outcome>> },
-    /// A leader transfer; answered when `to` leads, or when it was given up.
-    Transfer { slot: Slot, to: NodeId, reply: Reply<Result<(), Error>> },
+    /// A leader transfer; answered as a proposal is, with the node that leads.
+    Transfer { slot: Slot, to: NodeId, reply: Reply<Vec<Outcome>> },
     /// Another configuration; answered as a proposal is, with the index.
     Change { slot: Slot, change: MembershipChange, reply: Reply<Vec<Outcome>> },
     /// A campaign; answered when this member leads, or when it was not elected in time.
@@ -75,7 +75,7 @@ impl Item {
     fn requests(&self) -> u32 {
         match self {
             Item::Propose { payloads, .. } => payloads.len() as u32,
-            Item::Session { .. } | Item::Read { .. } | Item::Change { .. } => 1,
+            Item::Session { .. } | Item::Read { .. } | Item::Change { .. } | Item::Transfer { .. } => 1,
             _ => 0,
         }
     }

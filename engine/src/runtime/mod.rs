@@ -10,6 +10,7 @@
 //! What is deliberately absent: any decision. Which messages are sent, what is written, who is answered, is the business of
 //! [`crate::core`]; here is only what a deterministic state machine cannot have.
 
+mod campaign;
 mod cell;
 mod client;
 mod clock;
@@ -32,7 +33,6 @@ mod shared;
 mod start_error;
 mod tasks;
 mod thread;
-mod transfer;
 
 use std::future::Future;
 use std::pin::Pin;

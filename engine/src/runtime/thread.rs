@@ -248,18 +248,13 @@ fn take_item<M: StateMachine>(
         Item::Propose { slot, payloads, reply } => cell.propose_batch(slot, &payloads, reply),
         Item::Session { slot, op, reply } => cell.session_one(slot, &op, reply),
         Item::Read { slot, policy, request, reply } => cell.read_one(slot, policy, &request, reply),
-        Item::Transfer { slot, to, reply } => {
-            let (now, give_up) = (cell.now(), give_up_at(cell));
-            let mut transfers = cell.transfers.borrow_mut();
-            cell.with_core(|core| transfers.begin(now, core, give_up, (slot, to), reply));
-            cell.base.turn.notify();
-        }
+        Item::Transfer { slot, to, reply } => cell.transfer_one(slot, to, reply),
         Item::Change { slot, change, reply } => cell.change_one(slot, &change, reply),
         Item::Campaign { slot, reply } => {
             let (now, give_up) = (cell.now(), give_up_at(cell));
-            let mut transfers = cell.transfers.borrow_mut();
+            let mut campaigns = cell.campaigns.borrow_mut();
             let me = cell.base.node.settings.node;
-            cell.with_core(|core| transfers.campaign(now, core, give_up, (slot, me), reply));
+            cell.with_core(|core| campaigns.begin(now, core, give_up, (slot, me), reply));
             cell.base.turn.notify();
         }
         Item::AddNode(node, reply) => {
@@ -294,7 +289,7 @@ fn take_item<M: StateMachine>(
     }
 }
 
-/// When whoever waits for a group's leadership to move is told that it did not.
+/// When whoever waits for a campaign is told that it was in vain.
 fn give_up_at<M: StateMachine>(cell: &CoreCell<M>) -> logdrive_shard::Moment {
     let shard = &cell.base.node.settings.core.shard;
     cell.now().after(shard.election_base * 2 + shard.election_spread)

@@ -190,8 +190,6 @@ impl Cluster {
         (1..=self.setup.nodes).filter(|&node| self.is_up(node)).collect()
     }
 
-    // -- nodes --------------------------------------------------------------------------------------------------------
-
     /// Starts a node on what its disk has, and connects it to all others that run.
     pub fn start(&mut self, node: u32) {
         self.start_alone(node);
@@ -350,24 +348,29 @@ impl Cluster {
         Slot(group as u32 - 1)
     }
 
-    /// Proposes at a node; the answer comes under the token returned.
-    pub fn propose(&mut self, node: u32, group: u64, payload: &[u8]) -> u64 {
+    /// Asks a node for something; the answer comes under the token returned.
+    pub fn ask<'e>(&mut self, node: u32, event: impl FnOnce(PortId, u64) -> Event<'e>) -> u64 {
         let token = self.token();
         let (port, now) = (self.node(node).port, Moment(self.now));
-        let event = Event::Propose { port, token, slot: Cluster::slot(group), payload };
-        self.core(node).handle(now, event).expect("no frame");
-        self.node(node).dirty = true;
+        self.core(node).handle(now, event(port, token)).expect("no frame");
+        self.wake(node);
         token
+    }
+
+    /// Proposes at a node; the answer comes under the token returned.
+    pub fn propose(&mut self, node: u32, group: u64, payload: &[u8]) -> u64 {
+        self.ask(node, |port, token| Event::Propose { port, token, slot: Cluster::slot(group), payload })
     }
 
     /// Asks a session's operation of a node; the answer comes under the token returned.
     pub fn session(&mut self, node: u32, group: u64, op: SessionOp<'_>) -> u64 {
-        let token = self.token();
-        let (port, now) = (self.node(node).port, Moment(self.now));
-        let event = Event::Session { port, token, slot: Cluster::slot(group), op };
-        self.core(node).handle(now, event).expect("no frame");
-        self.node(node).dirty = true;
-        token
+        self.ask(node, |port, token| Event::Session { port, token, slot: Cluster::slot(group), op })
+    }
+
+    /// Orders a leader transfer, to the best if `to` is 0; the answer comes under the token returned.
+    pub fn transfer(&mut self, node: u32, group: u64, to: u32) -> u64 {
+        let slot = Cluster::slot(group);
+        self.ask(node, |port, token| Event::Transfer { port, token, slot, to: NodeId(to) })
     }
 
     /// Opens a session at the leader.
@@ -381,12 +384,8 @@ impl Cluster {
     }
 
     pub fn read(&mut self, node: u32, group: u64, policy: ReadPolicy) -> u64 {
-        let token = self.token();
-        let (port, now) = (self.node(node).port, Moment(self.now));
-        let event = Event::Read { port, token, slot: Cluster::slot(group), policy, request: b"all" };
-        self.core(node).handle(now, event).expect("no frame");
-        self.node(node).dirty = true;
-        token
+        let slot = Cluster::slot(group);
+        self.ask(node, |port, token| Event::Read { port, token, slot, policy, request: b"all" })
     }
 
     /// The answer to `token` at `node`, if it came.

@@ -7,6 +7,7 @@ use logdrive::core::{Event, Slot};
 use logdrive_shard::{GroupId, LogIndex, NodeId};
 
 use super::checker::Kind;
+use super::cores::TRANSFER;
 use super::world::{CLIENT_PATIENCE, Client, Happening, MILLISECOND, World};
 
 impl World {
@@ -136,7 +137,7 @@ impl World {
         let mut answers = std::mem::take(&mut self.answers);
         answers.clear();
         live.core.take_answers(live.port, &mut answers);
-        for (completion, reply) in answers.iter() {
+        for (completion, reply) in answers.iter().filter(|(completion, _)| completion.token != TRANSFER) {
             let counter = reply.try_into().ok().map(u64::from_le_bytes);
             let op = self.checker.borrow_mut().on_answer(completion.token, completion.result, counter);
             if let Err(error @ Error::OutOfSpace { .. }) = completion.result {

@@ -9,6 +9,9 @@ use super::machine::Register;
 use super::network::Packet;
 use super::world::{CLUSTER, DISK_BYTES, DISK_LATENCY, Happening, Live, MICROSECOND, MILLISECOND, World};
 
+/// The token of leader transfers, which no client waits for.
+pub(super) const TRANSFER: u64 = u64::MAX;
+
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -261,7 +264,8 @@ impl World {
             if let (Some(slot), Some(live), true) = (slot, &self.actors[actor].live, runs)
                 && live.core.is_leader(Slot(slot as u32))
             {
-                self.input(actor, Event::Transfer { slot: Slot(slot as u32), to });
+                let (port, slot) = (live.port, Slot(slot as u32));
+                self.input(actor, Event::Transfer { port, token: TRANSFER, slot, to });
             }
         }
     }

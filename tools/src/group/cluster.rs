@@ -63,7 +63,7 @@ impl Failed {
     pub(crate) fn exit(&self) -> Exit {
         match self.refusal().code.as_str() {
             "MISMATCH" => Exit::Mismatch,
-            "TIMEOUT" | "BEHIND" => Exit::TimedOut,
+            "TIMEOUT" | "ELSEWHERE" | "BEHIND" => Exit::TimedOut,
             "UNREACHABLE" | "NOTLEADER" => Exit::Unwell,
             _ => Exit::Failed,
         }

@@ -325,7 +325,8 @@ fn transfer(cluster: &mut Cluster, group: u64, to: Option<u32>, deadline: Deadli
             Ok(led) => return Ok(Done { leader: led.leader, configuration: None }),
             // It was not able to take over yet.
             Err(Failed::Refused(refusal))
-                if ["TIMEOUT", "BADTARGET"].contains(&refusal.code.as_str()) && !deadline.is_over() =>
+                if ["TIMEOUT", "BADTARGET", "ELSEWHERE"].contains(&refusal.code.as_str())
+                    && !deadline.is_over() =>
             {
                 deadline.pause();
             }

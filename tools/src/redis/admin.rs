@@ -131,8 +131,8 @@ pub(crate) async fn perform(client: &CoreClient, request: Request) -> Answer {
         }
         Request::Transfer(group, to) => {
             let moved = client.transfer_leadership(group, to).await;
-            moved.map_err(|error| refusal(client, error))?;
-            Ok(json(&Led { group: group.0, leader: client.leader_of(group).0 }))
+            let leader = moved.map_err(|error| refusal(client, error))?;
+            Ok(json(&Led { group: group.0, leader: leader.0 }))
         }
         Request::Campaign(group) => {
             client.campaign(group).await.map_err(|error| refusal(client, error))?;
@@ -415,7 +415,14 @@ fn refusal(client: &CoreClient, error: Error) -> String {
             refusal.retry_ms = Some(retry_after.as_millis() as u64);
             "BUSY"
         }
-        Error::BadTransferee { .. } => "BADTARGET",
+        Error::BadTransferee { .. } | Error::NobodyToTakeOver => "BADTARGET",
+        Error::TransferTimedOut { .. } => "TIMEOUT",
+        Error::TransferCancelled { .. } => "CANCELLED",
+        Error::TransferElsewhere { leader, .. } => {
+            refusal.leader = leader.is_some().then_some(leader.0);
+            refusal.address = client_address(client, leader);
+            "ELSEWHERE"
+        }
         Error::MembershipMismatch { expected, actual } => {
             (refusal.expected, refusal.actual) = (Some(expected.0), Some(actual.0));
             "MISMATCH"
