@@ -1,41 +1,14 @@
 //! Members that come and go, over cores with a simulated network and simulated disks: what the engine does with configurations.
 mod common;
+#[path = "common/members.rs"]
+mod members;
 
 use common::{Answer, Cluster, Setup, ms, payload};
-use logdrive::api::{Error, Retry};
-use logdrive::core::Event;
+use logdrive::api::Error;
 use logdrive_shard::{LogIndex, MemberStep, MembershipChange, NodeId, Role, Term};
 
 const LEARN: &[MemberStep] = &[MemberStep::AddLearner(NodeId(4))];
 const PROMOTE: &[MemberStep] = &[MemberStep::Promote(NodeId(4))];
-
-impl Cluster {
-    /// Asks a node for another configuration; the answer comes under the token returned.
-    fn change(&mut self, node: u32, group: u64, change: &MembershipChange) -> u64 {
-        self.ask(node, |port, token| Event::Change { port, token, slot: Cluster::slot(group), change })
-    }
-
-    /// Asks the leader, again while it says that it is too early; the index.
-    fn must_change(&mut self, group: u64, change: &MembershipChange) -> LogIndex {
-        loop {
-            let leader = self.leader(group);
-            let token = self.change(leader, group, change);
-            let result = self.wait(leader, token).result;
-            match result {
-                Ok(index) => return index,
-                Err(error) if matches!(error.retry(), Retry::After(_) | Retry::At(_)) => {
-                    self.run_for(ms(50));
-                }
-                Err(error) => panic!("{change:?}: {error}"),
-            }
-        }
-    }
-
-    /// The configuration in force on a node.
-    fn membership(&mut self, node: u32, group: u64) -> String {
-        self.core(node).group_status(Cluster::slot(group)).raft.membership.to_string()
-    }
-}
 
 /// Three founders and one node that waits to be made a member.
 fn with_a_spare(groups: u64) -> Cluster {

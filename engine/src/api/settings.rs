@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use logdrive_shard::{Config as ShardConfig, LogIndex};
+use logdrive_shard::{Config as ShardConfig, LogIndex, NodeId};
 
 /// How a read may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,23 @@ pub struct CoreSettings {
     pub session_expiry: Duration,
     /// Move leadership to the preferred node of each group when it is in contact and caught up.
     pub balance_leaders: bool,
+    /// How much each node is wanted as the leader of any group; 0 for those not named. A member campaigns one election base later for
+    /// each voter in contact that is wanted more (three at most), and leads all the same when those cannot; leaders are spread
+    /// over those that are wanted most. All nodes should have the same.
+    pub priorities: Vec<(NodeId, u8)>,
     /// The disk counts as stuck when its oldest write is under way for so long: this core then says it is not alive.
     pub disk_stall: Duration,
+}
+
+impl CoreSettings {
+    /// Those of the voters that are wanted most as leaders, in their order.
+    pub(crate) fn most_wanted(&self, voters: &[NodeId]) -> Vec<NodeId> {
+        let priority = |node: &NodeId| {
+            self.priorities.iter().find(|(named, _)| named == node).map_or(0, |&(_, priority)| priority)
+        };
+        let most = voters.iter().map(priority).max();
+        voters.iter().copied().filter(|node| Some(priority(node)) == most).collect()
+    }
 }
 
 impl Default for CoreSettings {
@@ -109,6 +124,7 @@ impl Default for CoreSettings {
             commit_delay: Duration::from_millis(5),
             session_expiry: Duration::from_secs(3600),
             balance_leaders: true,
+            priorities: Vec::new(),
             disk_stall: Duration::from_secs(1),
         }
     }

@@ -120,7 +120,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
-    /// The preferred leader is a voter: by turns, as when the groups were founded.
+    /// The preferred leader is a voter, one of those that are wanted most: by turns, as when the groups were founded.
     pub(super) fn prefer_a_voter(&mut self, slot: u32) {
         let at = slot as usize;
         let group = &mut self.groups[at];
@@ -130,7 +130,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if is_founding || membership.is_joint() || membership.voters().is_empty() {
             return;
         }
-        let voters = membership.voters();
+        let voters = self.io.settings.most_wanted(membership.voters());
         let turn = self.ids[at].0.wrapping_sub(1) % voters.len() as u64;
         let preferred = voters[turn as usize];
         if preferred == self.io.preferred[at] || !self.prefers[at] {

@@ -498,7 +498,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             applied: LogIndex(replayed.applied),
             fresh: replayed.fresh,
             preferred_leader: self.io.preferred[at],
-            ..Setup::default()
+            priorities: &self.io.settings.priorities,
         };
         let group = Group::new(self.io.now, &self.config, &mut self.random, &setup);
         let deadline = group.next_deadline();

@@ -112,7 +112,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             applied: LogIndex(0),
             fresh: false,
             preferred_leader: NodeId::NONE,
-            priorities: &[],
+            priorities: &self.io.settings.priorities,
         };
         self.groups[at] = Group::new(self.io.now, &self.config, &mut self.random, &setup);
         if self.io.lanes[at].flags.raise(Flags::LEADER_CHANGED) {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use logdrive_shard::NodeId;
 use logdrive_wal::{RingDisk, RingOptions};
 
+use crate::api::CoreSettings;
 use crate::core::{CoreId, GroupSetup, Slot};
 use crate::node::{
     ADDED_MAX, DirectoryLock, Identity, NodeDirectory, NodeError, Own, PeersMemory, Placement, Remember,
@@ -66,21 +67,26 @@ pub(crate) fn open(settings: &NodeSettings) -> Result<Opened, StartError> {
     };
     let (identity, placement, roster) = opened?;
     let log_dirs = log_dirs(settings, &identity)?;
-    let (places, groups) = groups(&placement, &roster.founders);
+    let (places, groups) = groups(&placement, &roster.founders, &settings.core);
     let roll = Arc::new(Roll::new(&settings.nodes, &roster.added));
     let memory = Memory { identity, cores: settings.cores, roll: roll.clone(), peers, orders };
     Ok(Opened { identity, memory, keeper, places, groups, log_dirs, roll })
 }
 
 /// Where each group lives, and the groups of each core. Every group has a place on every node, member or not, so that a node can be
-/// made a member at any time. Every founder was a voter of every group; preferred leaders go round.
-fn groups(placement: &Placement, founders: &[NodeId]) -> (Vec<Option<Place>>, Vec<Vec<GroupSetup>>) {
+/// made a member at any time. Every founder was a voter of every group; preferred leaders go round among those that are wanted most.
+fn groups(
+    placement: &Placement,
+    founders: &[NodeId],
+    settings: &CoreSettings,
+) -> (Vec<Option<Place>>, Vec<Vec<GroupSetup>>) {
+    let leaders = settings.most_wanted(founders);
     let mut places = vec![None; placement.groups() as usize];
     let of_core = |core: u16| {
         let setups = placement.groups_of(CoreId(core)).zip(0..).map(|(id, slot)| {
             places[(id.0 - 1) as usize] = Some(Place { core: CoreId(core), slot: Slot(slot) });
-            let turn = (id.0 - 1).checked_rem(founders.len() as u64);
-            let preferred_leader = turn.map_or(NodeId::NONE, |turn| founders[turn as usize]);
+            let turn = (id.0 - 1).checked_rem(leaders.len() as u64);
+            let preferred_leader = turn.map_or(NodeId::NONE, |turn| leaders[turn as usize]);
             GroupSetup { id, founders: founders.to_vec(), preferred_leader }
         });
         setups.collect()

@@ -53,7 +53,7 @@ pub struct NodeSettings {
     /// are what their leaders say; this node is none until it is made one. The other nodes must know it
     /// ([`crate::runtime::Engine::add_node`], or their configuration).
     pub join: bool,
-    /// Settings of every core.
+    /// Settings of every core, the priorities of nodes as leaders included.
     pub core: CoreSettings,
     /// Bounds and times of what surrounds the cores.
     pub runtime: RuntimeSettings,

@@ -40,6 +40,7 @@ pub(super) fn check(
     check.pinning(file, cores);
     check.directory(&file.directory);
     let nodes = check.nodes(file);
+    core.priorities = check.priorities(file);
     let own = nodes.iter().find(|peer| peer.node.0 == node);
     let (peers, clients) = check.listen(file, own);
     check.timing(&file.timing, &mut core);
@@ -204,6 +205,19 @@ impl Check<'_> {
             client: node.clients.get_ref().clone(),
         };
         list.iter().map(to_address).collect()
+    }
+
+    /// How much each node is wanted as a leader, 0 unless written.
+    fn priorities(&mut self, file: &File) -> Vec<(NodeId, u8)> {
+        let mut priorities = Vec::new();
+        for node in file.nodes.get_ref() {
+            let mut priority = 0_u8;
+            self.number("priority", &node.priority, 0, u64::from(u8::MAX), &mut priority);
+            if priority > 0 {
+                priorities.push((NodeId(*node.id.get_ref()), priority));
+            }
+        }
+        priorities
     }
 
     /// Where to listen: as written, else on loopback at the port that is advertised.

@@ -65,6 +65,8 @@ pub(crate) struct Node {
     pub(crate) peers: Spanned<String>,
     /// Where its clients reach it.
     pub(crate) clients: Spanned<String>,
+    /// How much it is wanted as a leader.
+    pub(crate) priority: Option<Spanned<u64>>,
 }
 
 /// `[timing]`

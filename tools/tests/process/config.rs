@@ -57,6 +57,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("id = 2", "id = 1", "node.toml:12:6: node 1 is listed twice"),
     ("id = 2", "id = 0", "node.toml:12:6: node id 0 means nobody"),
     ("id = 2", "id = 2\nrack = \"a\"", "node.toml:13:1: unknown field `rack`"),
+    ("id = 2", "id = 2\npriority = 256", "node.toml:13:12: `priority` is 256, it must be from 0 to 255"),
     ("127.0.0.1:17002", "127.0.0.1:17001", "node.toml:13:9: 127.0.0.1:17001 is `peers` of node 1 already"),
     ("127.0.0.1:7002", "127.0.0.1:17001", "node.toml:14:11: 127.0.0.1:17001 is `peers` of node 1 already"),
     ("127.0.0.1:7002", "127.0.0.1", "node.toml:14:11: `127.0.0.1` is not an address: a port is missing"),
@@ -157,9 +158,11 @@ fn all_problems_are_said_at_once() {
 #[test]
 fn a_good_file_is_accepted() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let output = check(dir.path(), GOOD);
-    assert!(output.status.success(), "{output:?}");
-    assert!(output.stderr.is_empty(), "{output:?}");
+    for good in [GOOD.to_owned(), GOOD.replace("id = 2", "id = 2\npriority = 255")] {
+        let output = check(dir.path(), &good);
+        assert!(output.status.success(), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
 }
 
 #[test]
