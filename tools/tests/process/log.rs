@@ -1,10 +1,11 @@
 //! The log as its operators meet it: `logdrive wal` on a stopped node, and the end of the disk budget.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use crate::cluster::{Cluster, Shape, logdrive, text};
+use crate::cluster::{Cluster, Shape, logdrive, text, wait_for};
 
 const DIRECTORY: i32 = 3;
 const UNWELL: i32 = 5;
@@ -105,11 +106,25 @@ fn wal_verify_accepts_a_stopped_node_and_names_damage() {
     };
     assert!(lost.iter().any(names), "{report:#}");
 
-    // The node does not start on it either, and says so; nothing is cut.
-    cluster.nodes[0].spawn(false);
-    let status = cluster.nodes[0].wait_end();
-    assert_eq!(status.code(), Some(DIRECTORY), "{}", cluster.nodes[0].stderr());
-    assert!(cluster.nodes[0].stderr().contains("damaged"), "{}", cluster.nodes[0].stderr());
+    // The node starts on it, says which groups miss something, and serves the others. There is nobody who could make up for it.
+    let node = &mut cluster.nodes[0];
+    node.spawn(false);
+    node.wait_ready();
+    assert!(node.stderr().contains("the disk lost something"), "{}", node.stderr());
+    let missing: BTreeSet<u64> = lost.iter().map(|lost| lost["group"].as_u64().unwrap()).collect();
+    assert!(missing.len() < 4, "one record was damaged: {report:#}");
+    wait_for("the damaged groups in the status", || {
+        (cluster.nodes[0].count("damaged") == Some(missing.len() as u64)).then_some(())
+    });
+    wait_for("leaders of all other groups", || {
+        (cluster.nodes[0].count("leaders") == Some(4 - missing.len() as u64)).then_some(())
+    });
+    let address = cluster.nodes[0].clients.to_string();
+    let status = logdrive(&["status", "--addr", &address]);
+    assert_eq!(status.status.code(), Some(UNWELL), "{}", text(&status.stdout));
+    assert!(text(&status.stdout).contains("has lost a part of the logs of"), "{}", text(&status.stdout));
+    // Nothing is cut, and the next start says the same.
+    cluster.nodes[0].stop();
     assert_eq!(find(&dir, b"Xeedle-100-in-the-log"), (path, offset));
 }
 
