@@ -1,6 +1,5 @@
 //! One state of a model, and the steps from it.
 
-use std::fmt;
 use std::hash::Hash;
 use std::rc::Rc;
 use std::time::Duration;
@@ -585,20 +584,4 @@ fn boot(at: usize, founders: usize, config: &Config, disk: Disk) -> Member {
     };
     let group = Group::new(Moment(0), config, &mut Random::new(0), &setup);
     Member { group, log: disk.log.clone(), disk, journal: Default::default(), reads: Vec::new() }
-}
-
-impl fmt::Display for World {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, member) in self.members.iter().enumerate() {
-            let terms: Vec<String> = member.log.iter().map(|e| e.term.to_string()).collect();
-            let members = member.group.membership();
-            let disk: Vec<String> = member.disk.log.iter().map(|e| e.term.to_string()).collect();
-            let (role, term, commit) = (member.group.role(), member.group.term(), member.group.commit());
-            writeln!(
-                f,
-                "    {at}: {role:?} of term {term}, log {terms:?}, disk {disk:?}, commit {commit}, {members}"
-            )?;
-        }
-        Ok(())
-    }
 }
