@@ -21,8 +21,8 @@ pub(super) struct Marks {
     marked: Lsn,
     /// When it was complete, or the log opened.
     probed_nanos: u64,
-    /// The mark under way: when it was submitted and what it says.
-    under_way: Option<(u64, Lsn)>,
+    /// The mark under way: when it was submitted, what it says, and its bytes.
+    under_way: Option<(u64, Lsn, u32)>,
 }
 
 /// What the slots said when the log opened.
@@ -47,7 +47,7 @@ impl Marks {
     }
 
     pub(super) fn under_way_since(&self) -> Option<u64> {
-        self.under_way.map(|(nanos, _)| nanos)
+        self.under_way.map(|(nanos, ..)| nanos)
     }
 }
 
@@ -171,7 +171,7 @@ impl<D: Disk> Wal<D> {
         let mut buffer = self.disk.buffer(MARK_SLOT_BYTES as usize);
         let len = mark.encode(directory, buffer.as_mut_slice());
         self.marks.sequence = mark.sequence;
-        self.marks.under_way = Some((now_nanos, mark.durable_end));
+        self.marks.under_way = Some((now_nanos, mark.durable_end, len));
         let offset = mark.offset();
         self.disk.submit(token(CLASS_MARK, 0), Op::Write { file, offset, buffer, len, durable: true });
     }
@@ -180,10 +180,13 @@ impl<D: Disk> Wal<D> {
         if let Some(buffer) = completion.buffer {
             self.disk.recycle(buffer);
         }
-        let Some((_, marked)) = self.marks.under_way.take() else { unreachable!("no mark is under way") };
+        let Some((_, marked, len)) = self.marks.under_way.take() else {
+            unreachable!("no mark is under way")
+        };
         self.marks.probed_nanos = now_nanos;
         match completion.result {
-            // A short one is torn, no more: the other slot stands.
+            // A short one is torn, no more: the other slot stands, and what it says is still to be said.
+            Ok(Done::Transferred(bytes)) if bytes < len => self.last_write_nanos = Some(now_nanos),
             Ok(_) => {
                 self.marks.marked = marked;
                 self.last_write_nanos = Some(now_nanos);
