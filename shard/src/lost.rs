@@ -34,6 +34,10 @@
 //! that is itself in doubt does not answer, because its own term may have gone back. If a voter never answers, the member has
 //! to be replaced.
 //!
+//! What this does not cover: if the same damage took the tail of the log, and with it a configuration that the member had appended, the
+//! voters it asks are those of an older configuration. A candidate that only the newer one knows may have had its vote in a term
+//! that none of them has heard of. Until reports name configurations, replace a member that lost both while members changed.
+//!
 //! Source: Alagappan et al., "Protocol-Aware Recovery for Consensus-Based Storage" (FAST 2018), for the problem and for never
 //! treating damage as a crash.
 

@@ -186,3 +186,22 @@ impl Group {
         env.sink.heartbeat(route, Heartbeat { term: self.term, commit: self.commit.min(matched), round });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Config;
+    use crate::testing::Alone;
+
+    #[test]
+    fn reads_of_a_turn_share_a_round_and_later_ones_get_a_later_round() {
+        let (config, mut alone) = (Config::default(), Alone::leading());
+        let rounds = alone.step(&config, |group, env| {
+            let first = (group.read_index(env), group.read_index(env));
+            group.flush(env);
+            (first, group.read_index(env))
+        });
+        let ((one, other), later) = rounds;
+        assert_eq!(one, other);
+        assert!(later.is_ok_and(|later| one.is_ok_and(|one| later > one)), "{rounds:?}");
+    }
+}

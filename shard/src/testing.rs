@@ -6,7 +6,7 @@ use crate::{
     VoteReply, VoteRequest,
 };
 
-struct Void;
+pub(crate) struct Void;
 
 impl Sink for Void {
     fn append(&mut self, _to: Route, _message: Append) {}
@@ -60,7 +60,11 @@ impl Alone {
         alone
     }
 
-    fn step<R>(&mut self, config: &Config, step: impl FnOnce(&mut Group, &mut Env<'_, Void>) -> R) -> R {
+    pub(crate) fn step<R>(
+        &mut self,
+        config: &Config,
+        step: impl FnOnce(&mut Group, &mut Env<'_, Void>) -> R,
+    ) -> R {
         let mut env = Env { now: Moment(0), config, random: &mut self.random, sink: &mut Void };
         step(&mut self.group, &mut env)
     }

@@ -173,3 +173,23 @@ impl Group {
         self.flags.clear(Flags::TRANSFER);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Alone;
+    use crate::{Config, NodeId, Refused};
+
+    #[test]
+    fn a_single_voter_has_nobody_to_hand_over_to() {
+        let (config, mut alone) = (Config::default(), Alone::leading());
+        let to_a_stranger = alone.step(&config, |group, env| group.transfer_leadership(env, NodeId(2)));
+        assert_eq!(to_a_stranger, Err(Refused::BadTransferee { to: NodeId(2) }));
+        let to_itself = alone.step(&config, |group, env| group.transfer_leadership(env, NodeId(1)));
+        assert!(to_itself.is_err());
+        let to_the_best = alone.step(&config, |group, env| group.transfer_to_best(env));
+        assert_eq!(to_the_best.err(), Some(Refused::NobodyToTakeOver));
+        let transferring = alone.step(&config, |group, _| group.transferring());
+        assert_eq!(transferring, None);
+        assert!(alone.propose(&config, 1).is_ok(), "nothing is held up");
+    }
+}
