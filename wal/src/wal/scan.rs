@@ -13,7 +13,7 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// when its header is not durable yet.
 const UNUSED_BYTES: u64 = 8 << 20;
 /// Reads under way.
-const PIECES_AHEAD: usize = 4;
+const PIECES_AHEAD: usize = 6;
 
 /// A segment file while the log opens.
 #[derive(Clone, Debug)]
@@ -76,6 +76,7 @@ pub(super) fn read_pieces<D: Disk>(
     let mut base = 0u64;
     let mut failed = None;
     let mut stop = false;
+    let mut completions = Vec::new();
     loop {
         while !stop && next < end && under_way.len() < PIECES_AHEAD {
             let len = PIECE_BYTES.min(end - next);
@@ -88,30 +89,35 @@ pub(super) fn read_pieces<D: Disk>(
         if under_way.is_empty() {
             return failed.map_or(Ok(()), Err);
         }
-        let mut completions = Vec::new();
-        disk.wait(&mut completions);
-        for completion in completions {
+        match under_way.front() {
+            Some((_, None)) => disk.wait(&mut completions),
+            // Hands the new read over; the next piece is here already.
+            _ => disk.poll(&mut completions),
+        }
+        for completion in completions.drain(..) {
             let (_, number) = super::token_parts(completion.token);
             if let Some(piece) = under_way.get_mut((number - base) as usize) {
                 piece.1 = Some(completion);
             }
         }
-        while under_way.front().is_some_and(|(_, c)| c.is_some()) {
-            let Some((at, Some(completion))) = under_way.pop_front() else { break };
-            base += 1;
-            match (completion.result, &completion.buffer) {
-                (Ok(Done::Transferred(len)), Some(buffer)) if !stop => {
-                    stop = !each(at, &buffer.as_slice()[..len as usize]);
-                }
-                (Err(error), _) if !stop => {
-                    failed = Some(error);
-                    stop = true;
-                }
-                _ => {}
+        // One at a time: the next read goes off before the next piece is looked at.
+        let Some((at, Some(completion))) = under_way.pop_front_if(|(_, completed)| completed.is_some())
+        else {
+            continue;
+        };
+        base += 1;
+        match (completion.result, &completion.buffer) {
+            (Ok(Done::Transferred(len)), Some(buffer)) if !stop => {
+                stop = !each(at, &buffer.as_slice()[..len as usize]);
             }
-            if let Some(buffer) = completion.buffer {
-                disk.recycle(buffer);
+            (Err(error), _) if !stop => {
+                failed = Some(error);
+                stop = true;
             }
+            _ => {}
+        }
+        if let Some(buffer) = completion.buffer {
+            disk.recycle(buffer);
         }
     }
 }
