@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use logdrive::api::{ApplyEntry, Replies, StateMachine};
+use logdrive::api::{ApplyEntry, BadSnapshot, Replies, StateMachine};
 use logdrive::kv::{Command, Condition, DigestMachine, KvMachine};
 use logdrive_shard::GroupId;
 
@@ -45,7 +45,25 @@ pub(crate) fn kv_command(value: &[u8], random: u64, out: &mut Vec<u8>) {
     Command::Set { key: &key, value, condition: Condition::Always, get: false }.encode(out);
 }
 
+/// A view of either machine.
+pub(crate) enum View {
+    Digest(<DigestMachine as StateMachine>::View),
+    Kv(<KvMachine as StateMachine>::View),
+}
+
+/// A state that is being loaded into either machine.
+pub(crate) enum Loading {
+    Digest(<DigestMachine as StateMachine>::Loading),
+    Kv(<KvMachine as StateMachine>::Loading),
+}
+
+/// A run has one kind of machine, and all its views and loads are of this kind.
+const OTHER_KIND: &str = "a view or load goes back to the machine it came from";
+
 impl StateMachine for Counted {
+    type View = View;
+    type Loading = Loading;
+
     fn open(&mut self, groups: &[GroupId]) {
         match &mut self.machine {
             Machine::Digest(machine) => machine.open(groups),
@@ -76,6 +94,52 @@ impl StateMachine for Counted {
         match &self.machine {
             Machine::Digest(machine) => machine.digest(slot),
             Machine::Kv(machine) => machine.digest(slot),
+        }
+    }
+    fn freeze(&mut self, slot: u32) -> View {
+        match &mut self.machine {
+            Machine::Digest(machine) => View::Digest(machine.freeze(slot)),
+            Machine::Kv(machine) => View::Kv(machine.freeze(slot)),
+        }
+    }
+    fn write_view(&self, view: &mut View, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        match (&self.machine, view) {
+            (Machine::Digest(machine), View::Digest(view)) => machine.write_view(view, bytes_max, out),
+            (Machine::Kv(machine), View::Kv(view)) => machine.write_view(view, bytes_max, out),
+            _ => unreachable!("{OTHER_KIND}"),
+        }
+    }
+    fn release(&mut self, view: View) {
+        match (&mut self.machine, view) {
+            (Machine::Digest(machine), View::Digest(view)) => machine.release(view),
+            (Machine::Kv(machine), View::Kv(view)) => machine.release(view),
+            _ => unreachable!("{OTHER_KIND}"),
+        }
+    }
+    fn begin_load(&mut self, slot: u32) -> Loading {
+        match &mut self.machine {
+            Machine::Digest(machine) => Loading::Digest(machine.begin_load(slot)),
+            Machine::Kv(machine) => Loading::Kv(machine.begin_load(slot)),
+        }
+    }
+    fn load_part(&mut self, loading: &mut Loading, bytes: &[u8]) -> Result<(), BadSnapshot> {
+        match (&mut self.machine, loading) {
+            (Machine::Digest(machine), Loading::Digest(loading)) => machine.load_part(loading, bytes),
+            (Machine::Kv(machine), Loading::Kv(loading)) => machine.load_part(loading, bytes),
+            _ => unreachable!("{OTHER_KIND}"),
+        }
+    }
+    fn finish_load(&mut self, slot: u32, loading: Loading) -> Result<(), BadSnapshot> {
+        match (&mut self.machine, loading) {
+            (Machine::Digest(machine), Loading::Digest(loading)) => machine.finish_load(slot, loading),
+            (Machine::Kv(machine), Loading::Kv(loading)) => machine.finish_load(slot, loading),
+            _ => unreachable!("{OTHER_KIND}"),
+        }
+    }
+    fn state_bytes(&self, slot: u32) -> u64 {
+        match &self.machine {
+            Machine::Digest(machine) => machine.state_bytes(slot),
+            Machine::Kv(machine) => machine.state_bytes(slot),
         }
     }
 }

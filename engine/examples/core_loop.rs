@@ -12,7 +12,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use logdrive::api::{ApplyEntry, Completions, CoreSettings, Replies, StateMachine};
+use logdrive::api::{
+    ApplyEntry, BadSnapshot, BytesLoading, BytesView, Completions, CoreSettings, Replies, StateMachine,
+};
 use logdrive::core::{Core, CoreId, CoreOptions, Event, GroupSetup, LinkId, PortId, Slot};
 use logdrive_shard::{GroupId, Moment, NodeId, Random};
 use logdrive_wal::{Buffer, Completion, Disk, Done, FileId, Op, Token};
@@ -116,6 +118,9 @@ struct Counter {
 }
 
 impl StateMachine for Counter {
+    type View = BytesView;
+    type Loading = BytesLoading;
+
     fn open(&mut self, groups: &[GroupId]) {
         self.groups = vec![0; groups.len()];
     }
@@ -137,6 +142,29 @@ impl StateMachine for Counter {
 
     fn digest(&self, slot: u32) -> u64 {
         self.groups[slot as usize]
+    }
+
+    fn freeze(&mut self, slot: u32) -> BytesView {
+        BytesView::new(self.groups[slot as usize].to_le_bytes().to_vec())
+    }
+
+    fn write_view(&self, view: &mut BytesView, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        view.write(bytes_max, out)
+    }
+
+    fn release(&mut self, _view: BytesView) {}
+
+    fn begin_load(&mut self, _slot: u32) -> BytesLoading {
+        BytesLoading::new(8)
+    }
+
+    fn load_part(&mut self, loading: &mut BytesLoading, bytes: &[u8]) -> Result<(), BadSnapshot> {
+        loading.push(bytes)
+    }
+
+    fn finish_load(&mut self, slot: u32, loading: BytesLoading) -> Result<(), BadSnapshot> {
+        self.groups[slot as usize] = u64::from_le_bytes(loading.exactly()?);
+        Ok(())
     }
 }
 

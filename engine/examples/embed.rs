@@ -8,41 +8,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::future::block_on;
-use logdrive::api::{ApplyEntry, ReadPolicy, Replies, Retry, StateMachine, TimingPreset};
+use logdrive::api::{
+    ApplyEntry, BadSnapshot, GroupState, PerGroup, ReadPolicy, Retry, TimingPreset, exactly,
+};
 use logdrive::runtime::{Engine, NodeSettings, PeerAddress};
 use logdrive_shard::{GroupId, NodeId};
 
-/// One balance per group. An entry is an amount to add, eight bytes; the reply is the new balance.
+/// The balance of one group. An entry is an amount to add, eight bytes; the reply is the new balance.
 #[derive(Default)]
-struct Ledger {
-    balances: Vec<i64>,
-}
+struct Ledger(i64);
 
-impl StateMachine for Ledger {
-    fn open(&mut self, groups: &[GroupId]) {
-        self.balances = vec![0; groups.len()];
-    }
-
-    fn forget(&mut self, slot: u32) {
-        self.balances[slot as usize] = 0;
-    }
-
-    fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
-        for entry in entries {
-            let balance = &mut self.balances[entry.slot as usize];
-            if let Ok(amount) = entry.payload.try_into() {
-                *balance = balance.wrapping_add(i64::from_le_bytes(amount));
-            }
-            replies.push(&balance.to_le_bytes());
+impl GroupState for Ledger {
+    fn apply(&mut self, entry: &ApplyEntry<'_>, reply: &mut Vec<u8>) {
+        if let Ok(amount) = entry.payload.try_into() {
+            self.0 = self.0.wrapping_add(i64::from_le_bytes(amount));
         }
+        self.save(reply);
     }
 
-    fn query(&self, slot: u32, _request: &[u8], reply: &mut Vec<u8>) {
-        reply.extend_from_slice(&self.balances[slot as usize].to_le_bytes());
+    fn query(&self, _request: &[u8], reply: &mut Vec<u8>) {
+        self.save(reply);
     }
 
-    fn digest(&self, slot: u32) -> u64 {
-        self.balances[slot as usize] as u64
+    fn save(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.to_le_bytes());
+    }
+
+    fn load(bytes: &[u8]) -> Result<Ledger, BadSnapshot> {
+        Ok(Ledger(i64::from_le_bytes(exactly(bytes)?)))
     }
 }
 
@@ -79,7 +72,7 @@ pub(crate) fn main() -> Result<(), Box<dyn Error>> {
         settings.bootstrap = true;
         settings.core.wal.segment_bytes = 4 << 20;
         TimingPreset::Lan.apply_to(&mut settings.core.shard);
-        engines.push(Engine::start(settings, |_core| Ledger::default(), Vec::new())?);
+        engines.push(Engine::start(settings, |_core| PerGroup::<Ledger>::default(), Vec::new())?);
     }
     for group in (1..=4).map(GroupId) {
         add(&engines, group, 100)?;

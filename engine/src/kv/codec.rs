@@ -207,10 +207,7 @@ impl<'a> CommandView<'a> {
                 let by = i64::from_le_bytes(by.try_into().map_err(|_| Malformed)?);
                 Ok(CommandView::Increment { key, by })
             }
-            SET_MANY => match strings.checked()? {
-                (strings, count) if count % 2 == 0 => Ok(CommandView::SetMany { pairs: Pairs(strings) }),
-                _ => Err(Malformed),
-            },
+            SET_MANY => Ok(CommandView::SetMany { pairs: Pairs::checked(strings.0)? }),
             _ => Err(Malformed),
         }
     }
@@ -290,6 +287,16 @@ impl<'a> Iterator for Strings<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pairs<'a>(Strings<'a>);
 
+impl<'a> Pairs<'a> {
+    /// Keys and values that fill the bytes exactly.
+    pub(super) fn checked(bytes: &'a [u8]) -> Result<Pairs<'a>, Malformed> {
+        match Strings(bytes).checked()? {
+            (strings, count) if count % 2 == 0 => Ok(Pairs(strings)),
+            _ => Err(Malformed),
+        }
+    }
+}
+
 impl<'a> Iterator for Pairs<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
@@ -321,7 +328,7 @@ fn put_list(out: &mut Vec<u8>, operation: u8, strings: &[&[u8]]) {
 }
 
 /// Strings are far below 4 GiB: a payload is bounded by `payload_bytes_max`, of 32 bits, before it is proposed.
-fn put_string(out: &mut Vec<u8>, string: &[u8]) {
+pub(super) fn put_string(out: &mut Vec<u8>, string: &[u8]) {
     out.extend_from_slice(&(string.len() as u32).to_le_bytes());
     out.extend_from_slice(string);
 }

@@ -2,7 +2,7 @@
 
 use logdrive_shard::GroupId;
 
-use crate::api::{ApplyEntry, Replies, StateMachine};
+use crate::api::{ApplyEntry, BadSnapshot, BytesLoading, BytesView, Replies, StateMachine};
 
 #[derive(Clone, Copy, Debug, Default)]
 struct GroupDigest {
@@ -33,6 +33,9 @@ impl DigestMachine {
 }
 
 impl StateMachine for DigestMachine {
+    type View = BytesView;
+    type Loading = BytesLoading;
+
     fn open(&mut self, groups: &[GroupId]) {
         self.groups.clear();
         self.groups.resize(groups.len(), GroupDigest::default());
@@ -59,6 +62,31 @@ impl StateMachine for DigestMachine {
 
     fn digest(&self, slot: u32) -> u64 {
         self.groups.get(slot as usize).map_or(0, |group| group.digest)
+    }
+
+    fn freeze(&mut self, slot: u32) -> BytesView {
+        let group = self.groups[slot as usize];
+        BytesView::new([group.digest.to_le_bytes(), group.entries.to_le_bytes()].concat())
+    }
+
+    fn write_view(&self, view: &mut BytesView, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        view.write(bytes_max, out)
+    }
+
+    fn release(&mut self, _view: BytesView) {}
+
+    fn begin_load(&mut self, _slot: u32) -> BytesLoading {
+        BytesLoading::new(16)
+    }
+
+    fn load_part(&mut self, loading: &mut BytesLoading, bytes: &[u8]) -> Result<(), BadSnapshot> {
+        loading.push(bytes)
+    }
+
+    fn finish_load(&mut self, slot: u32, loading: BytesLoading) -> Result<(), BadSnapshot> {
+        let state = u128::from_le_bytes(loading.exactly()?);
+        self.groups[slot as usize] = GroupDigest { digest: state as u64, entries: (state >> 64) as u64 };
+        Ok(())
     }
 }
 

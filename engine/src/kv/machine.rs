@@ -6,10 +6,10 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 use logdrive_shard::GroupId;
 
-use super::codec::{CommandView, Condition, Pairs, QueryView, Strings};
+use super::codec::{CommandView, Condition, Pairs, QueryView, Strings, put_string};
 use super::digest::mix;
 use super::reply::{Failure, Reply, put_values};
-use crate::api::{ApplyEntry, Replies, StateMachine};
+use crate::api::{ApplyEntry, BadSnapshot, BytesLoading, BytesView, Replies, StateMachine};
 
 /// Key and value in one allocation: a lookup costs one cache miss beside the table's own.
 struct Record {
@@ -200,6 +200,9 @@ fn integer(text: &[u8]) -> Option<i64> {
 }
 
 impl StateMachine for KvMachine {
+    type View = BytesView;
+    type Loading = BytesLoading;
+
     fn open(&mut self, groups: &[GroupId]) {
         self.groups.clear();
         self.groups.resize_with(groups.len(), HashTable::new);
@@ -241,6 +244,47 @@ impl StateMachine for KvMachine {
             let high = u64::from(crc32c::crc32c_append(0x9E37_79B9, record.value()));
             sum.wrapping_add(mix(mix(lengths) ^ (high << 32 | low)))
         })
+    }
+
+    fn freeze(&mut self, slot: u32) -> BytesView {
+        let mut records: Vec<&Record> = self.groups[slot as usize].iter().collect();
+        records.sort_unstable_by_key(|record| record.key());
+        let mut bytes = Vec::new();
+        for record in records {
+            put_string(&mut bytes, record.key());
+            put_string(&mut bytes, record.value());
+        }
+        bytes.extend_from_slice(&self.digest(slot).to_le_bytes());
+        BytesView::new(bytes)
+    }
+
+    fn write_view(&self, view: &mut BytesView, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        view.write(bytes_max, out)
+    }
+
+    fn release(&mut self, _view: BytesView) {}
+
+    fn begin_load(&mut self, _slot: u32) -> BytesLoading {
+        BytesLoading::new(usize::MAX)
+    }
+
+    fn load_part(&mut self, loading: &mut BytesLoading, bytes: &[u8]) -> Result<(), BadSnapshot> {
+        loading.push(bytes)
+    }
+
+    fn finish_load(&mut self, slot: u32, loading: BytesLoading) -> Result<(), BadSnapshot> {
+        let truncated = BadSnapshot::Truncated { bytes: loading.bytes().len() as u64 };
+        let Some((bytes, expected)) = loading.bytes().split_last_chunk() else { return Err(truncated) };
+        let expected = u64::from_le_bytes(*expected);
+        let pairs = Pairs::checked(bytes).map_err(|_| truncated)?;
+        let before = std::mem::take(&mut self.groups[slot as usize]);
+        self.set_many(slot, pairs);
+        let found = self.digest(slot);
+        if found != expected {
+            self.groups[slot as usize] = before;
+            return Err(BadSnapshot::Digest { expected, found });
+        }
+        Ok(())
     }
 }
 

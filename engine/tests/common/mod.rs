@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use logdrive::api::{
-    ApplyEntry, Completions, CoreSettings, Error, ReadPolicy, Replies, StateMachine, TimingPreset,
+    ApplyEntry, BadSnapshot, BytesLoading, BytesView, Completions, CoreSettings, Error, ReadPolicy, Replies,
+    StateMachine, TimingPreset,
 };
 use logdrive::core::{Core, CoreId, CoreOptions, Event, Fatal, GroupSetup, LinkId, PortId, Slot};
 use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, SessionOp};
@@ -19,6 +20,9 @@ pub struct Journal {
 }
 
 impl StateMachine for Journal {
+    type View = BytesView;
+    type Loading = BytesLoading;
+
     fn open(&mut self, groups: &[GroupId]) {
         self.entries = groups.iter().map(|_| Vec::new()).collect();
     }
@@ -49,6 +53,46 @@ impl StateMachine for Journal {
                 .iter()
                 .fold(digest ^ index, |d, &byte| (d ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
         })
+    }
+
+    fn freeze(&mut self, slot: u32) -> BytesView {
+        let mut bytes = Vec::new();
+        for (index, payload) in &self.entries[slot as usize] {
+            bytes.extend_from_slice(&index.to_le_bytes());
+            bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(payload);
+        }
+        BytesView::new(bytes)
+    }
+
+    fn write_view(&self, view: &mut BytesView, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        view.write(bytes_max, out)
+    }
+
+    fn release(&mut self, _view: BytesView) {}
+
+    fn begin_load(&mut self, _slot: u32) -> BytesLoading {
+        BytesLoading::new(64 << 20)
+    }
+
+    fn load_part(&mut self, loading: &mut BytesLoading, bytes: &[u8]) -> Result<(), BadSnapshot> {
+        loading.push(bytes)
+    }
+
+    fn finish_load(&mut self, slot: u32, loading: BytesLoading) -> Result<(), BadSnapshot> {
+        let bytes = loading.bytes();
+        let truncated = || BadSnapshot::Truncated { bytes: bytes.len() as u64 };
+        let (mut entries, mut rest) = (Vec::new(), bytes);
+        while !rest.is_empty() {
+            let (index, after) = rest.split_first_chunk().ok_or_else(truncated)?;
+            let (len, after) = after.split_first_chunk().ok_or_else(truncated)?;
+            let len = u32::from_le_bytes(*len) as usize;
+            let (payload, after) = after.split_at_checked(len).ok_or_else(truncated)?;
+            entries.push((u64::from_le_bytes(*index), payload.to_vec()));
+            rest = after;
+        }
+        self.entries[slot as usize] = entries;
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use logdrive::api::{ApplyEntry, Replies, StateMachine};
+use logdrive::api::{ApplyEntry, BadSnapshot, BytesLoading, BytesView, Replies, StateMachine};
 use logdrive_shard::{GroupId, NodeId};
 
 use super::checker::Checker;
@@ -32,6 +32,9 @@ impl Register {
 }
 
 impl StateMachine for Register {
+    type View = BytesView;
+    type Loading = BytesLoading;
+
     fn open(&mut self, groups: &[GroupId]) {
         self.groups = vec![Counter::default(); groups.len()];
     }
@@ -58,5 +61,30 @@ impl StateMachine for Register {
 
     fn digest(&self, slot: u32) -> u64 {
         self.groups[slot as usize].digest
+    }
+
+    fn freeze(&mut self, slot: u32) -> BytesView {
+        let counter = self.groups[slot as usize];
+        BytesView::new([counter.count.to_le_bytes(), counter.digest.to_le_bytes()].concat())
+    }
+
+    fn write_view(&self, view: &mut BytesView, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        view.write(bytes_max, out)
+    }
+
+    fn release(&mut self, _view: BytesView) {}
+
+    fn begin_load(&mut self, _slot: u32) -> BytesLoading {
+        BytesLoading::new(16)
+    }
+
+    fn load_part(&mut self, loading: &mut BytesLoading, bytes: &[u8]) -> Result<(), BadSnapshot> {
+        loading.push(bytes)
+    }
+
+    fn finish_load(&mut self, slot: u32, loading: BytesLoading) -> Result<(), BadSnapshot> {
+        let state = u128::from_le_bytes(loading.exactly()?);
+        self.groups[slot as usize] = Counter { count: state as u64, digest: (state >> 64) as u64 };
+        Ok(())
     }
 }
