@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Three entries and a state are one batch, and one durable write.
     while wal.durable() < ticket {
         wal.submit(now());
-        wal.wait(now());
+        wal.wait(now);
     }
     println!("entries {first} to {} are durable after {:?}", first + 2, start.elapsed());
     wal.close(now())?;

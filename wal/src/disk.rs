@@ -126,6 +126,12 @@ impl DiskError {
     pub fn is_out_of_space(&self) -> bool {
         self.errno == libc::ENOSPC || self.errno == libc::EDQUOT
     }
+
+    /// A read found a place that the device cannot give back: damage there, and no reason to distrust the rest.
+    pub fn is_unreadable(&self) -> bool {
+        let medium = [libc::EIO, libc::EILSEQ, libc::ENODATA, libc::EBADMSG, libc::EREMOTEIO];
+        self.op == "read" && medium.contains(&self.errno)
+    }
 }
 
 /// An operation that ended.

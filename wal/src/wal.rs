@@ -394,12 +394,17 @@ impl<D: Disk> Wal<D> {
 
     /// Waits for the disk; false if nothing completed.
     fn wait_once(&mut self, now_nanos: u64) -> bool {
-        let mut completions = std::mem::take(&mut self.completions);
-        self.disk.wait(&mut completions);
-        let any = !completions.is_empty();
-        self.completions = completions;
+        let any = self.wait_for_disk();
         self.handle_completions(now_nanos);
         any
+    }
+
+    /// Waits for the disk and keeps what completed.
+    fn wait_for_disk(&mut self) -> bool {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.disk.wait(&mut completions);
+        self.completions = completions;
+        !self.completions.is_empty()
     }
 
     /// Gives the disk back as it is, with operations under way: for simulations of a crash.

@@ -76,7 +76,7 @@ fn fill(wal: &mut Log, slot: StreamSlot, tickets: &mut Vec<Ticket>, now: &mut u6
             }
             *now += 1_000_000;
             wal.submit(*now);
-            wal.wait(*now);
+            wal.wait(|| *now);
         }
         match appended {
             Ok(ticket) => tickets.push(ticket),
@@ -94,7 +94,7 @@ fn settle(wal: &mut Log, tickets: &[Ticket], now: &mut u64) -> u64 {
         }
         *now += 100_000_000;
         wal.submit(*now);
-        wal.wait(*now);
+        wal.wait(|| *now);
         assert!(!matches!(wal.health(), Health::Poisoned(_)), "{:?}", wal.health());
     }
     tickets.iter().filter(|ticket| **ticket <= wal.durable()).count() as u64
@@ -104,7 +104,7 @@ fn read(wal: &mut Log, slot: StreamSlot, index: u64) {
     wal.read(index, slot, index, index, u32::MAX);
     let done = loop {
         wal.submit(1);
-        wal.wait(1);
+        wal.wait(|| 1);
         if let Some(done) = wal.poll_read() {
             break done;
         }
@@ -154,7 +154,7 @@ fn brim(durable_writes: DurableWrites) {
     for _ in 0..1000 {
         now += 100_000_000;
         wal.submit(now);
-        wal.wait(now);
+        wal.wait(|| now);
         if wal.admit(100_000).is_ok() {
             break;
         }

@@ -65,7 +65,7 @@ fn child(directory: &Path) -> ! {
         while wal.backlog_bytes() > 256 << 10 {
             now += 1_000_000;
             wal.submit(now);
-            wal.wait(now);
+            wal.wait(|| now);
         }
         while pending.front().is_some_and(|(ticket, _)| *ticket <= wal.durable()) {
             println!("durable {}", pending.pop_front().unwrap().1);

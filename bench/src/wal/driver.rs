@@ -194,7 +194,7 @@ impl Driver {
     fn turn(&mut self, now: u64, done: &mut dyn FnMut(u64)) -> Result<u64> {
         self.wal.submit(now);
         let in_flight = self.wal.disk().in_flight();
-        self.wal.wait(now);
+        self.wal.wait(clock::now_nanos);
         let (after, durable) = (clock::now_nanos(), self.durable()?);
         self.in_flight_nanos += (after - now) * u64::from(in_flight);
         while let Some((_, at)) = self.outstanding.pop_front_if(|(ticket, _)| *ticket <= durable) {

@@ -131,8 +131,18 @@ impl SimPlatter {
 
     /// Damages the bytes at rest from `offset` on, in the cache and on the medium: [`FaultKind::Flip`] of a byte,
     /// [`FaultKind::Garbage`] in a sector, [`FaultKind::Lost`] (zeros in a block), [`FaultKind::Misdirected`] (the block there is
-    /// replaced by another one). Others do nothing. False if there is no such place.
+    /// replaced by another one), [`FaultKind::Errno`] (the block cannot be read until it is written again). Others do nothing.
+    /// False if there is no such place.
     pub fn damage(&self, name: &str, offset: u64, what: FaultKind) -> bool {
+        if let FaultKind::Errno(errno) = what {
+            let mut platter = self.platter.borrow_mut();
+            let Some(&inode) = platter.names.get(name) else { return false };
+            let Some(file) = platter.inodes.get_mut(&inode).filter(|file| offset < file.len) else {
+                return false;
+            };
+            file.spoil(offset, errno);
+            return true;
+        }
         let Some(file) = self.read_file(name) else { return false };
         let Some(from) = usize::try_from(offset).ok().filter(|from| *from < file.len()) else { return false };
         let mut bytes = file[from..(from + ALIGNMENT).min(file.len())].to_vec();

@@ -226,6 +226,9 @@ impl SimDisk {
             _ => out.len(),
         };
         let out = &mut out[..len];
+        if let Some(errno) = data.unreadable(offset, len) {
+            return Err(errno);
+        }
         let bytes = match fault {
             Some(FaultKind::Stale) => data.read_stale(offset, out),
             Some(FaultKind::Misdirected { block }) => {

@@ -24,6 +24,8 @@ pub(super) struct File {
     cached: Vec<(u64, Page)>,
     /// What readers saw before the last write to a page.
     previous: BTreeMap<u64, Page>,
+    /// Blocks that cannot be read, with the errno of the try, until they are written again.
+    unreadable: BTreeMap<u64, i32>,
 }
 
 impl File {
@@ -47,10 +49,22 @@ impl File {
         len
     }
 
+    /// The block there cannot be read from now on.
+    pub(super) fn spoil(&mut self, offset: u64, errno: i32) {
+        self.unreadable.insert(offset / ALIGNMENT as u64, errno);
+    }
+
+    /// What a read of these bytes fails with, if it does.
+    pub(super) fn unreadable(&self, offset: u64, len: usize) -> Option<i32> {
+        let blocks = offset / ALIGNMENT as u64..(offset + len as u64).div_ceil(ALIGNMENT as u64);
+        self.unreadable.range(blocks).next().map(|(_, errno)| *errno)
+    }
+
     /// A completed write of whole sectors.
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8], durable: bool) {
         for (number, chunk) in bytes.chunks(ALIGNMENT).enumerate() {
             let at = offset / ALIGNMENT as u64 + number as u64;
+            self.unreadable.remove(&at);
             let page = merge(self.pages.get(&at), chunk);
             self.put(at, &page);
             if durable {

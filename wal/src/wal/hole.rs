@@ -2,7 +2,7 @@
 //! did, as the directory behind it tells.
 
 use super::DamageKind;
-use super::scan::{Chain, Found, read_pieces};
+use super::scan::{Chain, Found, is_unreadable, read_pieces};
 use crate::disk::{Disk, DiskError};
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK, BatchFault, BatchHeader, Kind, Lsn, MARK_SLOT_BYTES, Mark, RECORD_ALIGN,
@@ -73,14 +73,15 @@ impl Site<'_> {
         let directory = self.directory(disk, start, end)?;
         let last = self.found.offset(end).min(self.found.bytes).min(offset + SALVAGE_BYTES_MAX);
         let bytes = read(disk, self.found, offset, last.saturating_sub(offset))?;
+        let unreadable = bytes.chunks(BLOCK as usize).any(is_unreadable);
+        let kind = if unreadable { DamageKind::Unreadable } else { kind };
         Ok(Hole { start, end, head, kind, directory, bytes })
     }
 
     /// What stands in the place of a batch, and its header if that is intact.
     fn classify(&self, block: &[u8]) -> (Option<BatchHeader>, DamageKind) {
         let Some(header) = BatchHeader::decode(block).filter(|h| h.check_header(block).is_ok()) else {
-            let zeros = block.iter().all(|&b| b == 0);
-            return (None, if zeros { DamageKind::LostWrite } else { DamageKind::Checksum });
+            return (None, kind_of(block));
         };
         if header.incarnation != self.found.incarnation {
             return (None, DamageKind::Recycled);
@@ -162,6 +163,15 @@ impl Hole {
     pub(super) fn checksums(&self) -> (u32, u32) {
         let Some(header) = self.head.or_else(|| BatchHeader::decode(&self.bytes)) else { return (0, 0) };
         header.check(&self.bytes).map_err(BatchFault::checksums).err().unwrap_or((header.crc, header.crc))
+    }
+}
+
+/// What stands in a block without a valid header.
+pub(super) fn kind_of(block: &[u8]) -> DamageKind {
+    match () {
+        () if block.iter().all(|&byte| byte == 0) => DamageKind::LostWrite,
+        () if is_unreadable(block) => DamageKind::Unreadable,
+        () => DamageKind::Checksum,
     }
 }
 

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use super::follow::{Replay, rebuild_header};
 use super::marks::{FoundMarks, Marks, create_marks, find_marks};
 use super::reader::Reader;
-use super::scan::{Found, perform};
+use super::scan::{Found, is_unreadable, perform, read_around};
 use super::space::{SEGMENTS_MIN, Segments, Spare, capacity, directory_bytes_max};
 use super::tail::move_tail;
 use super::taken::Taken;
 use super::{Health, OpenError, Options, Recovered, Recovery, Stats, StreamSlot, Ticket, Wal};
-use crate::disk::{Disk, DiskError, Done, Op, OpenMode};
+use crate::disk::{Disk, DiskError, Done, FileId, Op, OpenMode};
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK, Directory, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, Lsn,
     MARKS_FILE, PAYLOAD_MAX, RECORD_OVERHEAD_MAX, SegmentHeader, parse_file_name,
@@ -166,13 +166,13 @@ fn list<D: Disk>(disk: &mut D) -> Result<Listing, OpenError> {
                 let Ok(Done::Opened { file, len }) = opened.result else {
                     unreachable!("an open answers with a file")
                 };
-                let buffer = disk.buffer(BLOCK as usize);
-                let read = perform(disk, Op::Read { file, offset: 0, buffer, len: BLOCK as u32 })?;
-                let Some(buffer) = read.buffer else { unreachable!("a read returns its buffer") };
-                let head = SegmentHeader::decode(buffer.as_slice());
-                disk.recycle(buffer);
+                let (head, unreadable) = read_head(disk, file)?;
                 let mut found = Found { incarnation, file, bytes: len, head, rebuilt: None };
                 found.rebuilt = rebuild(disk, &found)?;
+                if let (Some(error), None) = (unreadable, &found.rebuilt) {
+                    // Nothing in the file is known: the device may be gone as a whole.
+                    return Err(error.into());
+                }
                 if let (HeaderBlock::Foreign, None) = (&head, &found.rebuilt) {
                     return Err(OpenError::ForeignFile {
                         name,
@@ -189,6 +189,27 @@ fn list<D: Disk>(disk: &mut D) -> Result<Listing, OpenError> {
     listing.segments.sort_by_key(|f| f.incarnation);
     forget_copies(&mut listing.segments);
     Ok(listing)
+}
+
+/// A segment's first block, and why it cannot be read if that is so.
+fn read_head<D: Disk>(disk: &mut D, file: FileId) -> Result<(HeaderBlock, Option<DiskError>), DiskError> {
+    let buffer = disk.buffer(BLOCK as usize);
+    match perform(disk, Op::Read { file, offset: 0, buffer, len: BLOCK as u32 }) {
+        Ok(read) => {
+            let Some(buffer) = read.buffer else { unreachable!("a read returns its buffer") };
+            let head = SegmentHeader::decode(buffer.as_slice());
+            disk.recycle(buffer);
+            Ok((head, None))
+        }
+        Err(error) if error.is_unreadable() => {
+            let block = read_around(disk, file, 0, BLOCK)?;
+            if is_unreadable(&block) {
+                return Ok((HeaderBlock::Damaged { stored: 0, computed: 0 }, Some(error)));
+            }
+            Ok((SegmentHeader::decode(&block), None))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The header of a segment in use that has lost its own: a damaged one is looked for in the whole file, one that was never

@@ -14,6 +14,10 @@ const PIECE_BYTES: u64 = 1 << 20;
 const UNUSED_BYTES: u64 = 8 << 20;
 /// Reads under way.
 const PIECES_AHEAD: usize = 6;
+/// So often a read that the device refuses is tried, as a whole and then block by block.
+const TRIES: u32 = 3;
+/// A block that cannot be read comes as this byte all over: no batch, no header, no record looks like it.
+const UNREADABLE: u8 = 0xee;
 
 /// A segment file while the log opens.
 #[derive(Clone, Debug)]
@@ -110,6 +114,13 @@ pub(super) fn read_pieces<D: Disk>(
             (Ok(Done::Transferred(len)), Some(buffer)) if !stop => {
                 stop = !each(at, &buffer.as_slice()[..len as usize]);
             }
+            (Err(error), _) if !stop && error.is_unreadable() => {
+                finish(disk, base, &mut under_way);
+                match read_around(disk, file, at, PIECE_BYTES.min(end - at)) {
+                    Ok(bytes) => stop = !each(at, &bytes),
+                    Err(error) => (failed, stop) = (Some(error), true),
+                }
+            }
             (Err(error), _) if !stop => {
                 failed = Some(error);
                 stop = true;
@@ -120,6 +131,78 @@ pub(super) fn read_pieces<D: Disk>(
             disk.recycle(buffer);
         }
     }
+}
+
+/// Waits for all pieces under way.
+fn finish<D: Disk>(disk: &mut D, base: u64, under_way: &mut VecDeque<(u64, Option<Completion>)>) {
+    while under_way.iter().any(|(_, completion)| completion.is_none()) {
+        let mut completions = Vec::new();
+        disk.wait(&mut completions);
+        for completion in completions {
+            let (_, number) = super::token_parts(completion.token);
+            if let Some(piece) = under_way.get_mut((number - base) as usize) {
+                piece.1 = Some(completion);
+            }
+        }
+    }
+}
+
+/// Reads a piece that the device refused: once more as a whole, then block by block. What cannot be read at all is damage in its
+/// place, and comes as [`UNREADABLE`]. Other errors are errors. Only while nothing else is under way.
+pub(super) fn read_around<D: Disk>(
+    disk: &mut D,
+    file: FileId,
+    offset: u64,
+    len: u64,
+) -> Result<Vec<u8>, DiskError> {
+    if let Ok(bytes) = read_stubbornly(disk, file, offset, len)? {
+        return Ok(bytes);
+    }
+    let mut bytes = Vec::with_capacity(len as usize);
+    let mut refused = 0;
+    for at in (offset..offset + len).step_by(BLOCK as usize) {
+        match read_stubbornly(disk, file, at, BLOCK)? {
+            Ok(block) => bytes.extend_from_slice(&block),
+            Err(error) => {
+                if refused == 0 {
+                    tracing::error!(%error, "the device cannot read what was written there");
+                }
+                refused += 1;
+                bytes.resize(bytes.len() + BLOCK as usize, UNREADABLE);
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// The inner error: the device cannot read this.
+fn read_stubbornly<D: Disk>(
+    disk: &mut D,
+    file: FileId,
+    offset: u64,
+    len: u64,
+) -> Result<Result<Vec<u8>, DiskError>, DiskError> {
+    let mut refusal = None;
+    for _ in 0..TRIES {
+        let buffer = disk.buffer(len as usize);
+        match perform(disk, Op::Read { file, offset, buffer, len: len as u32 }) {
+            Ok(Completion { result: Ok(Done::Transferred(bytes)), buffer: Some(buffer), .. }) => {
+                let read = buffer.as_slice()[..bytes as usize].to_vec();
+                disk.recycle(buffer);
+                return Ok(Ok(read));
+            }
+            Ok(done) => unreachable!("a read ended as {:?}", done.result),
+            Err(error) if error.is_unreadable() => refusal = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let unknown = || DiskError { op: "read", name: String::new(), offset: Some(offset), errno: libc::EIO };
+    Ok(Err(refusal.unwrap_or_else(unknown)))
+}
+
+/// Whether a block stands for one that the device cannot read.
+pub(super) fn is_unreadable(block: &[u8]) -> bool {
+    !block.is_empty() && block.iter().all(|&byte| byte == UNREADABLE)
 }
 
 /// Why a scan ended before the end it was given.

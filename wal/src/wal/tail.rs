@@ -46,7 +46,7 @@ pub(super) fn move_tail<D: Disk>(wal: &mut Wal<D>, segments: &[Found]) -> Result
     };
     let mut block = vec![0; BLOCK as usize];
     header.crc = header.encode(&mut block);
-    let (bytes, chain) = resealed(&mut wal.disk, found, &old, &header, end)?;
+    let Some((bytes, chain)) = resealed(&mut wal.disk, found, &old, &header, end)? else { return Ok(false) };
     match write(&mut wal.disk, prepared.file, &bytes, &block) {
         Ok(()) => {}
         Err(error) if error.is_out_of_space() => return Ok(false),
@@ -57,14 +57,14 @@ pub(super) fn move_tail<D: Disk>(wal: &mut Wal<D>, segments: &[Found]) -> Result
     Ok(true)
 }
 
-/// The batches of a segment as they look under another header, and the end of their chain.
+/// The batches of a segment as they look under another header, and the end of their chain; `None` if they do not read any more.
 fn resealed<D: Disk>(
     disk: &mut D,
     found: &Found,
     old: &SegmentHeader,
     new: &SegmentHeader,
     end: Lsn,
-) -> Result<(Vec<u8>, u32), OpenError> {
+) -> Result<Option<(Vec<u8>, u32)>, OpenError> {
     let mut bytes: Vec<u8> = Vec::with_capacity(end.since(old.start) as usize);
     let mut crc = new.crc;
     let mut chain = Chain { lsn: old.start, crc: Some(old.crc) };
@@ -77,16 +77,15 @@ fn resealed<D: Disk>(
     };
     let damage = scan_segment(disk, found, old, Some(end), &mut chain, &mut on_batch)??;
     if let Some(damage) = damage {
-        // It was intact a moment ago.
-        return Err(OpenError::Corrupt {
-            segment: found.name(),
-            offset: damage.offset,
-            expected_crc: damage.expected_crc,
-            found_crc: damage.found_crc,
-            durable_end: end.0,
-        });
+        // It was intact a moment ago, and has been taken: it stays where it is, for the scrubber to find.
+        tracing::error!(
+            segment = found.name(),
+            damage.offset,
+            "a batch that was read a moment ago is damaged"
+        );
+        return Ok(None);
     }
-    Ok((bytes, crc))
+    Ok(Some((bytes, crc)))
 }
 
 fn write<D: Disk>(disk: &mut D, file: FileId, batches: &[u8], header: &[u8]) -> Result<(), DiskError> {

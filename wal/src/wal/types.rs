@@ -410,6 +410,8 @@ pub enum DamageKind {
     OtherHistory,
     /// A segment's header; nothing else is lost with it.
     Header,
+    /// The device cannot read the place (EIO and its like), and could not when asked again.
+    Unreadable,
 }
 
 impl std::fmt::Display for DamageKind {
@@ -421,6 +423,7 @@ impl std::fmt::Display for DamageKind {
             DamageKind::Misdirected => "a valid block that belongs elsewhere, misdirected",
             DamageKind::OtherHistory => "a valid block that follows another predecessor",
             DamageKind::Header => "the segment's header, nothing else",
+            DamageKind::Unreadable => "the device cannot read it",
         })
     }
 }

@@ -122,11 +122,13 @@ impl<D: Disk> Wal<D> {
         std::mem::take(&mut self.news)
     }
 
-    /// As [`Wal::poll`], but waits for a completion if there is no news and operations are under way. For programs without a
-    /// loop of their own (benchmarks, tools); never from a running core.
-    pub fn wait(&mut self, now_nanos: u64) -> bool {
+    /// As [`Wal::poll`], but waits for a completion if there is no news and operations are under way. The clock is asked once
+    /// the wait is over: what completed meanwhile was not complete before. For programs without a loop of their own
+    /// (benchmarks, tools); never from a running core.
+    pub fn wait(&mut self, now_nanos: impl FnOnce() -> u64) -> bool {
         if !self.news {
-            self.wait_once(now_nanos);
+            self.wait_for_disk();
+            self.handle_completions(now_nanos());
         }
         std::mem::take(&mut self.news)
     }
