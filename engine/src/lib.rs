@@ -39,4 +39,5 @@ pub mod core;
 pub mod kv;
 pub mod node;
 pub mod runtime;
+pub mod snapshot;
 pub mod wire;

@@ -1,0 +1,6 @@
+//! The files of snapshots, on the simulated disk and on a real one.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod basics;
+mod common;
