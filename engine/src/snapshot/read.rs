@@ -234,7 +234,7 @@ impl<D: Disk> SnapshotStore<D> {
         {
             reading.file.into_iter().for_each(|file| self.io.close(file));
             let key = reading.key();
-            self.retain(key.group, key.life);
+            self.retain(key.group, key.life, false);
         }
     }
 }

@@ -77,7 +77,7 @@ impl<D: Disk> SnapshotStore<D> {
         };
         let lives: Vec<(GroupId, u32)> = store.files.keys().map(|key| (key.group, key.life)).collect();
         for (group, life) in lives {
-            store.retain(group, life);
+            store.retain(group, life, false);
         }
         Ok((store, opened))
     }
@@ -170,8 +170,13 @@ impl<D: Disk> SnapshotStore<D> {
         StoreStats { files, file_bytes, ..self.stats }
     }
 
-    /// The disk, for what only its kind has: an eventfd, faults.
-    pub fn disk(&mut self) -> &mut D {
+    /// The disk, for what only its kind has: an eventfd, say.
+    pub fn disk(&self) -> &D {
+        &self.io.disk
+    }
+
+    /// The disk, for what only its kind has: faults, say. Operations that the store did not ask for must not complete on it.
+    pub fn disk_mut(&mut self) -> &mut D {
         &mut self.io.disk
     }
 
@@ -288,7 +293,7 @@ impl<D: Disk> SnapshotStore<D> {
                 self.stats.durable += 1;
                 self.events.push(StoreEvent::Durable { write, snapshot: header.id });
                 self.files.insert(key, Entry { bytes: header.file_bytes(), header: Ok(header) });
-                self.retain(key.group, key.life);
+                self.retain(key.group, key.life, true);
             }
             (failure, _) => {
                 self.stats.failed += 1;
@@ -299,16 +304,18 @@ impl<D: Disk> SnapshotStore<D> {
     }
 
     /// Removes what the newest good snapshot of a group's life and the settings make superfluous.
-    pub(super) fn retain(&mut self, group: GroupId, life: u32) {
+    /// `damaged`: those that could not be read as well, because there is a newer one that was just written. Before that they may
+    /// be needed: a device that could not read them may do so at the next start.
+    pub(super) fn retain(&mut self, group: GroupId, life: u32, damaged: bool) {
         let kept = self.settings.snapshots_kept as usize + 1;
         let mut good = 0;
         let mut superfluous = Vec::new();
         for (key, entry) in self.of(group, life).rev() {
             match entry.header {
                 Ok(_) if good < kept => good += 1,
-                // Older than a good one: nobody will ever want it.
-                _ if good > 0 => superfluous.push(*key),
-                _ => {}
+                Ok(_) => superfluous.push(*key),
+                Err(_) if damaged && good > 0 => superfluous.push(*key),
+                Err(_) => {}
             }
         }
         for key in superfluous {

@@ -1,8 +1,8 @@
 //! What the tests share: snapshots whose content is known, and a loop that polls until something happens.
 
 use logdrive::snapshot::{
-    ReadFailure, ReadPart, SnapshotFileSettings, SnapshotId, SnapshotMeta, SnapshotStore, StoreEvent,
-    WriteFailure, WriteId,
+    ReadFailure, ReadId, ReadPart, ReceiveError, Received, SnapshotFileSettings, SnapshotId, SnapshotMeta,
+    SnapshotStore, StoreEvent, WriteFailure, WriteId,
 };
 use logdrive_shard::{GroupId, LogIndex, Members, Membership, Moment, NodeId, Term};
 use logdrive_wal::{Disk, SimDisk, SimOptions};
@@ -54,17 +54,63 @@ pub(crate) struct Bench<D: Disk> {
     pub(crate) store: SnapshotStore<D>,
     pub(crate) now: u64,
     pub(crate) events: Vec<StoreEvent>,
+    /// What is done when only the disk can go on.
+    pub(crate) pause: fn(&D),
 }
 
 impl<D: Disk> Bench<D> {
     pub(crate) fn open(disk: D, settings: SnapshotFileSettings) -> Bench<D> {
         let (store, _) = SnapshotStore::open(disk, settings).unwrap();
-        Bench { store, now: 0, events: Vec::new() }
+        Bench::of(store)
+    }
+
+    pub(crate) fn of(store: SnapshotStore<D>) -> Bench<D> {
+        Bench { store, now: 0, events: Vec::new(), pause: |_| () }
     }
 
     pub(crate) fn poll(&mut self) {
         self.now += 1000;
-        self.store.poll(Moment(self.now), &mut self.events);
+        if !self.store.poll(Moment(self.now), &mut self.events) {
+            (self.pause)(self.store.disk());
+        }
+    }
+
+    /// A chunk as it is sent.
+    pub(crate) fn chunk(&mut self, read: ReadId, number: u64) -> Vec<u8> {
+        assert!(self.store.read_chunk(read, number).unwrap());
+        self.until(|event| match event {
+            StoreEvent::Chunk { read: of, number: which, bytes } if *of == read && *which == number => {
+                Some(bytes.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// All chunks of a snapshot, and its header.
+    pub(crate) fn chunks(&mut self, snapshot: SnapshotId) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let (header, count) =
+            (self.store.header_of(snapshot).unwrap(), self.store.header(snapshot).unwrap().chunks());
+        let read = self.store.begin_send(snapshot).unwrap();
+        let chunks = (0..count).map(|number| self.chunk(read, number)).collect();
+        self.store.end_read(read);
+        (header, chunks)
+    }
+
+    /// Gives a chunk to a reception, when there is room.
+    pub(crate) fn give(
+        &mut self,
+        write: WriteId,
+        snapshot: SnapshotId,
+        number: u64,
+        bytes: &[u8],
+    ) -> Result<Received, ReceiveError> {
+        for _ in 0..POLLS_MAX {
+            match self.store.receive(write, snapshot, number, bytes) {
+                Ok(Received::Full) => self.poll(),
+                other => return other,
+            }
+        }
+        panic!("there never was room");
     }
 
     /// Polls until an event is there for which the function answers something.

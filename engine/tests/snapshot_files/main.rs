@@ -4,3 +4,9 @@
 
 mod basics;
 mod common;
+mod crash;
+mod damage;
+mod disks;
+mod failures;
+mod fixture;
+mod transfer;
