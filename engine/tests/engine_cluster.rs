@@ -6,10 +6,10 @@ mod engine_common;
 
 use std::time::Duration;
 
-use engine_common::{Cluster, eventually, get, log_to_stderr, set};
+use engine_common::{Cluster, eventually, get, increment, log_to_stderr, set};
 use futures_lite::future::{block_on, poll_once};
 use logdrive::api::{Busy, Error, ReadPolicy};
-use logdrive::kv::{Command, Reply};
+use logdrive::kv::Reply;
 use logdrive::runtime::{Group, SettingsError, StartError};
 use logdrive_shard::{GroupId, LogIndex, NodeId, Role};
 
@@ -82,13 +82,8 @@ fn a_session_goes_on_at_the_next_leader_and_counts_once() {
     let leader = cluster.leader(1);
     let group = cluster.group(leader, 1);
     let mut session = block_on(group.open_session()).unwrap();
-    let increment = || {
-        let mut command = Vec::new();
-        Command::Increment { key: b"n", by: 1 }.encode(&mut command);
-        command
-    };
     let first = session.next_call().unwrap();
-    let one = block_on(group.propose_in_session(first, increment())).unwrap();
+    let one = block_on(group.propose_in_session(first, increment("n"))).unwrap();
     assert_eq!(Reply::decode(&one).unwrap(), Reply::Integer(1));
     // The client did not see the answer; the leader dies, and the same call goes to whoever leads next.
     cluster.crash(leader);
@@ -96,7 +91,7 @@ fn a_session_goes_on_at_the_next_leader_and_counts_once() {
     let group = cluster.group(next, 1);
     let ask = |call, group: &Group| {
         eventually("the session's command is answered", || {
-            match block_on(group.propose_in_session(call, increment())) {
+            match block_on(group.propose_in_session(call, increment("n"))) {
                 Ok(reply) => Some(reply),
                 Err(Error::NotLeader { .. } | Error::Busy { .. } | Error::Indeterminate) => None,
                 Err(error) => panic!("{error}"),
@@ -111,7 +106,7 @@ fn a_session_goes_on_at_the_next_leader_and_counts_once() {
     assert_eq!(cluster.get(1, "n").as_deref(), Some("2"));
     block_on(group.keep_session(session.id())).unwrap();
     block_on(group.close_session(session.id())).unwrap();
-    let ended = block_on(group.propose_in_session(second, increment()));
+    let ended = block_on(group.propose_in_session(second, increment("n")));
     assert_eq!(ended, Err(Error::UnknownSession { session: session.id() }));
     cluster.start_node(leader);
     cluster.await_equal();

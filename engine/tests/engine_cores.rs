@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine_common::{Cluster, eventually, get, log_to_stderr, set};
-use logdrive::api::{Busy, Completions, Error, ReadPolicy, Retry};
+use engine_common::{Cluster, eventually, get, increment, log_to_stderr, set};
+use logdrive::api::{Busy, Completions, Error, ReadPolicy, Retry, Session};
 use logdrive::core::CoreId;
 use logdrive::kv::Reply;
 use logdrive::runtime::{CoreClient, Service};
@@ -210,6 +210,71 @@ fn the_mesh_between_two_cores_is_bounded() {
     });
     cluster.try_start(1, vec![run]).unwrap();
     assert_eq!(receive(&done), (8, 12));
+    cluster.shutdown(1);
+}
+
+/// A service asks through its port, from its own core and across the mesh; a command that is repeated is executed once.
+#[test]
+fn sessions_are_used_through_a_port_on_this_core_and_across_the_mesh() {
+    let mut cluster = Cluster::new(1, 2, 2);
+    let (sender, done) = channel();
+    let sender = Mutex::new(sender);
+    let run = service(move |client| {
+        let sender = sender.lock().unwrap().clone();
+        async move {
+            if client.core() != CoreId(0) {
+                return;
+            }
+            for group in (1..=2).map(GroupId) {
+                while client.leader_of(group) != client.node() {
+                    client.sleep(Duration::from_millis(5)).await;
+                }
+                let port = client.open_port();
+                let mut answers = Completions::default();
+                let mut next = async |token: u64| {
+                    port.answers(&mut answers).await;
+                    let (completion, reply) = answers.iter().next().unwrap();
+                    assert_eq!((completion.token, answers.len()), (token, 1));
+                    (completion.result, reply.to_vec())
+                };
+                port.open_session(1, group);
+                let (_, id) = next(1).await;
+                let mut session = Session::new(u64::from_le_bytes(id.try_into().unwrap()));
+                let call = session.next_call().unwrap();
+                let mut replies = Vec::new();
+                for token in 2..5 {
+                    port.propose_in_session(token, group, call, &increment("n"));
+                    let (result, reply) = next(token).await;
+                    let Ok(Reply::Integer(count)) = Reply::decode(&reply) else { panic!("{result:?}") };
+                    replies.push((result.unwrap(), count));
+                }
+                session.answered(call);
+                port.keep_session(5, group, session.id());
+                assert!(next(5).await.0.is_ok());
+                port.close_session(6, group, session.id());
+                assert!(next(6).await.0.is_ok());
+                let late = session.next_call().unwrap();
+                port.propose_in_session(7, group, late, &increment("n"));
+                let unknown = next(7).await.0;
+                assert_eq!(unknown, Err(Error::UnknownSession { session: session.id() }));
+                sender.send((client.core_of(group) == Some(client.core()), replies)).unwrap();
+            }
+        }
+    });
+    cluster.try_start(1, vec![run]).unwrap();
+    let (mut here, mut away) = (0, 0);
+    for _ in 0..2 {
+        let (is_here, replies) = receive(&done);
+        if is_here {
+            here += 1
+        } else {
+            away += 1
+        }
+        assert_eq!(replies.len(), 3);
+        assert!(replies.iter().all(|reply| *reply == replies[0]), "one execution, one index: {replies:?}");
+        assert_eq!(replies[0].1, 1);
+    }
+    assert_eq!((here, away), (1, 1));
     cluster.shutdown(1);
 }
 

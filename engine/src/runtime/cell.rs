@@ -281,6 +281,7 @@ impl<M: StateMachine> CoreCell<M> {
             let slot = Slot(request.slot);
             let taken = match request.kind {
                 Kind::Propose => self.propose(port, token, slot, payload),
+                Kind::Session(kind) => self.session(port, token, slot, kind.op(payload)),
                 Kind::Read(policy) => self.read(port, token, slot, policy, payload),
             };
             if let Err(error) = taken {
@@ -326,7 +327,7 @@ impl<M: StateMachine> CoreCell<M> {
         reply: super::reply::Reply<Vec<super::inbox::Outcome>>,
     ) {
         let token = self.batches.borrow_mut().begin(1, reply);
-        let _ = self.session(self.embedded_port.get(), token, slot, op.as_op());
+        let _ = self.session(self.embedded_port.get(), token, slot, op.kind.op(&op.command));
     }
 
     /// A read of the embedding program.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use logdrive_shard::{GroupId, LogIndex, MembershipChange, NodeId};
 
-use crate::api::{Completions, Error, ReadPolicy};
+use crate::api::{Completions, Error, ReadPolicy, SessionCall};
 use crate::core::{CoreId, CoreStatus, GroupStatus, GroupSummary};
 
 use super::cell::{Base, LocalCore};
@@ -19,6 +19,7 @@ use super::inbox::Item;
 use super::mesh::Kind;
 use super::port::PortState;
 use super::reply::reply;
+use super::session::SessionKind;
 use super::settings::PeerAddress;
 use super::shared::Place;
 use super::{PeerStatus, RuntimeCounters};
@@ -226,6 +227,28 @@ impl Port {
         self.ask(token, group, Kind::Propose, payload);
     }
 
+    /// Queues the opening of a session, in which commands are executed exactly once. The reply is its number in 8 bytes,
+    /// little-endian, for [`crate::api::Session::new`].
+    pub fn open_session(&self, token: u64, group: GroupId) {
+        self.ask(token, group, Kind::Session(SessionKind::Open), &[]);
+    }
+
+    /// Queues a command of a session. The reply is that of its first execution, wherever and whenever that was; see
+    /// [`super::Group::propose_in_session`].
+    pub fn propose_in_session(&self, token: u64, group: GroupId, call: SessionCall, payload: &[u8]) {
+        self.ask(token, group, Kind::Session(SessionKind::Command(call)), payload);
+    }
+
+    /// Queues something that keeps a session from expiring.
+    pub fn keep_session(&self, token: u64, group: GroupId, session: u64) {
+        self.ask(token, group, Kind::Session(SessionKind::KeepAlive(session)), &[]);
+    }
+
+    /// Queues the end of a session: the group forgets its replies.
+    pub fn close_session(&self, token: u64, group: GroupId, session: u64) {
+        self.ask(token, group, Kind::Session(SessionKind::Close(session)), &[]);
+    }
+
     /// Queues a read.
     pub fn read(&self, token: u64, group: GroupId, policy: ReadPolicy, request: &[u8]) {
         self.ask(token, group, Kind::Read(policy), request);
@@ -237,6 +260,7 @@ impl Port {
             None => Err(Error::NoSuchGroup),
             Some(Place { core, slot }) if core == base.id => match kind {
                 Kind::Propose => self.core.propose(self.state.id(), token, slot, bytes),
+                Kind::Session(kind) => self.core.session(self.state.id(), token, slot, kind.op(bytes)),
                 Kind::Read(policy) => self.core.read(self.state.id(), token, slot, policy, bytes),
             },
             Some(Place { core, slot }) => {

@@ -10,7 +10,7 @@ use crate::core::GroupStatus;
 
 use super::inbox::{Item, Outcome};
 use super::reply::{Waiting, reply};
-use super::session::SessionRequest;
+use super::session::{SessionKind, SessionRequest};
 use super::shared::{Node, Place};
 
 /// One group, from any thread and under any async runtime; cheap to clone. The futures are `Send` and borrow nothing; what they ask
@@ -71,7 +71,7 @@ impl Group {
     /// Opens a session: commands in it are executed exactly once, however often they are proposed. A session whose opening was not
     /// answered ends by itself.
     pub fn open_session(&self) -> impl Future<Output = Result<Session, Error>> + Send + use<> {
-        let opened = self.session(SessionRequest::Open);
+        let opened = self.session(SessionKind::Open.into());
         async move {
             let id = opened.await?;
             let id = id.try_into().map(u64::from_le_bytes).map_err(|_| Error::SessionFormat)?;
@@ -88,18 +88,18 @@ impl Group {
         call: SessionCall,
         payload: Vec<u8>,
     ) -> impl Future<Output = Result<Vec<u8>, Error>> + Send + use<> {
-        self.session(SessionRequest::Command(call, payload))
+        self.session(SessionRequest { kind: SessionKind::Command(call), command: payload })
     }
 
     /// Keeps a session from expiring.
     pub fn keep_session(&self, session: u64) -> impl Future<Output = Result<(), Error>> + Send + use<> {
-        let kept = self.session(SessionRequest::KeepAlive(session));
+        let kept = self.session(SessionKind::KeepAlive(session).into());
         async move { kept.await.map(drop) }
     }
 
     /// Ends a session: the group forgets its replies.
     pub fn close_session(&self, session: u64) -> impl Future<Output = Result<(), Error>> + Send + use<> {
-        let closed = self.session(SessionRequest::Close(session));
+        let closed = self.session(SessionKind::Close(session).into());
         async move { closed.await.map(drop) }
     }
 
@@ -152,12 +152,12 @@ impl Group {
     }
 
     /// Asks for another configuration of the group's members and waits until it is committed; the index of the configuration,
-    /// which a later change can name as the one it expects. A joint configuration is left by the leader soon after, with an
-    /// index of its own: [`Group::status`] shows both.
+    /// which a later change can name as the one it expects. If the way there is a joint configuration that the leader leaves by itself,
+    /// that was left: the index is that of the final configuration.
     ///
     /// `NotLeader` unless this node leads; `MembershipMismatch` if the configuration is not the expected one;
     /// `LearnerBehind`, `LearnerUnknown` and `NoQuorum` for what would keep the group from committing; `Busy` while an
-    /// earlier change or a transfer is under way; `Indeterminate` if leadership was lost before it was committed.
+    /// earlier change or a transfer is under way; `Indeterminate` if leadership was lost before the final configuration was committed.
     pub fn change_membership(
         &self,
         change: MembershipChange,

@@ -66,7 +66,7 @@ impl Item {
     fn payload_bytes(&self) -> u64 {
         match self {
             Item::Propose { payloads, .. } => payloads.iter().map(|p| p.len() as u64).sum(),
-            Item::Session { op: SessionRequest::Command(_, command), .. } => command.len() as u64,
+            Item::Session { op, .. } => op.command.len() as u64,
             Item::Read { request, .. } => request.len() as u64,
             _ => 0,
         }

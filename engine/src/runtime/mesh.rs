@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use logdrive_shard::LogIndex;
 
+use super::session::SessionKind;
 use crate::api::{Busy, Error, ReadPolicy};
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Propose,
+    Session(SessionKind),
     Read(ReadPolicy),
 }
 

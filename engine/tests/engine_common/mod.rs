@@ -209,6 +209,12 @@ pub fn set(key: &str, value: &str) -> Vec<u8> {
     out
 }
 
+pub fn increment(key: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    Command::Increment { key: key.as_bytes(), by: 1 }.encode(&mut out);
+    out
+}
+
 pub fn get(key: &str) -> Vec<u8> {
     let mut out = Vec::new();
     Query::Get { key: key.as_bytes() }.encode(&mut out);
