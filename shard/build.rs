@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 21] = [
+const MUTANTS: [&str; 22] = [
     "own_copy_early",
     "own_vote_early",
     "reports_last",
@@ -21,6 +21,7 @@ const MUTANTS: [&str; 21] = [
     "two_changes",
     "change_before_commit",
     "doubt_ignored",
+    "named_ignored",
     "floor_ignored",
     "matched_remembered",
 ];

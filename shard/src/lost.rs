@@ -34,9 +34,13 @@
 //! that is itself in doubt does not answer, because its own term may have gone back. If a voter never answers, the member has
 //! to be replaced.
 //!
-//! What this does not cover: if the same damage took the tail of the log, and with it a configuration that the member had appended, the
-//! voters it asks are those of an older configuration. A candidate that only the newer one knows may have had its vote in a term
-//! that none of them has heard of. Until reports name configurations, replace a member that lost both while members changed.
+//! The voters it knows may be those of an older configuration: the same damage may have taken a newer one, or it may have voted for a
+//! candidate of one that it never had. So every report names the voters of its sender's configuration, and all who are
+//! named are asked as well. That finds whoever could have been elected with the vote: its configuration was appended by a leader that
+//! is a voter of the one before, which goes back, configuration by configuration, to the one that this member has. That leader's
+//! log still has it, and its report names the candidate, or its log has something newer instead, which somebody in the
+//! candidate's majority had to have as well, and did not vote. Therefore a member whose log is incomplete does not report before it is whole: its
+//! newer configurations may be what it lost.
 //!
 //! Source: Alagappan et al., "Protocol-Aware Recovery for Consensus-Based Storage" (FAST 2018), for the problem and for never
 //! treating damage as a crash.
@@ -46,6 +50,10 @@ use std::fmt;
 use crate::mutant;
 use crate::role::{Flags, RoleState};
 use crate::{Env, Group, LogIndex, Moment, NodeId, Route, Sink, Term, TermQuery, TermReport, VoteRequest};
+
+/// Nodes that report, or are named in reports, at most: more than any history of configurations has that is worth waiting for. A member that
+/// would have to ask more of them stays in doubt, and is replaced.
+const NAMED_MAX: usize = 64;
 
 /// The end of a log, in the order that votes compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,9 +104,11 @@ pub(crate) struct Recovering {
     pub(crate) lost: Lost,
     /// The log is whole when it is durable up to here.
     whole_at: Option<LogIndex>,
-    /// Peers that reported their term, and the highest of the terms.
+    /// Who reported a term, and the highest of the terms.
     reported: Vec<NodeId>,
     reported_term: Term,
+    /// Who decides by the configurations of those that reported.
+    named: Vec<NodeId>,
 }
 
 impl Recovering {
@@ -141,18 +151,28 @@ impl Group {
             self.settle_state(env);
         }
         if self.cold.recovering.lost.state {
-            for peer in 0..self.peers() {
-                self.ask_term(env, peer);
-            }
+            self.ask_terms(env);
             self.deadline = env.now.after(env.config.election_base);
         }
     }
 
-    /// Asks a peer for its term, if that is still needed.
+    /// Whether a node's term must be known: it decides by this member's configuration, or by that of somebody who reported.
+    fn must_report(&self, node: NodeId) -> bool {
+        let recovering = &self.cold.recovering;
+        let is_voter = self.membership().is_voter(node) || recovering.named.contains(&node);
+        is_voter && node != self.cold.me && !recovering.reported.contains(&node)
+    }
+
+    fn ask_terms<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        for at in 0..self.known_nodes() {
+            self.ask_term(env, at);
+        }
+    }
+
+    /// Asks a node for its term, if that is still needed.
     pub(crate) fn ask_term<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: usize) {
         let route = self.route(peer);
-        let recovering = &self.cold.recovering;
-        if recovering.lost.state && !recovering.reported.contains(&self.id(peer)) && route != Route::NONE {
+        if self.cold.recovering.lost.state && self.must_report(self.id(peer)) && route != Route::NONE {
             env.sink.term_query(route, TermQuery { term: self.term });
         }
     }
@@ -161,8 +181,11 @@ impl Group {
     pub fn on_term_query<S: Sink>(&mut self, env: &mut Env<'_, S>, from: NodeId, message: &TermQuery) {
         let Some(peer) = self.sender(from, message.term) else { return };
         let route = self.route(peer);
-        if !self.is_in_doubt() && route != Route::NONE {
-            env.sink.term_report(route, TermReport { term: self.term });
+        let is_sound = !self.has_losses() || mutant::DOUBT_IGNORED;
+        if is_sound && route != Route::NONE {
+            let membership = self.membership();
+            let voters = membership.members().filter(|&node| membership.is_voter(node)).collect();
+            env.sink.term_report(route, TermReport { term: self.term, voters });
         }
     }
 
@@ -172,19 +195,34 @@ impl Group {
             return;
         }
         let recovering = &mut self.cold.recovering;
+        if recovering.reported.len() >= NAMED_MAX || recovering.named.len() + message.voters.len() > NAMED_MAX
+        {
+            return self.refuse_message();
+        }
         if !recovering.reported.contains(&from) {
             recovering.reported.push(from);
         }
         recovering.reported_term = recovering.reported_term.max(message.term);
+        let mut has_more = false;
+        if !mutant::NAMED_IGNORED {
+            for voter in &message.voters {
+                if !recovering.named.contains(voter) {
+                    recovering.named.push(*voter);
+                    has_more = true;
+                }
+            }
+        }
+        if has_more {
+            self.ask_terms(env);
+        }
         self.settle_state(env);
     }
 
     /// Enters the highest term reported with its vote spent, once every other voter has reported.
     fn settle_state<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        let Recovering { reported, reported_term, .. } = &self.cold.recovering;
-        let reported_term = *reported_term;
-        let is_silent = |peer| self.is_voter(peer) && !reported.contains(&self.id(peer));
-        if (0..self.peers()).any(is_silent) {
+        let reported_term = self.cold.recovering.reported_term;
+        let named = self.cold.recovering.named.iter().copied();
+        if self.membership().members().chain(named).any(|node| self.must_report(node)) {
             return;
         }
         if reported_term > self.term {

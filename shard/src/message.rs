@@ -3,7 +3,7 @@
 //! The caller adds the addressing (the receiver's slot, the group's history id) and, for [`Append`], the
 //! payloads of the entries. `from` is handed to the receiving group beside the message.
 
-use crate::{LogIndex, Term};
+use crate::{LogIndex, NodeId, Term};
 
 /// AppendEntries (Raft paper, 5.3): `count` entries, all of term `entry_term`, after `prev_index`.
 ///
@@ -125,11 +125,13 @@ pub struct TermQuery {
     pub term: Term,
 }
 
-/// The answer to [`TermQuery`], from members that are not in doubt themselves. Sent only when the term is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The answer to [`TermQuery`], from members whose disks lost nothing. Sent only when the term is durable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TermReport {
     /// The sender's term.
     pub term: Term,
+    /// Who takes part in decisions by the sender's configuration in force: they are to be asked as well.
+    pub voters: Vec<NodeId>,
 }
 
 /// The leader orders its successor to campaign at once (dissertation, 3.10).

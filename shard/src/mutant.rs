@@ -37,6 +37,8 @@ pub(crate) const CHANGE_BEFORE_COMMIT: bool = cfg!(mutant_change_before_commit);
 pub(crate) const VOTE_UNSAVED: bool = cfg!(mutant_vote_unsaved);
 /// A member whose hard state may be lost votes and acknowledges all the same.
 pub(crate) const DOUBT_IGNORED: bool = cfg!(mutant_doubt_ignored);
+/// A member in doubt asks only the voters that it knows itself.
+pub(crate) const NAMED_IGNORED: bool = cfg!(mutant_named_ignored);
 /// A member that lost entries votes for whoever is ahead of what it has left.
 pub(crate) const FLOOR_IGNORED: bool = cfg!(mutant_floor_ignored);
 /// A leader goes on counting what a peer acknowledged before it came back with less.

@@ -4,7 +4,7 @@ mod common;
 
 use common::node::Start;
 use common::{Cluster, Message, config, ms};
-use logdrive_shard::{LogEnd, LogIndex, NodeId, Role, Term};
+use logdrive_shard::{LogEnd, LogIndex, MemberStep, MembershipChange, NodeId, Role, Term};
 
 /// Three nodes led by node 1, with `entries` committed everywhere.
 fn led_by_one(entries: u32) -> Cluster {
@@ -145,6 +145,59 @@ fn field_42_a_voter_in_doubt_acknowledges_nothing_and_members_in_doubt_do_not_an
     assert!(cluster.group(2).lost().state && cluster.group(3).lost().state);
     assert!(!cluster.network.iter().any(|e| matches!(e.message, Message::TermReport(_))));
     assert_eq!(cluster.leader(), None);
+}
+
+/// The vote went to a node that only a newer configuration knows, and that configuration is lost as well.
+#[test]
+fn field_42_a_voter_that_lost_its_vote_and_a_configuration_asks_the_voters_of_the_newer_one() {
+    let start = Start { voters: vec![1, 2, 3], fresh: true, ..Start::default() };
+    let mut cluster = Cluster::dark(4, config(), 7, &start);
+    cluster.connect_all();
+    cluster.lead(1);
+    cluster.change(1, &MembershipChange::of(&[MemberStep::AddLearner(NodeId(4))])).unwrap();
+    cluster.run_for(ms(1_000));
+    let known = cluster.terms(3).len();
+    cluster.change(1, &MembershipChange::replace(NodeId(2), NodeId(4))).unwrap();
+    cluster.run_for(ms(5_000));
+    assert_eq!(cluster.group(3).membership().to_string(), "voters 1 3 4");
+    // Node 4 is elected with the vote of node 3; nobody else hears of that term, and no entry of it leaves node 4.
+    cluster.partition(&[&[3, 4], &[1], &[2]]);
+    let before = cluster.group(3).term();
+    while !cluster.group(4).is_leader() {
+        cluster.discard(|envelope| envelope.from == NodeId(4) && envelope.message.kind() == "append");
+        cluster.plain(4, |group, env| group.campaign(env));
+        for _ in 0..20 {
+            cluster.complete_writes(3);
+            cluster.complete_writes(4);
+            cluster.deliver(|envelope| envelope.message.kind() != "append");
+        }
+        cluster.now = cluster.now.after(ms(100));
+    }
+    let term = cluster.group(4).term();
+    assert!(term > before && cluster.group(3).term() == term);
+    // The disk of node 3 has what was there before the joint change.
+    cluster.cut(3, 4);
+    let back = cluster.nodes[&3].disk.older_states.len() - 1;
+    let back = (0..=back).find(|&n| {
+        let older = cluster.nodes[&3].disk.older_states.iter().rev().nth(n);
+        older.is_some_and(|state| state.term <= before)
+    });
+    damage(&mut cluster, 3, known, false, Some(back.unwrap()));
+    cluster.boot(3, false);
+    cluster.connect(1, 3);
+    cluster.connect(2, 3);
+    cluster.connect(1, 2);
+    assert_eq!(cluster.group(3).membership().to_string(), "voters 1 2 3, learners 4");
+    cluster.run_for(ms(60_000));
+    assert!(cluster.group(3).lost().state, "node 4 has to be asked, and cannot be");
+    assert_eq!(cluster.leader(), None, "node 4 has no quorum any more, and nobody else leads in its place");
+    cluster.connect(3, 4);
+    cluster.run_for(ms(60_000));
+    assert!(!cluster.group(3).lost().is_any());
+    assert!(cluster.group(3).term() >= term);
+    cluster.connect_all();
+    cluster.run_for(ms(60_000));
+    assert!(cluster.leader().is_some());
 }
 
 #[test]

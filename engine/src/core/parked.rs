@@ -10,7 +10,7 @@ use logdrive_wal::Ticket;
 use super::lane::Lane;
 
 /// What leaves, or is told, when its ticket is durable.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum ParkedBody {
     AppendReply(AppendReply),
     HeartbeatReply(HeartbeatReply),
@@ -22,7 +22,7 @@ pub(super) enum ParkedBody {
 }
 
 /// Something parked by a step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Parked {
     pub(super) ticket: Ticket,
     pub(super) slot: u32,

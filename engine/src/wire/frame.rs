@@ -26,7 +26,7 @@ use rkyv::ser::allocator::SubAllocator;
 
 use super::records::{
     Body, TERM_ELSEWHERE, WireAppend, WireAppendReply, WireHeartbeat, WireHeartbeatReply, WireHint,
-    WirePulse, WireReadIndex, WireTerm, WireTimeoutNow, WireVoteReply, WireVoteRequest,
+    WirePulse, WireReadIndex, WireTerm, WireTermReport, WireTimeoutNow, WireVoteReply, WireVoteRequest,
 };
 use super::{VERSION_MAX, VERSION_MIN};
 
@@ -229,7 +229,10 @@ impl FrameBuilder {
 
     /// Adds the answer to one.
     pub fn term_report(&mut self, to: Address, m: &TermReport) {
-        self.body.term_reports.push(WireTerm { term: m.term.0, slot: to.slot, history: to.history });
+        let Address { slot, history } = to;
+        self.body.report_voters.extend(m.voters.iter().map(|voter| voter.0));
+        let voters = m.voters.len() as u64;
+        self.body.term_reports.push(WireTermReport { term: m.term.0, slot, history, voters });
     }
 
     /// Sets the frame's pulse; the last one counts.

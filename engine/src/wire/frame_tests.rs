@@ -73,7 +73,8 @@ fn message() -> impl Strategy<Value = Message> {
             Message::ReadIndexReply(ReadIndexReply { term, id, index })
         }),
         1 => term().prop_map(|term| Message::TermQuery(TermQuery { term })),
-        1 => term().prop_map(|term| Message::TermReport(TermReport { term })),
+        1 => (term(), vec(any::<u32>().prop_map(logdrive_shard::NodeId), 0..=18))
+            .prop_map(|(term, voters)| Message::TermReport(TermReport { term, voters })),
     ]
 }
 

@@ -101,7 +101,19 @@ pub(super) struct WireTimeoutNow {
     pub(super) history: u32,
 }
 
-/// A question for a term, or the answer to one.
+/// The answer to a question for a term.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+#[repr(C)]
+#[rkyv(derive(Debug))]
+pub(super) struct WireTermReport {
+    pub(super) term: u64,
+    pub(super) slot: u32,
+    pub(super) history: u32,
+    /// So many of [`Body::report_voters`] are the next.
+    pub(super) voters: u64,
+}
+
+/// A question for a term.
 #[derive(Archive, Serialize, Clone, Copy, Debug)]
 #[repr(C)]
 #[rkyv(derive(Debug))]
@@ -161,7 +173,9 @@ pub(super) struct Body {
     pub(super) read_requests: Vec<WireReadIndex>,
     pub(super) read_replies: Vec<WireReadIndex>,
     pub(super) term_queries: Vec<WireTerm>,
-    pub(super) term_reports: Vec<WireTerm>,
+    pub(super) term_reports: Vec<WireTermReport>,
+    /// The voters that reports name.
+    pub(super) report_voters: Vec<u32>,
 }
 
 const _: () = assert!(size_of::<ArchivedWireAppend>() <= 48);
@@ -208,6 +222,7 @@ impl Body {
         self.read_replies.clear();
         self.term_queries.clear();
         self.term_reports.clear();
+        self.report_voters.clear();
     }
 
     /// Bytes on the wire.
@@ -228,5 +243,6 @@ impl Body {
             + size_of_val(&self.read_replies[..])
             + size_of_val(&self.term_queries[..])
             + size_of_val(&self.term_reports[..])
+            + size_of_val(&self.report_voters[..])
     }
 }

@@ -1,7 +1,7 @@
 //! A frame as it is received: validated once, then read in place.
 
 use logdrive_shard::{
-    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, LogIndex, ReadIndexReply,
+    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, LogIndex, NodeId, ReadIndexReply,
     ReadIndexRequest, Term, TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
 };
 use rkyv::primitive::{ArchivedU32, ArchivedU64};
@@ -197,14 +197,22 @@ impl<'a> FrameView<'a> {
 
     /// Answers to them.
     pub fn term_reports(&self) -> impl Iterator<Item = (Address, TermReport)> + use<'a> {
-        let reports = self.body.term_reports.iter();
-        reports.map(|m| (address(m.slot, m.history), TermReport { term: Term(m.term.to_native()) }))
+        let mut voters = self.body.report_voters.iter();
+        self.body.term_reports.iter().map(move |m| {
+            // That they are there was checked.
+            let count = m.voters.to_native() as usize;
+            let voters = voters.by_ref().take(count).map(|voter| NodeId(voter.to_native())).collect();
+            (address(m.slot, m.history), TermReport { term: Term(m.term.to_native()), voters })
+        })
     }
 }
 
 fn address(slot: ArchivedU32, history: ArchivedU32) -> Address {
     Address { slot: slot.to_native(), history: history.to_native() }
 }
+
+/// Voters of a configuration, outgoing ones included, at most.
+const REPORT_VOTERS_MAX: u64 = 2 * logdrive_shard::VOTERS_MAX as u64;
 
 /// Whether the arrays of a validated archive fit each other and the payload area, and every number is in its range.
 fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> {
@@ -247,8 +255,18 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
     for m in body.read_requests.iter().chain(body.read_replies.iter()) {
         numbers |= m.term.to_native() | m.index.to_native();
     }
-    let terms = body.term_queries.iter().chain(body.term_reports.iter());
-    numbers = terms.fold(numbers, |all, m| all | m.term.to_native());
+    numbers = body.term_queries.iter().fold(numbers, |all, m| all | m.term.to_native());
+    let mut voters = 0_u64;
+    for m in body.term_reports.iter() {
+        numbers |= m.term.to_native();
+        if m.voters.to_native() > REPORT_VOTERS_MAX {
+            return Err("a report that names more voters than there can be");
+        }
+        voters += m.voters.to_native();
+    }
+    if voters != body.report_voters.len() as u64 {
+        return Err("reports and voters do not fit each other");
+    }
     if body.pulses.len() > 1 || body.pulses.iter().any(|pulse| pulse.flags.to_native() > 7) {
         return Err("a pulse of an unknown form");
     }

@@ -52,15 +52,15 @@ fn is_lost(node: &Node) -> bool {
 }
 
 /// Whether the disk of `id` may lose what it had made durable, and nothing is lost for good by it: one disk at a time, three voters at
-/// least, and no change under way, so that a majority of the same voters has it all the time. Says where the last configuration is.
-pub fn may_be_damaged(cluster: &Cluster, id: u32) -> Option<usize> {
+/// least, and no change under way, so that a majority of the same voters has it all the time.
+pub fn may_be_damaged(cluster: &Cluster, id: u32) -> bool {
     if cluster.nodes.values().any(is_lost) {
-        return None;
+        return false;
     }
     let node = &cluster.nodes[&id];
     let at = last_configuration(&node.disk.log);
     let in_log = at.checked_sub(1).and_then(|at| node.disk.log[at].members);
-    let membership = in_log.or(node.founding.as_ref())?;
+    let Some(membership) = in_log.or(node.founding.as_ref()) else { return false };
     let has_it = |log: &[Entry]| at == 0 || log.get(at - 1) == node.disk.log.get(at - 1);
     let is_same = |other: &Node| {
         let is_behind = !has_it(&other.disk.log);
@@ -69,7 +69,7 @@ pub fn may_be_damaged(cluster: &Cluster, id: u32) -> Option<usize> {
     };
     let is_settled = membership.voters().len() >= 3 && !membership.is_joint();
     let is_member = membership.is_voter(NodeId(id));
-    (is_settled && is_member && cluster.nodes.values().all(is_same)).then_some(at)
+    is_settled && is_member && cluster.nodes.values().all(is_same)
 }
 
 impl Chaos {

@@ -228,13 +228,13 @@ impl Chaos {
         if self.dice.below(3) > 0 {
             return;
         }
-        let Some(configuration) = may_be_damaged(&self.cluster, id) else { return };
+        if !may_be_damaged(&self.cluster, id) {
+            return;
+        }
         let disk = &mut self.cluster.nodes.get_mut(&id).expect("a node of the cluster").disk;
-        let mut keep = self.dice.below(disk.log.len() as u64 + 1) as usize;
+        let keep = self.dice.below(disk.log.len() as u64 + 1) as usize;
         let back = (self.dice.below(2) == 0).then(|| self.dice.below(3) as usize);
         if back.is_some() {
-            // Whom it may have voted for is known only while it is known who could be.
-            keep = keep.max(configuration);
             self.cluster.checks.forget_own_votes(id);
         }
         self.damages += 1;

@@ -75,7 +75,10 @@ impl fmt::Display for Message {
             }
             Message::TimeoutNow(order) => write!(f, " term {}", order.term),
             Message::TermQuery(query) => write!(f, " term {}", query.term),
-            Message::TermReport(report) => write!(f, " term {}", report.term),
+            Message::TermReport(report) => {
+                let voters: Vec<String> = report.voters.iter().map(ToString::to_string).collect();
+                write!(f, " term {}, voters {}", report.term, voters.join(" "))
+            }
         }
     }
 }
