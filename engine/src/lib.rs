@@ -37,6 +37,7 @@
 pub mod api;
 pub mod core;
 pub mod kv;
+mod mutant;
 pub mod node;
 pub mod runtime;
 pub mod snapshot;

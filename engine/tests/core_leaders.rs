@@ -1,12 +1,14 @@
 //! Where leaders are, what an idle core does, and two stories of the field.
 mod common;
+#[path = "common/members.rs"]
+mod members;
 
 use std::time::Duration;
 
 use common::{Cluster, MS, Setup, ms};
 use logdrive::api::{Busy, Error, ReadPolicy};
 use logdrive::core::Event;
-use logdrive_shard::{LogIndex, Moment, NodeId};
+use logdrive_shard::{LogIndex, MemberStep, MembershipChange, Moment, NodeId};
 
 /// 0 where there is none.
 fn leaders(cluster: &mut Cluster) -> Vec<u32> {
@@ -136,6 +138,33 @@ fn transfers_that_cannot_begin_are_refused_and_one_that_loses_its_leader_ends_to
     let elsewhere = Error::TransferElsewhere { to: NodeId(one), leader: NodeId::NONE };
     assert_eq!(cluster.wait(other, lost).result, Err(elsewhere));
     assert_eq!(cluster.core(other).requests_waiting(), 0);
+}
+
+/// The target of a transfer is an outgoing voter, out of reach when the joint configuration is left: it is a member no longer.
+#[test]
+fn a_transfer_to_a_node_that_is_removed_meanwhile_is_cancelled_and_proposals_go_on() {
+    let mut setup = Setup { nodes: 4, founders: 3, groups: 1, preferred: false, ..Setup::default() };
+    setup.settings.balance_leaders = false;
+    // Long enough not to end the transfer first.
+    setup.settings.shard.election_base *= 10;
+    let mut cluster = Cluster::new(setup);
+    cluster.run_until(ms(60_000), |cluster| cluster.find_leader(1).is_some());
+    cluster.must_change(1, &MembershipChange::of(&[MemberStep::AddLearner(NodeId(4))]));
+    cluster.run_for(ms(100));
+    let leader = cluster.leader(1);
+    let (gone, others) = (leader % 3 + 1, (1..=4).filter(|&node| node != leader));
+    others.clone().for_each(|other| cluster.hold(other, leader));
+    let change = cluster.change(leader, 1, &MembershipChange::replace(NodeId(gone), NodeId(4)));
+    let token = cluster.transfer(leader, 1, gone);
+    cluster.run_for(ms(5));
+    let busy = cluster.propose(leader, 1, b"meanwhile");
+    assert!(matches!(cluster.wait(leader, busy).result, Err(Error::Busy { why: Busy::Transferring, .. })));
+    cluster.disconnect(leader, gone);
+    others.for_each(|other| cluster.unhold(other, leader));
+    assert!(cluster.wait(leader, change).result.is_ok());
+    assert_eq!(cluster.wait(leader, token).result, Err(Error::TransferCancelled { to: NodeId(gone) }));
+    assert_eq!(cluster.leader(1), leader);
+    assert!(cluster.write(1, b"after").result.is_ok());
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod members;
 
 use common::{Answer, Cluster, Setup, ms, payload};
 use logdrive::api::Error;
-use logdrive_shard::{LogIndex, MemberStep, MembershipChange, NodeId, Role, Term};
+use logdrive_shard::{LogIndex, MemberStep, MembershipChange, NodeId, Role, Term, Transition};
 
 const LEARN: &[MemberStep] = &[MemberStep::AddLearner(NodeId(4))];
 const PROMOTE: &[MemberStep] = &[MemberStep::Promote(NodeId(4))];
@@ -216,6 +216,83 @@ fn a_dead_voter_is_replaced_in_one_change() {
         assert_eq!(term, terms[group as usize - 1], "the term of group {group}");
         write_when_led(&mut cluster, group, 25, 1);
     }
+}
+
+/// Four nodes, of which the first three are voters, the last a learner that has caught up; leaders stay.
+fn with_a_learner() -> (Cluster, u32) {
+    let mut setup = Setup { nodes: 4, founders: 3, groups: 1, preferred: false, ..Setup::default() };
+    setup.settings.balance_leaders = false;
+    let mut cluster = Cluster::new(setup);
+    elect(&mut cluster);
+    write(&mut cluster, 1, 0, 3);
+    cluster.must_change(1, &change(LEARN));
+    await_applied(&mut cluster, 1, 4);
+    cluster.run_for(ms(100));
+    let leader = cluster.leader(1);
+    (cluster, leader)
+}
+
+#[test]
+fn a_joint_change_is_answered_when_the_joint_configuration_was_left() {
+    let (mut cluster, leader) = with_a_learner();
+    let slot = Cluster::slot(1);
+    let gone = leader % 3 + 1;
+    let token = cluster.change(leader, 1, &MembershipChange::replace(NodeId(gone), NodeId(4)));
+    let joint = cluster.core(leader).group_status(slot).raft;
+    assert!(joint.membership.is_joint());
+    let answer = cluster.wait(leader, token);
+    let index = answer.result.expect("the change is done");
+    assert_eq!(answer.reply, index.0.to_le_bytes());
+    let raft = cluster.core(leader).group_status(slot).raft;
+    assert_eq!(index, joint.membership_index.next(), "the entry that leaves the joint configuration");
+    assert!(!raft.membership.is_joint() && raft.membership_index == index && raft.commit >= index);
+    // It is what a next change expects.
+    let back = MembershipChange {
+        expected: Some(index),
+        ..change(&[MemberStep::AddLearner(NodeId(gone)), MemberStep::Demote(NodeId(4))])
+    };
+    let token = cluster.change(leader, 1, &back);
+    let last = cluster.wait(leader, token).result;
+    assert!(last.is_ok_and(|last| last > index), "{last:?}");
+}
+
+#[test]
+fn a_joint_change_that_is_to_be_left_on_request_is_answered_when_it_was_entered() {
+    let (mut cluster, leader) = with_a_learner();
+    let gone = leader % 3 + 1;
+    let enter = MembershipChange {
+        transition: Transition::JointUntilLeft,
+        ..MembershipChange::replace(NodeId(gone), NodeId(4))
+    };
+    let token = cluster.change(leader, 1, &enter);
+    let joint = cluster.wait(leader, token).result.expect("entered");
+    assert!(cluster.membership(leader, 1).contains("outgoing"));
+    let leave = MembershipChange { expected: Some(joint), ..MembershipChange::leave() };
+    let token = cluster.change(leader, 1, &leave);
+    assert!(cluster.wait(leader, token).result.is_ok_and(|index| index > joint));
+    assert!(!cluster.membership(leader, 1).contains("outgoing"));
+}
+
+#[test]
+fn a_joint_change_whose_leader_is_lost_before_it_was_left_is_indeterminate() {
+    let (mut cluster, old) = with_a_learner();
+    let slot = Cluster::slot(1);
+    let gone = old % 3 + 1;
+    let others: Vec<u32> = (1..=4).filter(|&node| node != old).collect();
+    let token = cluster.change(old, 1, &MembershipChange::replace(NodeId(gone), NodeId(4)));
+    let joint = cluster.core(old).group_status(slot).raft.membership_index;
+    cluster.run_until(ms(5_000), |cluster| cluster.core(old).group_status(slot).raft.commit >= joint);
+    // The entry that leaves it is appended, and reaches nobody.
+    assert!(cluster.core(old).group_status(slot).raft.last > joint);
+    assert_eq!(cluster.answer(old, token), None);
+    others.iter().for_each(|&other| cluster.lose(old, other));
+    cluster.partition(&[&[old], &others]);
+    assert_eq!(cluster.wait(old, token).result, Err(Error::Indeterminate));
+    // Whoever leads next leaves it.
+    cluster.run_until(ms(20_000), |cluster| {
+        let leader = cluster.find_leader(1).filter(|&leader| leader != old);
+        leader.is_some_and(|leader| !cluster.membership(leader, 1).contains("outgoing"))
+    });
 }
 
 #[test]

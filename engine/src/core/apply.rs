@@ -12,6 +12,7 @@ use super::record::note_kind;
 use super::requests::{Ports, Proposals};
 use super::sessions::{Answer, Sessions};
 use crate::api::{ApplyEntry, Error, StateMachine};
+use crate::mutant;
 use crate::wire::EntryKind;
 
 /// What an entry costs of the turn's budget beside its payload.
@@ -151,7 +152,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 prefetch(&self.groups[next as usize]);
             }
             let lane = &mut io.lanes[slot as usize];
-            let limit = self.groups[slot as usize].applicable().0;
+            let group = &self.groups[slot as usize];
+            let limit = if mutant::APPLIES_UNDURABLE { group.commit() } else { group.applicable() }.0;
             let first = lane.applied.0 + 1;
             let mut next = first;
             let mut is_cold = false;

@@ -11,6 +11,7 @@ use super::step::{Effects, StepSink};
 use super::waits::LeaseRead;
 use super::{Core, Event, PortId, Slot};
 use crate::api::{Busy, Error, ReadPolicy, StateMachine};
+use crate::mutant;
 use crate::wire::{EntryKind, FrameError};
 
 /// A client's read.
@@ -89,7 +90,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.io.waiting.seal(self.io.wal.last_ticket());
         }
         if committed {
-            if group.applicable() > self.io.lanes[slot as usize].applied {
+            if group.applicable() > self.io.lanes[slot as usize].applied || mutant::APPLIES_UNDURABLE {
                 self.io.queue_apply(slot);
             }
             if group.is_leader() && self.io.lanes[slot as usize].flags.raise(Flags::NOTICE) {
@@ -247,6 +248,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.expect(read.port, read.request.len());
             self.io.counters.reads += 1;
             self.io.lease_reads.push(read.port, read.token, at, read.request);
+            if mutant::LEASE_BY_OLD_CLOCK {
+                self.decide_lease_reads();
+            }
             return Ok(());
         }
         let round = self.step(

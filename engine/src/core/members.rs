@@ -8,36 +8,52 @@ use super::requests::busy;
 use super::step::Io;
 use super::{Core, LinkId, PortId, Slot};
 use crate::api::{Busy, Error, StateMachine};
+use crate::mutant;
 
 /// Changes that were appended and are not answered, at most. One per group at a time is possible.
 const CHANGES_MAX: usize = 65_536;
 /// A configuration's entry is let in like a payload of this size, at most.
 const MEMBERSHIP_BYTES: u64 = logdrive_shard::MEMBERSHIP_BYTES_MAX as u64;
 
-/// A change that was appended; answered when its entry is applied.
+/// A change that was appended; answered when the configuration that it ends with is applied.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Change {
     slot: u32,
+    /// The entry of the configuration that is waited for.
     index: LogIndex,
+    /// That one is joint and will be left by itself: the entry that leaves it is waited for instead, once it is appended.
+    leaves: bool,
     port: PortId,
     token: u64,
 }
 
 impl<D: Disk> Io<D> {
+    /// A configuration is appended on the leader's own account, or because it was asked for: the change before it, if one is waited
+    /// for, ends with it.
+    pub(super) fn leave_joint(&mut self, slot: u32, index: LogIndex) {
+        for change in self.changes.iter_mut().filter(|change| change.slot == slot && change.leaves) {
+            (change.index, change.leaves) = (index, false);
+        }
+    }
+
     /// Answers the changes of a group up to `applied`.
     pub(super) fn finish_changes(&mut self, slot: u32, applied: LogIndex) {
-        self.end_changes(slot, |index| (index <= applied).then_some(Ok(index)));
+        self.end_changes(slot, |change| {
+            (change.index <= applied && !change.leaves).then_some(Ok(change.index))
+        });
     }
 
-    /// Leadership was lost: what is behind `commit` may or may not be.
+    /// Leadership was lost: what is behind `commit` may or may not be, and who will leave a joint configuration is not known.
     pub(super) fn fail_changes(&mut self, slot: u32, commit: LogIndex) {
-        self.end_changes(slot, |index| (index > commit).then_some(Err(Error::Indeterminate)));
+        self.end_changes(slot, |change| {
+            (change.index > commit || change.leaves).then_some(Err(Error::Indeterminate))
+        });
     }
 
-    fn end_changes(&mut self, slot: u32, outcome: impl Fn(LogIndex) -> Option<Result<LogIndex, Error>>) {
+    fn end_changes(&mut self, slot: u32, outcome: impl Fn(&Change) -> Option<Result<LogIndex, Error>>) {
         let Io { changes, ports, requests, .. } = self;
         changes.retain(|change| {
-            let Some(result) = outcome(change.index).filter(|_| change.slot == slot) else { return true };
+            let Some(result) = outcome(change).filter(|_| change.slot == slot) else { return true };
             *requests -= 1;
             ports.answer(change.port, change.token, result, &change.index.0.to_le_bytes());
             false
@@ -72,11 +88,16 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return Err(busy(Busy::CoreRequests));
         }
         self.admit_entry(slot, MEMBERSHIP_BYTES)?;
-        let appended = self.step(at, |group, env| group.change_membership(env, change));
+        let appended = self.step(at, |group, env| {
+            let appended = group.change_membership(env, change)?;
+            Ok((appended.first, group.membership().auto_leave() && !mutant::JOINT_ANSWERED_EARLY))
+        });
+        if let Ok((index, leaves)) = appended {
+            self.expect(port, 0);
+            self.io.changes.push(Change { slot: at, index, leaves, port, token });
+        }
         self.end_step(at);
-        let index = appended.map_err(refused_change)?.first;
-        self.expect(port, 0);
-        self.io.changes.push(Change { slot: at, index, port, token });
+        appended.map_err(refused_change)?;
         self.io.queue_flush(at);
         Ok(())
     }

@@ -24,6 +24,7 @@ use super::timers::TimerWheel;
 use super::waits::{LeaseReads, LocalReads};
 use super::{Core, CoreOptions, GroupSetup, Scratch};
 use crate::api::{ApplyEntry, CoreSettings, Replies, StateMachine};
+use crate::mutant;
 use crate::wire::{EntryKind, FRAME_BYTES_MAX};
 
 /// Payload bytes applied in one call while the log is read back.
@@ -153,6 +154,10 @@ impl Replayed {
     fn hard_state(&self) -> HardState {
         let log = &self.log;
         let mut state = self.state;
+        if mutant::LOSS_UNNOTICED {
+            state.commit = LogIndex(self.commit.min(log.last.0));
+            return state;
+        }
         let found = self.gap.as_ref().map(|gap| LogEnd {
             // The term of an entry that cannot be read is at most the one of the hard state.
             term: gap.term.unwrap_or(state.term).max(log.term_runs.last().map_or(Term(0), |run| run.1)),

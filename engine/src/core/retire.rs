@@ -16,6 +16,7 @@ use super::Core;
 use super::lane::Flags;
 use super::record::encode_state;
 use crate::api::StateMachine;
+use crate::mutant;
 
 /// Retirements that are begun in one turn, at most: each writes a record and tells all links.
 const RETIRED_PER_TURN: usize = 64;
@@ -86,7 +87,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     fn retire(&mut self, slot: u32) -> bool {
         let at = slot as usize;
         let (id, history, old) = (self.ids[at], self.io.lanes[at].history, self.io.lanes[at].stream);
-        let state = HardState { commit: LogIndex(0), ..self.groups[at].hard_state() };
+        let state = match mutant::RETIRED_FORGETS_VOTE {
+            true => HardState::default(),
+            false => HardState { commit: LogIndex(0), ..self.groups[at].hard_state() },
+        };
         let new = self.io.wal.stream(stream_of(id, self.lives[at] + 1));
         if self.io.wal.put_state(new, &encode_state(state, history)).is_err() {
             return false;

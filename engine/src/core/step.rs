@@ -486,6 +486,7 @@ impl<D: Disk> Sink for StepSink<'_, D> {
 
     fn append_membership(&mut self, index: LogIndex, term: Term, epoch: u32, membership: &Membership) {
         let (commit, payload) = (self.io.effects.commit, membership.encode());
+        self.io.leave_joint(self.slot, index);
         self.io.keep_entry(self.slot, index, EntryKind::Config, &payload);
         self.io.write_vital(self.slot, Place { index, term, epoch, commit }, EntryKind::Config, &payload);
     }

@@ -10,6 +10,7 @@ use super::loads::Purpose;
 use super::prefetch::AHEAD;
 use super::{Core, Fatal};
 use crate::api::StateMachine;
+use crate::mutant;
 
 /// How often a log that is out of space is tried again.
 const LOG_RETRY: Duration = Duration::from_millis(100);
@@ -80,7 +81,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             Health::Running => {}
         }
         self.finish_loads();
-        let durable = self.io.wal.durable();
+        let written = self.io.wal.last_ticket();
+        let durable = if mutant::DURABLE_WHEN_WRITTEN { written } else { self.io.wal.durable() };
         while let Some(touch) = self.io.waiting.pop_touch(durable) {
             if let Some(next) = self.io.waiting.peek_touch(AHEAD) {
                 self.prefetch_slot(next);
@@ -105,7 +107,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     /// Sends what waited for the log and is covered by what is durable.
     fn release_parked(&mut self) {
-        while let Some((slot, term)) = self.io.release(self.io.wal.durable()) {
+        let written = self.io.wal.last_ticket();
+        let durable = if mutant::VOUCHES_EARLY { written } else { self.io.wal.durable() };
+        while let Some((slot, term)) = self.io.release(durable) {
             self.step(slot, |group, env| group.on_vote_durable(env, term));
             self.end_step(slot);
         }

@@ -122,8 +122,8 @@ pub enum Event<'a> {
         /// To whom; `NONE`: to the best.
         to: NodeId,
     },
-    /// A client wants another configuration. Answered when it is committed, with its index (also in the 8 bytes of the reply); a
-    /// joint one is left soon after.
+    /// A client wants another configuration. Answered when the one that the change ends with is committed, with its index (also in
+    /// the 8 bytes of the reply): a joint one that is left by itself was left then.
     Change {
         /// Where the answer goes.
         port: PortId,
