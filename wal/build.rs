@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 7] = [
+const MUTANTS: [&str; 8] = [
     "failed_write_repeated",
     "old_segment_unsynced",
     "directory_unsynced",
@@ -9,6 +9,7 @@ const MUTANTS: [&str; 7] = [
     "unchained",
     "recovery_unflushed",
     "empty_segment_recycled",
+    "rewrite_not_atomic",
 ];
 
 fn main() {

@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use crate::environment;
 use crate::format::bytes;
 
-/// Segments of its budget that a log keeps for votes and states.
-pub(crate) const SEGMENTS_RESERVED: u32 = 2;
+/// Segments of its budget that a log keeps for votes, states and moving what is live.
+pub(crate) const SEGMENTS_RESERVED: u32 = 3;
 /// Segments of a log at least: the reserve, the one that is written, one ahead, and two to be left when a run ends.
 pub(crate) const SEGMENTS_MIN: u32 = 4 + SEGMENTS_RESERVED;
 /// Left free on the file system, beside what a run needs.

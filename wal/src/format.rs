@@ -117,6 +117,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) durable_end: Lsn,
     /// The oldest segment that was still needed.
     pub(crate) first_live: Incarnation,
+    /// Position of the newest trim record that was durable when the header was submitted; 0 if there was none.
+    pub(crate) trim: Lsn,
     /// Of these bytes: the link that the first batch names.
     pub(crate) crc: u32,
 }
@@ -150,6 +152,7 @@ impl SegmentHeader {
         block[56..60].copy_from_slice(&self.previous_crc.to_le_bytes());
         block[64..72].copy_from_slice(&self.durable_end.0.to_le_bytes());
         block[72..80].copy_from_slice(&self.first_live.0.to_le_bytes());
+        block[80..88].copy_from_slice(&self.trim.0.to_le_bytes());
         let crc = segment_crc(block);
         block[12..16].copy_from_slice(&crc.to_le_bytes());
         crc
@@ -190,6 +193,7 @@ impl SegmentHeader {
             previous_crc: u32_at(block, 56).unwrap_or(0),
             durable_end: Lsn(field(64)),
             first_live: Incarnation(field(72)),
+            trim: Lsn(field(80)),
             crc: stored,
         })
     }
@@ -346,7 +350,8 @@ pub(crate) enum Kind {
     State,
     /// Entries of the stream up to `index` are not needed any more.
     Compacted,
-    /// Segments before incarnation `index` are not needed any more. Of the log itself; `stream` is 0.
+    /// Segments before incarnation `index` are not needed any more. Of the log itself; `stream` is 0. The payload names the
+    /// streams that were rewritten and have old records behind them, see [`encode_moves`].
     Trim,
     /// Entry `index` of a stream, whose own record is damaged. It replaces nothing behind it.
     Repair,
@@ -361,6 +366,12 @@ pub(crate) enum Kind {
     /// What an earlier batch did, the last one with records: it begins `index` bytes before this record's batch (0: unknown).
     /// Of the log itself; the first record of each batch.
     Directory,
+    /// Entries `index ..= tag` of the stream or more, all that it has, are written again from here on.
+    RewriteBegin,
+    /// One of them.
+    Copy,
+    /// That were all: `index ..= tag`. From here on the copies count, and what the stream had before does not.
+    RewriteEnd,
 }
 
 impl Kind {
@@ -376,6 +387,9 @@ impl Kind {
             Kind::Healed => 12,
             Kind::Judged => 13,
             Kind::Directory => 14,
+            Kind::RewriteBegin => 6,
+            Kind::Copy => 7,
+            Kind::RewriteEnd => 8,
         }
     }
     fn from_code(code: u32) -> Option<Kind> {
@@ -390,6 +404,9 @@ impl Kind {
             12 => Kind::Healed,
             13 => Kind::Judged,
             14 => Kind::Directory,
+            6 => Kind::RewriteBegin,
+            7 => Kind::Copy,
+            8 => Kind::RewriteEnd,
             _ => return None,
         })
     }
@@ -585,6 +602,20 @@ impl<'a> Iterator for Records<'a> {
             }
         }
     }
+}
+
+/// Bytes of one pair in the payload of a trim record.
+pub(crate) const MOVE_BYTES: usize = 16;
+
+/// The payload of a trim record: streams, each with the position where its last complete rewrite begins.
+pub(crate) fn encode_moves(moves: impl Iterator<Item = (u64, Lsn)>) -> Vec<u8> {
+    let pair = |(stream, begin): (u64, Lsn)| [stream.to_le_bytes(), begin.0.to_le_bytes()].concat();
+    moves.flat_map(pair).collect()
+}
+
+/// Reads what [`encode_moves`] wrote.
+pub(crate) fn decode_moves(payload: &[u8]) -> impl Iterator<Item = (u64, Lsn)> {
+    payload.chunks_exact(MOVE_BYTES).filter_map(|pair| Some((u64_at(pair, 0)?, Lsn(u64_at(pair, 8)?))))
 }
 
 #[cfg(test)]

@@ -153,6 +153,17 @@ impl Stream {
         self.full.get(chunk)?.lsn(index)
     }
 
+    /// Hands out where the records of entries `first .. end` are, as far as the stream has them.
+    pub(crate) fn each_lsn(&self, first: u64, end: u64, each: &mut dyn FnMut(Lsn)) {
+        let (first, end) = (first.max(self.first), end.min(self.next));
+        let from = self.full.partition_point(|chunk| chunk.end() <= first);
+        for chunk in self.full.iter().skip(from).chain([&self.tail]) {
+            (first.max(chunk.first)..end.min(chunk.end()))
+                .filter_map(|index| chunk.lsn(index))
+                .for_each(&mut *each);
+        }
+    }
+
     /// The end of what is written for each entry, if something is.
     pub(crate) fn end_of_index(&self) -> Option<&u32> {
         self.tail.distances.last()

@@ -15,3 +15,5 @@ pub(crate) const UNCHAINED: bool = cfg!(mutant_unchained);
 pub(crate) const RECOVERY_UNFLUSHED: bool = cfg!(mutant_recovery_unflushed);
 /// The file of an empty last segment is used again before the next one's header is durable: a tail that was cut comes back.
 pub(crate) const EMPTY_SEGMENT_RECYCLED: bool = cfg!(mutant_empty_segment_recycled);
+/// Copies of a stream that is rewritten count one by one, and not all together with the end record (raft-engine#288).
+pub(crate) const REWRITE_NOT_ATOMIC: bool = cfg!(mutant_rewrite_not_atomic);

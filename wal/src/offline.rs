@@ -216,6 +216,12 @@ pub enum RecordKind {
     Judged,
     /// What the batch did that begins `index` bytes before this one.
     Directory,
+    /// The entries of the stream are written again from here on.
+    RewriteBegin,
+    /// Entry `index` of the stream, written again.
+    Copy,
+    /// Entries `index ..= tag` of the stream were written again: the copies count.
+    RewriteEnd,
 }
 
 /// A record.
@@ -281,6 +287,9 @@ impl<'a> Iterator for Records<'a> {
                         Kind::Healed => RecordKind::Healed,
                         Kind::Judged => RecordKind::Judged,
                         Kind::Directory => RecordKind::Directory,
+                        Kind::RewriteBegin => RecordKind::RewriteBegin,
+                        Kind::Copy => RecordKind::Copy,
+                        Kind::RewriteEnd => RecordKind::RewriteEnd,
                     },
                     stream: header.stream,
                     index: header.index,

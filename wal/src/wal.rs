@@ -5,8 +5,11 @@ mod follow;
 mod hole;
 mod losses;
 mod marks;
+mod moved;
 mod reader;
+mod reclaim;
 mod recovery;
+mod rewrite;
 mod scan;
 mod space;
 mod tail;
@@ -20,7 +23,9 @@ use std::collections::VecDeque;
 use self::batch::Batch;
 use self::losses::Losses;
 use self::marks::Marks;
+use self::moved::Moved;
 use self::reader::Reader;
+use self::reclaim::Reclaim;
 pub(crate) use self::recovery::verify_log;
 use self::space::Segments;
 pub use self::types::{
@@ -102,6 +107,7 @@ pub struct Wal<D: Disk> {
     durable: Ticket,
     durable_end: Lsn,
     segments: Segments,
+    reclaim: Reclaim,
     reader: Reader,
     health: Health,
     /// Something happened that the owner has not been told by `poll`.
@@ -172,8 +178,12 @@ impl<D: Disk> Wal<D> {
             tag: header.tag,
             note: header.note,
         };
+        let replaced = if replaces { self.note_replaced(stream, header.index) } else { None };
         let (lsn, ticket) = self.put(&record, payload);
         self.replaced = self.replaced.wrapping_add(u32::from(replaces));
+        if let Some(dead_until) = replaced {
+            self.reclaim.note_moved(Moved { slot: stream, begin: lsn, end: lsn, dead_until });
+        }
         self.index.push(stream, header.index, lsn);
         if !self.losses.is_empty() {
             self.losses.replaced(stream, header.index);
@@ -213,7 +223,12 @@ impl<D: Disk> Wal<D> {
 
     /// Entries up to `index` are not needed any more. Their segments are reclaimed when no stream needs a byte of them.
     pub fn compact(&mut self, stream: StreamSlot, index: u64) -> Result<Ticket, AppendError> {
-        self.admit_vital(0)?;
+        if self.reclaim.room < self.segments.segment_bytes / 2 {
+            self.admit_vital(0)?;
+        }
+        if index > self.index.stream(stream).compacted {
+            self.note_dead(stream, 0, index.saturating_add(1));
+        }
         if !self.index.compact(stream, index) {
             return Ok(self.last_ticket());
         }
@@ -222,7 +237,7 @@ impl<D: Disk> Wal<D> {
         let (lsn, ticket) = self.put(&record, &[]);
         self.index.stream_mut(stream).compacted_at = Some(lsn);
         self.losses.compacted(stream, index);
-        self.segments.reclaim_wanted = true;
+        self.reclaim.wanted = true;
         Ok(ticket)
     }
 
@@ -240,6 +255,7 @@ impl<D: Disk> Wal<D> {
         self.entry_room = self.entry_room.saturating_sub(bytes);
         self.append_room = self.append_room.saturating_sub(bytes);
         self.vital_room = self.vital_room.saturating_sub(bytes);
+        self.reclaim.room = self.reclaim.room.saturating_sub(bytes);
         self.stats.records += 1;
         (lsn, batch.ticket)
     }

@@ -11,7 +11,7 @@ use super::units::Bytes;
 /// A frame is bounded by 16 MiB; a payload leaves room for what goes beside it.
 const PAYLOAD_BYTES_MAX: u64 = 8 << 20;
 /// What is under way, what is kept ready and the reserve for votes need at least so many segments.
-const SEGMENTS_MIN: u64 = 4;
+const SEGMENTS_MIN: u64 = 5;
 const MIB: u64 = 1 << 20;
 /// More would be a typing error.
 const BYTES_MAX: u64 = 1 << 40;

@@ -104,7 +104,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "[[nodes]]\nid = 1",
         "[log]\nbudget_bytes = \"100 MiB\"\n[[nodes]]\nid = 1",
-        "node.toml:7:16: a budget of 100 MiB is too small: 1 core(s) need at least 4 segments of 64 MiB each",
+        "node.toml:7:16: a budget of 100 MiB is too small: 1 core(s) need at least 5 segments of 64 MiB each",
     ),
     (
         "[[nodes]]\nid = 1",

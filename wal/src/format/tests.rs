@@ -14,7 +14,15 @@ fn field() -> impl Strategy<Value = u64> {
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
-    prop::sample::select(vec![Kind::Entry, Kind::State, Kind::Compacted, Kind::Trim])
+    prop::sample::select(vec![
+        Kind::Entry,
+        Kind::State,
+        Kind::Compacted,
+        Kind::Trim,
+        Kind::RewriteBegin,
+        Kind::Copy,
+        Kind::RewriteEnd,
+    ])
 }
 
 type Written = (RecordHeader, Vec<u8>);
@@ -151,6 +159,7 @@ proptest! {
             previous_crc,
             durable_end: Lsn(numbers[5]),
             first_live: Incarnation(numbers[6]),
+            trim: Lsn(numbers[0] ^ numbers[6]),
             crc: 0,
         };
         let mut block = vec![0xcc; BLOCK as usize];

@@ -78,6 +78,8 @@ type Place = (u32, u32);
 struct Stream {
     /// Live entries, from `first` on.
     entries: VecDeque<Place>,
+    /// Copies of a rewrite whose end has not come.
+    copies: Vec<Place>,
     first: u64,
     compacted: u64,
     state: Option<Place>,
@@ -209,7 +211,10 @@ impl Surveyor {
             | RecordKind::State
             | RecordKind::StateCopy
             | RecordKind::Compacted
-            | RecordKind::Repair => self.streams.entry(record.stream).or_default(),
+            | RecordKind::Repair
+            | RecordKind::RewriteBegin
+            | RecordKind::Copy
+            | RecordKind::RewriteEnd => self.streams.entry(record.stream).or_default(),
             _ => return,
         };
         match record.kind {
@@ -227,6 +232,23 @@ impl Surveyor {
                 stream.entries.extend((end..record.index).map(|_| (0, 0)));
                 stream.entries.push_back(place);
                 live(segments, None, Some(place));
+            }
+            RecordKind::RewriteBegin => stream.copies.clear(),
+            RecordKind::Copy => stream.copies.push(place),
+            RecordKind::RewriteEnd => {
+                let copies = std::mem::take(&mut stream.copies);
+                if record.tag.checked_sub(record.index) != Some((copies.len() as u64).wrapping_sub(1)) {
+                    return;
+                }
+                let kept = record.index.saturating_sub(stream.first).min(stream.entries.len() as u64);
+                stream.entries.drain(kept as usize..).for_each(|old| live(segments, Some(old), None));
+                if stream.entries.is_empty() {
+                    stream.first = record.index;
+                }
+                for copy in copies {
+                    stream.entries.push_back(copy);
+                    live(segments, None, Some(copy));
+                }
             }
             RecordKind::Repair => {
                 let at = record.index.checked_sub(stream.first).map(|at| at as usize);

@@ -2,7 +2,7 @@
 
 use crate::buffer::Buffer;
 use crate::format::{
-    BATCH_HEADER_BYTES, Lsn, RECORD_OVERHEAD_MAX, RecordHeader, digest_append, encode_record,
+    BATCH_HEADER_BYTES, Kind, Lsn, RECORD_OVERHEAD_MAX, RecordHeader, digest_append, encode_record,
 };
 use crate::wal::Ticket;
 
@@ -14,6 +14,11 @@ pub(crate) struct Batch {
     /// Records are put in up to here.
     pub(crate) limit: usize,
     pub(crate) records: u32,
+    /// Entries and copies among the records, and how many of them do not count any more.
+    pub(crate) entries: u32,
+    pub(crate) dead: u32,
+    /// Bytes of entries and copies.
+    pub(crate) entry_bytes: u32,
     /// Over the checksums of the records so far.
     pub(crate) digest: u32,
     /// Where it will be: right behind its predecessor.
@@ -37,6 +42,9 @@ impl Batch {
             ticket,
             states: 0,
             replaced: 0,
+            entries: 0,
+            dead: 0,
+            entry_bytes: 0,
         }
     }
 
@@ -55,6 +63,10 @@ impl Batch {
         self.len += bytes;
         self.digest = digest_append(self.digest, crc);
         self.records += 1;
+        if matches!(header.kind, Kind::Entry | Kind::Copy) {
+            self.entries += 1;
+            self.entry_bytes += bytes as u32;
+        }
         lsn
     }
 

@@ -3,6 +3,7 @@
 
 use super::hole::{Directory, Site};
 use super::marks::FoundMarks;
+use super::moved::Moves;
 use super::scan::{Chain, Damage as Break, Found, attested, read_pieces, scan_segment};
 use super::space::Segment;
 use super::taken::Taken;
@@ -15,6 +16,10 @@ use crate::mutant;
 pub(super) struct Replay {
     /// Segments of the chain that are kept, oldest first.
     pub(super) kept: Vec<Segment>,
+    /// Segments of the chain that nobody needs and that were not read.
+    pub(super) skipped: Vec<Segment>,
+    /// The oldest segment that is needed, as headers say.
+    pub(super) needed: Incarnation,
     pub(super) chain: Chain,
     /// The highest known end of the durable prefix.
     durable_end: Lsn,
@@ -45,6 +50,8 @@ impl Replay {
     pub(super) fn new() -> Replay {
         Replay {
             kept: Vec::new(),
+            skipped: Vec::new(),
+            needed: Incarnation::NONE,
             chain: Chain { lsn: Lsn(0), crc: None },
             durable_end: Lsn(0),
             attested: false,
@@ -61,12 +68,16 @@ impl Replay {
         marks: &FoundMarks,
         recovery: &mut dyn Recovery,
     ) -> Result<(), OpenError> {
-        let (chain, missing) = chain_of(segments);
+        let (mut chain, missing) = chain_of(segments);
+        let oldest = chain.first().map_or(Incarnation::NONE, |f| f.incarnation);
         self.durable_end = marks.durable_end;
         for header in chain.iter().filter_map(|f| f.header()) {
             self.durable_end = self.durable_end.max(header.durable_end);
             self.taken.first_live = self.taken.first_live.max(header.first_live);
         }
+        self.needed = self.taken.first_live;
+        self.taken.moves = Moves::find(disk, &chain, missing, self.durable_end)?;
+        self.skip_segments(&mut chain);
         let total: u64 = chain.iter().map(|f| f.bytes).sum();
         let mut done = 0;
         for (number, &found) in chain.iter().enumerate() {
@@ -96,6 +107,9 @@ impl Replay {
                 start: header.start,
                 end: self.chain.lsn,
                 readers: 0,
+                entries: std::mem::take(&mut self.taken.entries),
+                dead: 0,
+                entry_bytes: std::mem::take(&mut self.taken.entry_bytes),
             });
             self.recovered.segments += 1;
             done += found.bytes;
@@ -105,11 +119,29 @@ impl Replay {
             }
         }
         self.check_end(disk, segments, &chain)?;
-        let oldest = chain.first().map_or(Incarnation::NONE, |f| f.incarnation);
         if missing != Incarnation::NONE && self.taken.first_live < oldest {
             return Err(OpenError::MissingSegment { segment: missing.file_name() });
         }
         Ok(())
+    }
+
+    /// Takes segments off the front of a chain that are not needed: without the others of their streams' records, which are
+    /// gone, they would make no sense.
+    fn skip_segments(&mut self, chain: &mut Vec<&Found>) {
+        self.taken.first_live = self.taken.first_live.max(self.taken.moves.first_live());
+        let first_live = self.taken.first_live;
+        let kept = chain.split_off(chain.partition_point(|found| found.incarnation < first_live));
+        let skipped = std::mem::replace(chain, kept);
+        let ends = skipped.iter().skip(1).chain(chain.first()).map(|next| next.header().map(|h| h.start));
+        for (found, end) in skipped.iter().zip(ends) {
+            let (Some(header), Some(end)) = (found.header(), end) else { continue };
+            let Found { incarnation, file, bytes, .. } = **found;
+            let start = header.start;
+            let (readers, entries, dead, entry_bytes) = (0, 0, 0, 0);
+            let segment =
+                Segment { incarnation, file, bytes, start, end, readers, entries, dead, entry_bytes };
+            self.skipped.push(segment);
+        }
     }
 
     /// Begins a segment, which has to begin where the last one ended. Returns whether the log ends before it.
@@ -372,6 +404,7 @@ pub(super) fn rebuild_header<D: Disk>(
                 previous_crc: 0,
                 durable_end: Lsn(0),
                 first_live: Incarnation::NONE,
+                trim: Lsn(0),
                 crc: 0,
             });
             return false;

@@ -109,6 +109,14 @@ impl Losses {
         loss.repaired.insert(index, lsn);
     }
 
+    /// Entries `first ..= last` have another intact record now.
+    pub(super) fn rewritten(&mut self, slot: StreamSlot, first: u64, last: u64) {
+        let Some(loss) = self.streams.get_mut(&slot.0) else { return };
+        loss.cut(first, last);
+        loss.repaired.retain(|index, _| !(first..=last).contains(index));
+        self.forget_if_empty(slot);
+    }
+
     /// Where the repair of an entry is.
     pub(super) fn repair_of(&self, slot: StreamSlot, index: u64) -> Option<Lsn> {
         self.streams.get(&slot.0)?.repaired.get(&index).copied()
@@ -226,7 +234,7 @@ impl<D: Disk> Wal<D> {
         let record = RecordHeader { kind: Kind::Healed, stream: id.0, index: 0, tag: 0, note: 0 };
         let (_, ticket) = self.put(&record, &[]);
         self.losses.heal(stream);
-        self.segments.reclaim_wanted = true;
+        self.reclaim.wanted = true;
         Ok(ticket)
     }
 

@@ -37,6 +37,10 @@ struct Window {
 struct Job {
     token: u64,
     stream: StreamSlot,
+    /// Of the log itself, which rewrites the stream.
+    own: bool,
+    /// The stream was rewritten while this was read: windows under way are of no use.
+    moved: bool,
     /// Next entry to hand out.
     next: u64,
     /// Next entry to plan a window for.
@@ -53,6 +57,9 @@ struct Job {
     ended: bool,
 }
 
+/// What a read of the log itself came to.
+type OwnDone = Result<Vec<(EntryHeader, Vec<u8>)>, ReadError>;
+
 /// All reads of a log.
 #[derive(Default)]
 pub(super) struct Reader {
@@ -61,6 +68,7 @@ pub(super) struct Reader {
     /// Waiting for a slot.
     queue: VecDeque<Job>,
     done: VecDeque<ReadDone>,
+    own_done: Option<OwnDone>,
     reads_in_flight: u32,
     /// Something can be done for some job.
     stirred: bool,
@@ -74,6 +82,8 @@ impl Reader {
         let job = Job {
             token,
             stream,
+            own: false,
+            moved: false,
             next: first,
             plan: first,
             last,
@@ -88,6 +98,18 @@ impl Reader {
         };
         self.queue.push_back(job);
         self.stirred = true;
+    }
+
+    /// A read of the log itself; one at a time.
+    pub(super) fn begin_own(&mut self, stream: StreamSlot, first: u64, last: u64, bytes_max: u32) {
+        self.begin(0, stream, first, last, bytes_max);
+        if let Some(job) = self.queue.back_mut() {
+            job.own = true;
+        }
+    }
+
+    pub(super) fn take_own(&mut self) -> Option<OwnDone> {
+        self.own_done.take()
     }
 
     pub(super) fn take_done(&mut self) -> Option<ReadDone> {
@@ -120,7 +142,11 @@ impl Reader {
             },
             None => Ok(job.entries),
         };
-        self.done.push_back(ReadDone { token: job.token, result });
+        if job.own {
+            self.own_done = Some(result);
+        } else {
+            self.done.push_back(ReadDone { token: job.token, result });
+        }
     }
 }
 
@@ -182,12 +208,15 @@ impl<D: Disk> Wal<D> {
                 }
                 continue;
             }
+            if job.moved && job.windows.is_empty() {
+                (job.moved, job.plan) = (false, job.next);
+            }
             if job.windows.is_empty() && self.take_from_memory(job) {
                 continue;
             }
             break;
         }
-        while !job.ended && job.windows.len() < WINDOWS_MAX && self.plan_window(slot, job) {}
+        while !job.ended && !job.moved && job.windows.len() < WINDOWS_MAX && self.plan_window(slot, job) {}
         // Entries may lie in a batch that the disk has at the moment: its completion stirs the reads, unless it failed.
         if let (Health::Poisoned(error), true) = (&self.health, job.windows.is_empty()) {
             job.fail(ReadError::Disk(error.clone()));
@@ -324,6 +353,9 @@ impl<D: Disk> Wal<D> {
             Some(Err(error)) => return job.fail(ReadError::Disk(error)),
             None => unreachable!("only windows that arrived are consumed"),
         };
+        if job.moved {
+            return self.disk.recycle(buffer);
+        }
         let mut again = None;
         {
             let data = &buffer.as_slice()[..bytes.min(window.len) as usize];
@@ -339,6 +371,10 @@ impl<D: Disk> Wal<D> {
                         let name = window.incarnation.file_name();
                         let offset = Some(window.file_offset + u64::from(bytes));
                         job.fail(ReadError::Disk(DiskError { op: "read", name, offset, errno: libc::EIO }));
+                    }
+                    Err(Trouble::Moved) => {
+                        job.moved = true;
+                        break;
                     }
                     Err(Trouble::Error(error)) => job.fail(error),
                 }
@@ -360,11 +396,14 @@ impl<D: Disk> Wal<D> {
         let not_found = Trouble::Error(ReadError::NotFound { index: job.next });
         let Place::At(lsn) = self.place_of(job.stream, job.next) else { return Err(not_found) };
         let written = match self.segments.at(lsn).map(|n| self.segments.get(n)) {
-            // The entry was replaced while it was read.
             Some(segment) if segment.incarnation == window.incarnation && lsn >= window.lsn => segment,
-            _ => return Err(not_found),
+            // The entry was replaced or rewritten while it was read: it is somewhere else now.
+            _ => return Err(Trouble::Moved),
         };
         let at = lsn.since(window.lsn) as usize;
+        if at >= window.len as usize {
+            return Err(Trouble::Moved);
+        }
         let offset = window.file_offset + at as u64;
         let limit = written.offset(written.end) - window.file_offset;
         let corrupt = |expected_crc, found_crc| {
@@ -373,7 +412,7 @@ impl<D: Disk> Wal<D> {
         };
         match decode_record(data.get(at..).unwrap_or(&[]), Some(lsn)) {
             Ok(record) => {
-                let wrong = !matches!(record.header.kind, Kind::Entry | Kind::Repair)
+                let wrong = !matches!(record.header.kind, Kind::Entry | Kind::Repair | Kind::Copy)
                     || record.header.stream != stream.id.0
                     || record.header.index != job.next;
                 if wrong { Err(corrupt(0, 0)) } else { Ok(record) }
@@ -403,5 +442,7 @@ impl<D: Disk> Wal<D> {
 enum Trouble {
     /// The record goes on: so many bytes of the window are needed.
     Longer(u32),
+    /// The entry is not where it was when the window was planned.
+    Moved,
     Error(ReadError),
 }

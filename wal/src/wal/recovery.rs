@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::follow::{Replay, rebuild_header};
 use super::marks::{FoundMarks, Marks, create_marks, find_marks};
 use super::reader::Reader;
+use super::reclaim::Reclaim;
 use super::scan::{Found, is_unreadable, perform, read_around};
 use super::space::{SEGMENTS_MIN, Segments, Spare, capacity, directory_bytes_max};
 use super::tail::move_tail;
@@ -55,8 +56,11 @@ pub(super) fn open<D: Disk>(
     create_marks(&mut disk, &mut listing.marks)?;
     retire(&mut replay, &listing, &mut segments);
     let durable_end = replay.chain.lsn;
-    let Taken { index, mut losses, states, replaced, directory: last_directory, last_batch, .. } =
-        replay.taken;
+    let (trimmed_at, _) = replay.taken.moves.counted(durable_end);
+    let Taken {
+        mut index, mut losses, moves, states, replaced, directory: last_directory, last_batch, ..
+    } = replay.taken;
+    let moved = moves.into_moved(&mut index);
     losses.judged = judged;
     let mut directory = Directory::new(directory_bytes_max(options.segment_bytes) as usize);
     let last_batch = last_batch.filter(|_| directory.take_over(last_directory));
@@ -87,6 +91,7 @@ pub(super) fn open<D: Disk>(
         durable: Ticket(0),
         durable_end,
         segments,
+        reclaim: Reclaim::new(trimmed_at, moved),
         reader: Reader::default(),
         health: Health::Running,
         news: false,
@@ -99,6 +104,7 @@ pub(super) fn open<D: Disk>(
         others: VecDeque::new(),
         options,
     };
+    wal.count_dead();
     start(&mut wal, &listing, now_nanos)?;
     wal.write_verdicts();
     wal.copy_states_from(StreamSlot(0));
@@ -309,7 +315,11 @@ fn retire(replay: &mut Replay, listing: &Listing, segments: &mut Segments) {
             replay.chain.crc = Some(header.previous_crc);
         }
     }
-    kept.retain(|s| s.incarnation >= replay.taken.first_live);
+    // A trim record behind the end that was found is true, and is not part of the log: before the next one is durable, the
+    // segments stay.
+    let (_, first_live) = replay.taken.moves.counted(replay.chain.lsn);
+    kept.splice(0..0, std::mem::take(&mut replay.skipped));
+    kept.retain(|s| s.incarnation >= first_live.max(replay.needed));
     for found in &listing.segments {
         if !kept.iter().any(|s| s.incarnation == found.incarnation) {
             let spare = Spare { name: found.name(), file: found.file, bytes: found.bytes };

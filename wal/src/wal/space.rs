@@ -3,27 +3,21 @@
 use std::collections::VecDeque;
 
 use super::writer::RETRY_NANOS;
-use super::{CLASS_SPACE, Health, Kind, Options, StreamSlot, Ticket, Wal, token};
+use super::{CLASS_SPACE, Health, Options, Wal, token};
 use crate::buffer::Buffer;
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op, OpenMode};
-use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK, Incarnation, Lsn, RECORD_OVERHEAD_MAX, RecordHeader, unfinished_name,
-};
+use crate::format::{BATCH_HEADER_BYTES, BLOCK, Incarnation, Lsn, RECORD_OVERHEAD_MAX, unfinished_name};
 use crate::mutant;
 
 /// Zeros are written in pieces of this many bytes: small enough not to hold up the log's own writes.
 const ZERO_PIECE: u64 = 1 << 20;
-/// Segments that only votes, states and compactions may use.
-const RESERVE_SEGMENTS: u64 = 2;
+/// Guess at the size of an entry whose batch has no segment yet.
+const UNPLACED_BYTES: u64 = 1024;
+/// Segments that entries may not use: one for what was let in already, one for votes, states and compactions, one for reclaim,
+/// which has to move what is live before anything becomes free.
+const RESERVE_SEGMENTS: u64 = 3;
 /// Segments at least: one that is written, one ahead, and the reserve.
 pub(super) const SEGMENTS_MIN: u64 = 2 + RESERVE_SEGMENTS;
-/// Streams whose state is written again in one turn at most.
-const REWRITES_PER_TURN: usize = 1024;
-/// Between two looks at all streams for segments that can be reclaimed, and more for each stream: looking takes a small part
-/// of the core's time whatever their number.
-const RECLAIM_NANOS: u64 = 10_000_000;
-/// See [`RECLAIM_NANOS`].
-const RECLAIM_NANOS_PER_STREAM: u64 = 5_000;
 
 /// A segment with batches.
 #[derive(Debug)]
@@ -36,11 +30,23 @@ pub(super) struct Segment {
     pub(super) end: Lsn,
     /// Reads under way: the file is not given away before they end.
     pub(super) readers: u32,
+    /// Entries and copies in its batches, and how many of them do not count any more. What is live is estimated from these, as
+    /// if all were of one size: a size per entry would cost more memory than it is worth.
+    pub(super) entries: u32,
+    pub(super) dead: u32,
+    /// Bytes of all these entries and copies.
+    pub(super) entry_bytes: u64,
 }
 
 impl Segment {
     pub(super) fn offset(&self, lsn: Lsn) -> u64 {
         BLOCK + lsn.since(self.start)
+    }
+
+    /// About how many bytes of its batches no stream's entries need. Padding counts: what is rewritten is packed.
+    fn dead_bytes(&self) -> u64 {
+        let live = self.entry_bytes * u64::from(self.entries - self.dead) / u64::from(self.entries.max(1));
+        self.end.since(self.start).saturating_sub(live)
     }
 }
 
@@ -127,13 +133,6 @@ pub(super) struct Segments {
     pub(super) budget_bytes: u64,
     /// Set while the disk has no room for another segment: the time of the next try.
     pub(super) blocked_until: Option<u64>,
-    /// A compaction happened since the last look.
-    pub(super) reclaim_wanted: bool,
-    reclaim_at: u64,
-    /// A stream whose oldest entry was in the oldest segment when this was looked at last.
-    pinned_by: Option<StreamSlot>,
-    /// Segments before this one go as soon as the ticket is durable.
-    trim: Option<(Ticket, Incarnation)>,
     zeros: Option<Buffer>,
 }
 
@@ -154,10 +153,6 @@ impl Segments {
             segment_bytes: options.segment_bytes,
             budget_bytes,
             blocked_until: None,
-            reclaim_wanted: true,
-            reclaim_at: 0,
-            pinned_by: None,
-            trim: None,
             zeros: None,
         }
     }
@@ -190,7 +185,17 @@ impl Segments {
     }
     pub(super) fn start(&mut self, prepared: Prepared, start: Lsn) {
         let Prepared { incarnation, file, bytes } = prepared;
-        self.push(Segment { incarnation, file, bytes, start, end: start, readers: 0 });
+        self.push(Segment {
+            incarnation,
+            file,
+            bytes,
+            start,
+            end: start,
+            readers: 0,
+            entries: 0,
+            dead: 0,
+            entry_bytes: 0,
+        });
         self.active = true;
     }
     /// A segment behind the others.
@@ -248,6 +253,62 @@ impl Segments {
         let number = self.list.partition_point(|s| s.incarnation < incarnation);
         self.list.get_mut(number).filter(|s| s.incarnation == incarnation)
     }
+    pub(super) fn front(&self) -> Option<&Segment> {
+        self.list.front()
+    }
+    pub(super) fn pop_front(&mut self) -> Option<Segment> {
+        let segment = self.list.pop_front()?;
+        self.used_bytes -= segment.bytes;
+        Some(segment)
+    }
+    pub(super) fn count(&self) -> usize {
+        self.list.len()
+    }
+    /// The first segment that is needed if nothing before a position is; the last one always is.
+    pub(super) fn first_needed(&self, low: Lsn) -> Incarnation {
+        let last = self.last_incarnation();
+        let sealed = self.list.iter().filter(|s| s.incarnation < last);
+        sealed.into_iter().find(|s| s.end > low).map_or(last, |s| s.incarnation)
+    }
+    pub(super) fn start_of(&self, incarnation: Incarnation) -> Lsn {
+        let number = self.list.partition_point(|s| s.incarnation < incarnation);
+        self.list.get(number).map_or(Lsn(0), |s| s.start)
+    }
+    /// The batch just placed has so many entries.
+    pub(super) fn count_entries(&mut self, entries: u32, dead: u32, entry_bytes: u64) {
+        if let Some(last) = self.list.back_mut() {
+            last.entries += entries;
+            last.dead += dead;
+            last.entry_bytes += entry_bytes;
+        }
+    }
+    /// The entry at a position does not count any more. False if it lies in no segment yet.
+    pub(super) fn note_dead(&mut self, lsn: Lsn) -> bool {
+        let Some(number) = self.at(lsn) else { return false };
+        let segment = &mut self.list[number];
+        segment.dead = (segment.dead + 1).min(segment.entries);
+        true
+    }
+    /// Every entry is dead until [`Segments::note_live`] says otherwise.
+    pub(super) fn all_dead(&mut self) {
+        self.list.iter_mut().for_each(|segment| segment.dead = segment.entries);
+    }
+    pub(super) fn note_live(&mut self, lsn: Lsn) {
+        if let Some(number) = self.at(lsn) {
+            let segment = &mut self.list[number];
+            segment.dead = segment.dead.saturating_sub(1);
+        }
+    }
+    /// About how many bytes of all segments but the last no stream's entries need.
+    pub(super) fn dead_bytes(&self) -> u64 {
+        let sealed = self.list.len().saturating_sub(1);
+        self.list.iter().take(sealed).map(Segment::dead_bytes).sum()
+    }
+    /// About how many bytes the entry at a position takes.
+    pub(super) fn mean_entry_bytes(&self, lsn: Lsn) -> u64 {
+        let Some(segment) = self.at(lsn).map(|number| &self.list[number]) else { return UNPLACED_BYTES };
+        segment.entry_bytes / u64::from(segment.entries.max(1))
+    }
     pub(super) fn used_bytes(&self) -> u64 {
         self.used_bytes
     }
@@ -290,11 +351,15 @@ impl<D: Disk> Wal<D> {
         let budget = self.segments.budget_bytes;
         let own = self.segments.own_bytes(self.options.batch_bytes_max);
         let reserve = self.segments.reserve_bytes();
-        self.entry_room = self.segments.room(budget - reserve).saturating_sub(backlog + own);
-        self.append_room = self.segments.room(budget - reserve / 2).saturating_sub(backlog);
+        // What is being rewritten needs its room, or nothing would become free.
+        let debt = self.reclaim.debt_bytes();
+        self.entry_room = self.segments.room(budget - reserve).saturating_sub(backlog + own + debt);
+        let segment = self.segments.segment_bytes;
+        self.append_room = self.segments.room(budget - 2 * segment).saturating_sub(backlog);
         // A start at the budget adds a segment over it rather than leave the node without a vote.
-        let vital_limit = budget.max(self.segments.used_bytes());
-        self.vital_room = self.segments.room(vital_limit).saturating_sub(backlog + own);
+        let used = self.segments.used_bytes();
+        self.vital_room = self.segments.room((budget - segment).max(used)).saturating_sub(backlog + own);
+        self.reclaim.room = self.segments.room(budget.max(used)).saturating_sub(backlog + own / 2);
         if self.retry_at.is_some() {
             self.entry_room = 0;
         }
@@ -334,7 +399,7 @@ impl<D: Disk> Wal<D> {
 
     /// Removes a recycled file that is one too many.
     fn drop_spare(&mut self) {
-        let keep = self.segments.ahead as usize + 1;
+        let keep = self.options.segments_ready_max.saturating_sub(self.options.segments_ahead) as usize;
         let wrong_size = |s: &Spare| s.bytes != self.segments.segment_bytes;
         if self.segments.spares.len() <= keep && !self.segments.spares.front().is_some_and(wrong_size) {
             return;
@@ -425,108 +490,6 @@ impl<D: Disk> Wal<D> {
             self.disk.submit(token(CLASS_SPACE, 1), Op::Close { file });
             self.segments.step = Step::Removing;
             self.disk.submit(token(CLASS_SPACE, 0), Op::Unlink { name });
-        }
-    }
-
-    // -- reclaim ------------------------------------------------------------------------------------------------------
-
-    /// Looks for segments that no stream needs: the oldest ones, up to the first that is needed. States and compaction
-    /// marks that alone hold one back are written again at the head.
-    pub(super) fn maybe_reclaim(&mut self, now_nanos: u64) {
-        self.maybe_trim();
-        if !self.segments.reclaim_wanted
-            || self.segments.trim.is_some()
-            || now_nanos < self.segments.reclaim_at
-        {
-            return;
-        }
-        let pause = RECLAIM_NANOS + RECLAIM_NANOS_PER_STREAM * self.index.streams.len() as u64;
-        self.segments.reclaim_at = now_nanos.saturating_add(pause);
-        self.segments.reclaim_wanted = false;
-        let oldest = match self.segments.list.front() {
-            Some(front) if self.segments.list.len() > 1 => front.end,
-            _ => return,
-        };
-        let pins = |slot: StreamSlot| self.index.stream(slot).first_at().is_some_and(|at| at < oldest);
-        if self.segments.pinned_by.is_some_and(pins) {
-            return;
-        }
-        let head = self.open.as_ref().or(self.closed.back()).map_or(self.next_lsn, |b| b.lsn);
-        let mut low = head.min(self.losses.oldest_verdict().unwrap_or(head));
-        for (slot, stream) in (0..).zip(&self.index.streams) {
-            let first = stream.first_at().unwrap_or(head);
-            if first < oldest {
-                self.segments.pinned_by = Some(StreamSlot(slot));
-                return;
-            }
-            low = low
-                .min(first)
-                .min(stream.state_low().unwrap_or(head))
-                .min(stream.compacted_at.unwrap_or(head));
-        }
-        let last = self.segments.last_incarnation();
-        let sealed = |s: &&Segment| s.incarnation < last;
-        let first_live =
-            self.segments.list.iter().filter(sealed).find(|s| s.end > low).map_or(last, |s| s.incarnation);
-        if Some(first_live) > self.segments.first_incarnation() {
-            let record = RecordHeader { kind: Kind::Trim, stream: 0, index: first_live.0, tag: 0, note: 0 };
-            let (_, ticket) = self.put(&record, &[]);
-            self.segments.trim = Some((ticket, first_live));
-            self.segments.reclaim_wanted = true;
-            return;
-        }
-        // No entry holds the oldest segment back, only states and marks.
-        self.rewrite_states(oldest);
-        self.segments.reclaim_at = now_nanos.saturating_add(RECLAIM_NANOS);
-    }
-
-    /// Writes states and compaction marks from before `limit` again, a bounded number at a time.
-    fn rewrite_states(&mut self, limit: Lsn) {
-        let mut rewritten = 0;
-        for slot in 0..self.index.streams.len() as u32 {
-            let stream = &self.index.streams[slot as usize];
-            let state_old = stream.state_low().is_some_and(|at| at < limit);
-            let mark_old = stream.compacted_at.is_some_and(|at| at < limit);
-            if !state_old && !mark_old {
-                continue;
-            }
-            if rewritten == REWRITES_PER_TURN || self.vital_room < (stream.state.len() + 4096) as u64 {
-                break;
-            }
-            rewritten += 1;
-            let slot = StreamSlot(slot);
-            let (id, index) = (stream.id, stream.compacted);
-            if mark_old {
-                let record = RecordHeader { kind: Kind::Compacted, stream: id.0, index, tag: 0, note: 0 };
-                let (lsn, _) = self.put(&record, &[]);
-                self.index.stream_mut(slot).compacted_at = Some(lsn);
-            }
-            if state_old {
-                self.copy_state(slot);
-            }
-        }
-        self.segments.reclaim_wanted = true;
-    }
-
-    /// Gives away segments whose trim record is durable.
-    fn maybe_trim(&mut self) {
-        let Some((ticket, first_live)) = self.segments.trim else { return };
-        if self.durable < ticket {
-            return;
-        }
-        while let Some(front) = self.segments.list.front() {
-            if front.incarnation >= first_live {
-                self.segments.trim = None;
-                return;
-            }
-            if front.readers > 0 {
-                return;
-            }
-            let Some(segment) = self.segments.list.pop_front() else { return };
-            self.segments.used_bytes -= segment.bytes;
-            self.stats.segments_recycled += 1;
-            let name = segment.incarnation.file_name();
-            self.segments.spares.push_back(Spare { name, file: segment.file, bytes: segment.bytes });
         }
     }
 

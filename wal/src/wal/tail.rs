@@ -42,6 +42,7 @@ pub(super) fn move_tail<D: Disk>(wal: &mut Wal<D>, segments: &[Found]) -> Result
             Incarnation::NONE => prepared.incarnation,
             _ => wal.segments.first_incarnation().unwrap_or(prepared.incarnation),
         },
+        trim: wal.reclaim.trimmed_at,
         crc: 0,
     };
     let mut block = vec![0; BLOCK as usize];

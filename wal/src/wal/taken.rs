@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::hole::{Directory as Directories, Hole};
 use super::losses::{Losses, VERDICT_STATE, VERDICT_TAINTED, Verdict};
+use super::moved::{Moved, Moves};
 use super::{Damage, EntryHeader, Recovery, StreamId, StreamSlot};
 use crate::format::{
     BatchHeader, Directory, Effect, Effects, Incarnation, Kind, Lsn, MARK_SLOT_BYTES, Record, RecordHeader,
@@ -14,6 +15,11 @@ use crate::index::Index;
 pub(super) struct Taken {
     pub(super) index: Index,
     pub(super) losses: Losses,
+    pub(super) moves: Moves,
+    /// Entries and copies of the segment that is being read.
+    pub(super) entries: u32,
+    /// Bytes of these.
+    pub(super) entry_bytes: u64,
     /// The oldest segment that is needed, as the newest trim record or header says.
     pub(super) first_live: Incarnation,
     /// States put, and entries replaced, since the log began; they wrap.
@@ -28,7 +34,7 @@ pub(super) struct Taken {
     /// A damaged place of which nothing tells what it held.
     unknown: Option<Unknown>,
     /// There was such a place: streams may have gaps.
-    gaps: bool,
+    pub(super) gaps: bool,
 }
 
 /// A damaged place of which nothing tells what it held, and what came after it.
@@ -57,6 +63,9 @@ impl Taken {
             doubts: BTreeSet::new(),
             unknown: None,
             gaps: false,
+            moves: Moves::default(),
+            entries: 0,
+            entry_bytes: 0,
         }
     }
 
@@ -88,7 +97,19 @@ impl Taken {
         if header.kind != Kind::Directory {
             self.directory.push(header.kind, header.stream, header.index);
         }
+        if matches!(header.kind, Kind::Entry | Kind::Copy) {
+            self.entries += 1;
+            self.entry_bytes += record.bytes as u64;
+        }
+        if matches!(header.kind, Kind::Entry | Kind::Repair) && self.moves.skips(header.stream, lsn) {
+            return Ok(());
+        }
         match header.kind {
+            Kind::RewriteBegin => self.rewrite_begins(header.stream, lsn..lsn.plus(1), header.index),
+            Kind::Copy => self.copy(recovery, lsn, record)?,
+            Kind::RewriteEnd => {
+                self.rewrite_ends(recovery, header.stream, lsn, header.index, Some(header.tag));
+            }
             Kind::Entry => self.entry(recovery, id, lsn, record)?,
             Kind::State | Kind::StateCopy => {
                 let slot = self.index.slot(id);
@@ -136,7 +157,7 @@ impl Taken {
         Ok(())
     }
 
-    fn entry(
+    pub(super) fn entry(
         &mut self,
         recovery: &mut dyn Recovery,
         id: StreamId,
@@ -156,17 +177,29 @@ impl Taken {
                 header.index, id.0
             ));
         }
-        self.replaced = self.replaced.wrapping_add(u32::from(header.index < stream.next));
-        self.index.push(slot, header.index, lsn);
-        if let Some(unknown) = &mut self.unknown {
-            unknown.entries_after.insert(slot.0);
+        let replaces = header.kind == Kind::Entry && header.index < stream.next;
+        self.replaced = self.replaced.wrapping_add(u32::from(replaces));
+        if replaces
+            && header.index <= stream.first
+            && let Some(dead_until) = stream.lsn(stream.next.saturating_sub(1))
+        {
+            self.moves.found.insert(slot.0, Moved { slot, begin: lsn, end: lsn, dead_until });
         }
+        self.index.push(slot, header.index, lsn);
+        self.note_after(slot);
         if !self.losses.is_empty() {
             self.losses.replaced(slot, header.index);
         }
         let header = EntryHeader { index: header.index, tag: header.tag, note: header.note };
         recovery.entry(id, header, record.payload);
         Ok(())
+    }
+
+    /// The stream has an entry behind the damaged place of which nothing tells what it held.
+    pub(super) fn note_after(&mut self, slot: StreamSlot) {
+        if let Some(unknown) = &mut self.unknown {
+            unknown.entries_after.insert(slot.0);
+        }
     }
 
     fn repair(
@@ -207,7 +240,7 @@ impl Taken {
     }
 
     /// Entries `first ..= last` of a stream were in a damaged place: they stay members of the log, without their bytes.
-    fn lose_entries(
+    pub(super) fn lose_entries(
         &mut self,
         recovery: &mut dyn Recovery,
         slot: StreamSlot,
@@ -283,6 +316,7 @@ impl Taken {
     fn begin_unknown(&mut self, hole: &Hole) {
         let before = self.unknown.take();
         self.gaps = true;
+        self.moves.interrupt(&mut self.index, hole.start);
         self.unknown = Some(Unknown {
             start: before.as_ref().map_or(hole.start, |b| b.start),
             end: hole.end,
@@ -304,7 +338,15 @@ impl Taken {
     ) {
         let Some((first, last)) = lost else { return };
         let id = StreamId(effect.stream);
+        let superseded = self.moves.supersedes(effect.stream, hole.end);
         match effect.kind {
+            Kind::Entry | Kind::Repair if superseded => {}
+            Kind::RewriteBegin => self.rewrite_begins(id.0, hole.start..hole.end, last),
+            Kind::Copy => {
+                damage.entries.push((id.0, first, last));
+                self.lose_copies(recovery, id.0, hole.start, first, last);
+            }
+            Kind::RewriteEnd => self.rewrite_ends(recovery, id.0, hole.end, last, None),
             Kind::Entry => {
                 let slot = self.index.slot(id);
                 damage.entries.push((id.0, first, last));

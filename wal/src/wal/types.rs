@@ -45,6 +45,16 @@ pub struct Options {
     pub budget_bytes: u64,
     /// Segments zeroed before the log opens, and kept ready in the background.
     pub segments_ahead: u32,
+    /// Segments kept ready at most, prepared or free to be used again; more than that are removed.
+    pub segments_ready_max: u32,
+    /// Bytes per second that the background may write to move live entries out of old segments. Not a limit when space is
+    /// about to end.
+    pub reclaim_bytes_per_s: u64,
+    /// Streams with more live bytes than this are not rewritten: their owner is asked again to compact them
+    /// ([`Wal::poll_pressure`](crate::Wal::poll_pressure)).
+    pub rewrite_bytes_max: u64,
+    /// How long the owner has, after it was asked, before streams are rewritten; while space is short it has no time.
+    pub reclaim_patience_ms: u64,
     /// Reads of the disk under way at once. Further ones wait their turn.
     pub reads_in_flight: u32,
     /// A number that tells this log from others: every segment carries it, and a segment of another log is refused. 0: take
@@ -62,6 +72,10 @@ impl Default for Options {
             payload_bytes_max: 1 << 20,
             budget_bytes: 0,
             segments_ahead: 1,
+            segments_ready_max: 3,
+            reclaim_bytes_per_s: 64 << 20,
+            rewrite_bytes_max: 16 << 20,
+            reclaim_patience_ms: 1000,
             reads_in_flight: 64,
             log_id: 0,
         }
@@ -323,6 +337,14 @@ pub struct Stats {
     pub segments_created: u64,
     /// Segments recycled.
     pub segments_recycled: u64,
+    /// Streams rewritten at the head of the log.
+    pub rewrites: u64,
+    /// Rewrites given up because the stream was overwritten or compacted meanwhile, or could not be read, or had no room.
+    pub rewrites_abandoned: u64,
+    /// Rewrites not begun: the stream was too large for the options or for the room. Its owner was asked again.
+    pub rewrites_refused: u64,
+    /// Bytes written by rewriting.
+    pub rewritten_bytes: u64,
     /// Batches that were closed because they were full: the writes in flight were the bottleneck.
     pub batches_full: u64,
     /// Appends refused for want of space.

@@ -179,6 +179,7 @@ impl<D: Disk> Wal<D> {
             previous_crc: self.chain,
             durable_end: self.durable_end,
             first_live: self.segments.first_incarnation().unwrap_or(prepared.incarnation),
+            trim: self.reclaim.trimmed_at,
             crc: 0,
         };
         let mut buffer = self.disk.buffer(BLOCK as usize);
@@ -232,6 +233,7 @@ impl<D: Disk> Wal<D> {
         assert_eq!(batch.lsn, self.next_lsn, "batches are submitted in the order of the log");
         let padded = batch.padded();
         let (file, incarnation, offset): (FileId, Incarnation, u64) = self.segments.place(padded);
+        self.segments.count_entries(batch.entries, batch.dead, batch.entry_bytes.into());
         let header = BatchHeader {
             length: batch.len as u32,
             incarnation,
@@ -444,7 +446,7 @@ impl<D: Disk> Wal<D> {
     /// clean). Nothing later is acknowledged.
     pub(super) fn poison(&mut self, error: DiskError) {
         self.set_health(Health::Poisoned(error));
-        (self.entry_room, self.append_room, self.vital_room) = (0, 0, 0);
+        (self.entry_room, self.append_room, self.vital_room, self.reclaim.room) = (0, 0, 0, 0);
         self.news = true;
         self.stir_reads();
     }

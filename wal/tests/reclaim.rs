@@ -1,0 +1,583 @@
+//! Old segments become free whatever holds them: owners are asked, cold streams are rewritten, and no crash, at whatever
+//! write, loses the head of a stream (FIELD 24, 38).
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Streams, header, payload, settle};
+use logdrive_wal::{
+    AppendError, EntryHeader, Health, Options, Recovery, SimDisk, SimOptions, SimPlatter, StreamId, Ticket,
+    Wal,
+};
+
+type Log = Wal<SimDisk>;
+
+/// Streams from here on are compacted; those below never are.
+const HOT: u64 = 100;
+
+/// Takes what the log gives back, and insists on order: a stream that was never compacted begins at 1, and each entry is the
+/// next one or replaces one that was seen.
+#[derive(Default)]
+struct Ordered(Streams);
+
+impl Recovery for Ordered {
+    fn entry(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
+        let entries = self.0.entries.get(&stream.0);
+        let last = entries.and_then(|e| e.last_key_value()).map_or(0, |(index, _)| *index);
+        if stream.0 < HOT {
+            assert!(header.index <= last + 1, "stream {}: {} comes after {last}", stream.0, header.index);
+        }
+        self.0.entry(stream, header, payload);
+    }
+    fn state(&mut self, stream: StreamId, state: &[u8]) {
+        self.0.state(stream, state);
+    }
+    fn compacted(&mut self, stream: StreamId, index: u64) {
+        self.0.compacted(stream, index);
+    }
+}
+
+fn options(segments: u64) -> Options {
+    Options {
+        segment_bytes: 32 << 10,
+        batch_bytes_max: 8 << 10,
+        payload_bytes_max: 6 << 10,
+        budget_bytes: segments * (32 << 10),
+        writes_in_flight: 3,
+        reclaim_patience_ms: 100,
+        ..Options::default()
+    }
+}
+
+fn new_log(options: Options) -> (Log, SimPlatter) {
+    let disk = SimDisk::new(SimOptions::default());
+    let platter = disk.platter();
+    (Wal::open(disk, options, 0, &mut Streams::default()).unwrap(), platter)
+}
+
+fn turn(wal: &mut Log, now: &mut u64) {
+    *now += 20_000_000;
+    // The disk is faster than the owner's loop.
+    for _ in 0..4 {
+        wal.submit(*now);
+        wal.poll(*now);
+    }
+}
+
+fn read(wal: &mut Log, stream: u64, first: u64, last: u64, now: &mut u64) -> Vec<(EntryHeader, Vec<u8>)> {
+    let slot = wal.stream(StreamId(stream));
+    let mut all = Vec::new();
+    while all.len() as u64 <= last - first {
+        wal.read(1, slot, first + all.len() as u64, last, u32::MAX);
+        let done = loop {
+            wal.submit(*now);
+            wal.poll(*now);
+            if let Some(done) = wal.poll_read() {
+                break done;
+            }
+        };
+        all.extend(done.result.unwrap());
+    }
+    all
+}
+
+fn files_bytes(platter: &SimPlatter) -> u64 {
+    platter.list().iter().map(|(_, len)| len).sum()
+}
+
+fn append(
+    wal: &mut Log,
+    model: &mut Streams,
+    stream: u64,
+    index: u64,
+    len: usize,
+) -> Result<(), AppendError> {
+    let slot = wal.stream(StreamId(stream));
+    let bytes = payload(stream, index, len);
+    wal.append(slot, header(index), &bytes)?;
+    model.append(stream, header(index), &bytes);
+    Ok(())
+}
+
+/// One hot stream writes, and keeps its last few entries.
+fn run_hot(
+    wal: &mut Log,
+    model: &mut Streams,
+    bytes: u64,
+    now: &mut u64,
+    mut each: impl FnMut(&mut Log, u64),
+) {
+    let slot = wal.stream(StreamId(HOT));
+    let start = wal.entries(slot).map_or(1, |(_, last)| last + 1);
+    for index in start..start + bytes / 3000 {
+        // A writer that is refused tries again.
+        let mut tries = 0;
+        while let Err(error) = append(wal, model, HOT, index, 3000) {
+            tries += 1;
+            assert!(tries < 50, "entry {index} of the hot stream: {error}; {:?}", wal.stats());
+            turn(wal, now);
+        }
+        if index % 8 == 0 {
+            wal.compact(slot, index - 4).unwrap();
+            model.compact(HOT, index - 4);
+        }
+        turn(wal, now);
+        each(wal, index);
+    }
+}
+
+#[test]
+fn field_38_cold_streams_are_asked_then_rewritten_and_the_disk_stays_in_its_budget() {
+    let options = options(16);
+    let budget = options.budget_bytes;
+    let (mut wal, platter) = new_log(options.clone());
+    let (mut model, mut now) = (Streams::default(), 0);
+    for stream in 1..=20 {
+        for index in 1..=6 {
+            append(&mut wal, &mut model, stream, index, 300).unwrap();
+        }
+        turn(&mut wal, &mut now);
+    }
+    let mut asked = BTreeMap::new();
+    run_hot(&mut wal, &mut model, 20 * budget, &mut now, |wal, _| {
+        while let Some((slot, bytes)) = wal.poll_pressure() {
+            *asked.entry(slot).or_insert(0) += 1;
+            assert!((1000..20_000).contains(&bytes), "{bytes}");
+        }
+        let used = files_bytes(&platter);
+        assert!(used <= budget, "{used} bytes of files");
+    });
+    assert!(asked.len() >= 20, "{asked:?}");
+    let stats = wal.stats();
+    assert!(stats.rewrites >= 40, "every cold stream again and again: {stats:?}");
+    assert_eq!((stats.refused, stats.rewrites_abandoned), (0, 0), "{stats:?}");
+    for stream in 1..=20 {
+        let found = read(&mut wal, stream, 1, 6, &mut now);
+        for (place, bytes) in found {
+            assert_eq!((place, &bytes), (header(place.index), &payload(stream, place.index, 300)));
+        }
+    }
+    settle(&mut wal, &mut now);
+    drop(wal.into_disk().power_loss());
+    let mut found = Ordered::default();
+    drop(Wal::open(platter.open().unwrap(), options, 0, &mut found).unwrap());
+    assert!(same(&model, &found.0), "{}\n{}", summary(&found.0), summary(&model));
+}
+
+#[test]
+fn field_38_an_owner_that_compacts_when_asked_spares_the_log_the_rewrite() {
+    let options = Options { reclaim_patience_ms: 2_000, ..options(24) };
+    let (mut wal, _) = new_log(options);
+    let (mut model, mut now) = (Streams::default(), 0);
+    for stream in 1..=20 {
+        for index in 1..=6 {
+            append(&mut wal, &mut model, stream, index, 300).unwrap();
+        }
+    }
+    run_hot(&mut wal, &mut model, 5 * 24 * (32 << 10), &mut now, |wal, _| {
+        while let Some((slot, _)) = wal.poll_pressure() {
+            let (_, last) = wal.entries(slot).unwrap();
+            wal.compact(slot, last).unwrap();
+        }
+    });
+    assert_eq!(wal.stats().rewrites, 0);
+    assert!(wal.stats().segments_recycled > 50, "{:?}", wal.stats());
+}
+
+#[test]
+fn field_38_a_stream_that_is_too_large_to_be_rewritten_is_asked_for_again() {
+    let options = Options { rewrite_bytes_max: 20 << 10, ..options(24) };
+    let (mut wal, _) = new_log(options);
+    let (mut model, mut now) = (Streams::default(), 0);
+    for index in 1..=20 {
+        append(&mut wal, &mut model, 1, index, 3000).unwrap();
+    }
+    let (large, mut asked, mut compacted) = (wal.stream(StreamId(1)), 0, false);
+    run_hot(&mut wal, &mut model, 3 * 24 * (32 << 10), &mut now, |wal, _| {
+        while let Some((slot, bytes)) = wal.poll_pressure() {
+            if slot != large || compacted {
+                continue;
+            }
+            assert!(bytes > 20 << 10, "{bytes}");
+            asked += 1;
+            if asked == 3 {
+                wal.compact(slot, 19).unwrap();
+                compacted = true;
+            }
+        }
+    });
+    assert!(compacted, "asked {asked} times");
+    assert!(wal.stats().rewrites_refused >= 1, "{:?}", wal.stats());
+    assert!(wal.stats().segments_recycled > 30);
+}
+
+#[test]
+fn a_log_full_of_live_entries_refuses_writers_and_is_not_rewritten_in_circles() {
+    let (mut wal, _) = new_log(options(16));
+    let (mut model, mut now) = (Streams::default(), 0);
+    let mut index = 0;
+    let error = loop {
+        index += 1;
+        // Seven to a batch, so that little is lost.
+        match append(&mut wal, &mut model, 1 + index % 10, 1 + index / 10, 1100) {
+            Ok(()) if index % 7 == 0 => turn(&mut wal, &mut now),
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    let AppendError::OutOfSpace { used, budget } = error else { panic!("{error}") };
+    assert!(used <= budget && used * 2 > budget, "{used} of {budget}");
+    let written = wal.stats().write_bytes;
+    for _ in 0..2_000 {
+        turn(&mut wal, &mut now);
+    }
+    assert!(wal.stats().write_bytes <= written + (64 << 10), "{:?}", wal.stats());
+    // Votes go on.
+    let slot = wal.stream(StreamId(1));
+    let ticket = wal.put_state(slot, b"vote").unwrap();
+    turn(&mut wal, &mut now);
+    turn(&mut wal, &mut now);
+    assert!(wal.durable() >= ticket);
+    // The owner compacts, and writers go on.
+    for stream in 1..=9 {
+        let slot = wal.stream(StreamId(stream));
+        let (_, last) = wal.entries(slot).unwrap();
+        wal.compact(slot, last).unwrap();
+    }
+    for _ in 0..200 {
+        turn(&mut wal, &mut now);
+    }
+    assert!(wal.stats().rewrites > 0, "the tenth stream holds every segment: {:?}", wal.stats());
+    append(&mut wal, &mut model, 50, 1, 4000).unwrap();
+}
+
+#[test]
+fn field_24_readers_of_a_stream_that_is_rewritten_meanwhile_get_every_entry() {
+    for seed in 0..30 {
+        let disk = SimDisk::new(SimOptions { seed, ..SimOptions::default() });
+        let options = Options { reclaim_patience_ms: 0, ..options(16) };
+        let mut wal = Wal::open(disk, options, 0, &mut Streams::default()).unwrap();
+        let (mut model, mut now) = (Streams::default(), 0);
+        for index in 1..=60 {
+            append(&mut wal, &mut model, 1, index, 500).unwrap();
+            if index % 3 == 0 {
+                append(&mut wal, &mut model, 2, index / 3, 2000).unwrap();
+            }
+            turn(&mut wal, &mut now);
+        }
+        let reader = wal.stream(StreamId(1));
+        let (mut begun, mut done) = (0, 0);
+        run_hot(&mut wal, &mut model, 16 * (32 << 10), &mut now, |wal, index| {
+            begun += 1;
+            wal.read(index, reader, 1, 60, u32::MAX);
+            while let Some(read) = wal.poll_read() {
+                done += 1;
+                let entries = read.result.unwrap();
+                assert_eq!(entries.len(), 60, "seed {seed}");
+                for (place, bytes) in entries {
+                    assert!(bytes == payload(1, place.index, 500));
+                }
+            }
+        });
+        assert!(wal.stats().rewrites > 0 && done > begun / 2, "{done} of {begun}: {:?}", wal.stats());
+    }
+}
+
+#[test]
+fn field_24_a_stream_that_is_overwritten_or_compacted_while_it_is_rewritten_is_given_up_and_left_whole() {
+    // A slow rate, so that the rewrite of a stream takes many turns.
+    let options = Options { reclaim_patience_ms: 0, reclaim_bytes_per_s: 256 << 10, ..options(48) };
+    let (mut wal, platter) = new_log(options.clone());
+    let (mut model, mut now) = (Streams::default(), 0);
+    for index in 1..=100 {
+        for stream in [1, 2, HOT + 3] {
+            append(&mut wal, &mut model, stream, index, 1000).unwrap();
+        }
+        turn(&mut wal, &mut now);
+    }
+    let (mut changes, mut last) = (0, 100);
+    let mut copies = model.clone();
+    run_hot(&mut wal, &mut model, 2 * 48 * (32 << 10), &mut now, |wal, index| {
+        if index % 30 != 0 || wal.stats().rewritten_bytes == 0 {
+            return;
+        }
+        changes += 1;
+        match changes % 3 {
+            0 => {
+                let index = last - changes % 7;
+                append(wal, &mut copies, 1, index, 1000).unwrap();
+            }
+            1 if changes < 90 => {
+                let slot = wal.stream(StreamId(HOT + 3));
+                wal.compact(slot, changes).unwrap();
+                copies.compact(HOT + 3, changes);
+            }
+            _ => {
+                last += 1;
+                let slot = wal.stream(StreamId(1));
+                let (_, end) = wal.entries(slot).unwrap();
+                append(wal, &mut copies, 1, end + 1, 1000).unwrap();
+                last = end + 1;
+            }
+        }
+    });
+    assert!(wal.stats().rewrites_abandoned > 0, "{:?}", wal.stats());
+    assert!(wal.stats().rewrites > 0, "{:?}", wal.stats());
+    for stream in [1, 2, HOT + 3] {
+        model.entries.insert(stream, copies.entries[&stream].clone());
+    }
+    model.compacted = copies.compacted.into_iter().chain(model.compacted).collect();
+    settle(&mut wal, &mut now);
+    drop(wal.into_disk().crash_kill());
+    let mut found = Ordered::default();
+    drop(Wal::open(platter.open().unwrap(), options, 0, &mut found).unwrap());
+    assert!(same(&model, &found.0), "{}\n{}", summary(&found.0), summary(&model));
+}
+
+// -- crashes at every operation ---------------------------------------------------------------------------------------
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append(u64, EntryHeader, Vec<u8>),
+    State(u64, Vec<u8>),
+    Compact(u64, u64),
+}
+
+fn apply(model: &mut Streams, op: &Op) {
+    match op {
+        Op::Append(stream, header, payload) => model.append(*stream, *header, payload),
+        Op::State(stream, state) => {
+            model.states.insert(*stream, state.clone());
+        }
+        Op::Compact(stream, index) => model.compact(*stream, *index),
+    }
+}
+
+fn random(state: &mut u64, bound: u64) -> u64 {
+    *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+    (*state >> 33) % bound
+}
+
+fn crash_options() -> Options {
+    Options {
+        segment_bytes: 32 << 10,
+        batch_bytes_max: 4 << 10,
+        payload_bytes_max: 3 << 10,
+        budget_bytes: 14 * (32 << 10),
+        writes_in_flight: 3,
+        reclaim_patience_ms: 0,
+        ..Options::default()
+    }
+}
+
+struct Life {
+    base: Streams,
+    journal: Vec<(Ticket, Op)>,
+    acknowledged: Ticket,
+    rewrites: u64,
+    recycled: u64,
+}
+
+/// The next thing that a random owner does: cold streams 1 to 4 are never compacted and seldom written, hot ones often.
+fn next_op(wal: &mut Log, model: &Streams, rng: &mut u64, turn: u64) -> Op {
+    let cold = random(rng, 8) == 0;
+    let stream = if cold { 1 + random(rng, 4) } else { HOT + random(rng, 3) };
+    let slot = wal.stream(StreamId(stream));
+    let compacted = model.compacted.get(&stream).copied().unwrap_or(0);
+    match (random(rng, 10), wal.entries(slot)) {
+        (0, _) => Op::State(stream, payload(stream, turn, random(rng, 60) as usize)),
+        (1..=4, Some((first, last))) if !cold && last > first + 2 => {
+            Op::Compact(stream, last - random(rng, 2))
+        }
+        (5, Some((first, last))) => {
+            // Seldom the whole stream.
+            let first = if random(rng, 4) == 0 { first } else { last.saturating_sub(2).max(first) };
+            let index = first + random(rng, last - first + 1);
+            Op::Append(stream, header(index), payload(stream, turn, 200))
+        }
+        (_, entries) => {
+            let index = entries.map_or(compacted, |(_, last)| last) + 1;
+            let len = if cold { 200 } else { 500 + random(rng, 2000) as usize };
+            Op::Append(stream, header(index), payload(stream, turn + index, len))
+        }
+    }
+}
+
+fn live(wal: &mut Log, base: &Streams, seed: u64, turns: u64) -> Life {
+    let mut model = base.clone();
+    let mut life =
+        Life { base: base.clone(), journal: Vec::new(), acknowledged: Ticket(0), rewrites: 0, recycled: 0 };
+    let mut rng = seed;
+    wal.disk().hold();
+    for turn in 1..=turns {
+        let now = turn * 20_000_000;
+        for _ in 0..random(&mut rng, 4) {
+            let op = next_op(wal, &model, &mut rng, turn);
+            let ticket = match &op {
+                Op::Append(stream, header, payload) => {
+                    let slot = wal.stream(StreamId(*stream));
+                    wal.append(slot, *header, payload)
+                }
+                Op::State(stream, state) => {
+                    let slot = wal.stream(StreamId(*stream));
+                    wal.put_state(slot, state)
+                }
+                Op::Compact(stream, index) => {
+                    let slot = wal.stream(StreamId(*stream));
+                    wal.compact(slot, *index)
+                }
+            };
+            // A full log refuses, and goes on.
+            let Ok(ticket) = ticket else { continue };
+            apply(&mut model, &op);
+            life.journal.push((ticket, op));
+        }
+        wal.submit(now);
+        let count = 2 + random(&mut rng, 6) as usize;
+        wal.disk().run_some(count);
+        wal.poll(now);
+        life.acknowledged = wal.durable();
+        (life.rewrites, life.recycled) = (wal.stats().rewrites, wal.stats().segments_recycled);
+        if *wal.health() != Health::Running {
+            return life;
+        }
+    }
+    life
+}
+
+fn same(model: &Streams, found: &Streams) -> bool {
+    let live = |s: &Streams| -> Vec<_> {
+        s.entries.iter().filter(|(_, e)| !e.is_empty()).map(|(k, v)| (*k, v.clone())).collect()
+    };
+    live(model) == live(found) && model.states == found.states && model.compacted == found.compacted
+}
+
+/// What is there, for people: the first and last entry of each stream, states, compactions.
+fn summary(streams: &Streams) -> String {
+    let ends = |e: &BTreeMap<u64, common::Entry>| {
+        let (first, last) = (e.first_key_value()?, e.last_key_value()?);
+        Some((*first.0, *last.0, first.1.2.len(), last.1.2.len()))
+    };
+    let entries: Vec<_> = streams.entries.iter().map(|(stream, e)| (*stream, ends(e), e.len())).collect();
+    let states: Vec<_> = streams.states.iter().map(|(stream, state)| (*stream, state.len())).collect();
+    format!("{entries:?}, states {states:?}, compacted {:?}", streams.compacted)
+}
+
+/// The recovered streams are those after some prefix of the journal that contains everything acknowledged.
+fn check(life: &Life, found: &Streams, what: &str) {
+    let mut model = life.base.clone();
+    let acknowledged = life.journal.iter().take_while(|(ticket, _)| *ticket <= life.acknowledged).count();
+    for (_, op) in &life.journal[..acknowledged] {
+        apply(&mut model, op);
+    }
+    for (number, step) in (acknowledged..=life.journal.len()).enumerate() {
+        if number > 0 {
+            apply(&mut model, &life.journal[step - 1].1);
+        }
+        if same(&model, found) {
+            return;
+        }
+    }
+    panic!(
+        "{what}: {acknowledged} of {} operations were acknowledged, and the streams\n{}\nwere recovered instead of\n{}",
+        life.journal.len(),
+        summary(found),
+        summary(&model)
+    );
+}
+
+fn reopen(platter: &SimPlatter, what: &str) -> (Log, Streams) {
+    let mut found = Ordered::default();
+    let wal = Wal::open(platter.open().unwrap(), crash_options(), 0, &mut found);
+    (wal.unwrap_or_else(|e| panic!("{what}: {e}")), found.0)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Crash {
+    Kill,
+    Power,
+}
+
+/// Lives until `at` operations of the disk were performed; whether it came that far.
+fn live_until(
+    platter: &SimPlatter,
+    base: &Streams,
+    seed: u64,
+    at: u64,
+    turns: u64,
+    how: Crash,
+) -> (Life, bool) {
+    let mut life =
+        Life { base: base.clone(), journal: Vec::new(), acknowledged: Ticket(0), rewrites: 0, recycled: 0 };
+    platter.halt_after(at);
+    match Wal::open(platter.open().unwrap(), crash_options(), 0, &mut Ordered::default()) {
+        Ok(mut wal) => {
+            life = live(&mut wal, base, seed, turns);
+            match how {
+                Crash::Kill => drop(wal.into_disk().crash_kill()),
+                Crash::Power => drop(wal.into_disk().power_loss()),
+            }
+        }
+        Err(error) => {
+            assert!(platter.halted(), "seed {seed} at {at}: {error}");
+            if how == Crash::Power {
+                platter.power_loss();
+            }
+        }
+    }
+    let halted = platter.halted();
+    platter.revive();
+    (life, halted)
+}
+
+/// How many seeds: more with `LOGDRIVE_SEEDS`.
+fn seeds() -> u64 {
+    std::env::var("LOGDRIVE_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1)
+}
+
+fn sweep(how: Crash) {
+    let turns = 400;
+    for seed in 1..=seeds() {
+        // The whole life once, to know how many operations it takes and that it rewrites at all.
+        let fresh = |disk_seed| {
+            let disk = SimDisk::new(SimOptions { seed: disk_seed, ..SimOptions::default() });
+            disk.platter()
+        };
+        let platter = fresh(seed * 1000);
+        let (whole, _) = live_until(&platter, &Streams::default(), seed, u64::MAX / 2, turns, how);
+        assert!(whole.rewrites > 5 && whole.recycled > 5, "seed {seed}: {} rewrites", whole.rewrites);
+        let mut crashes = 0;
+        // Every operation of the later part of the life, when the log turns; the beginning is another test's.
+        for at in 100.. {
+            let platter = fresh(seed * 1000 + at);
+            let what = format!("{how:?}, seed {seed}, operation {at}");
+            let (life, halted) = live_until(&platter, &Streams::default(), seed, at, turns, how);
+            if !halted {
+                break;
+            }
+            crashes += 1;
+            let (wal, found) = reopen(&platter, &what);
+            check(&life, &found, &what);
+            drop(wal);
+            // A second life that ends with a crash of the other kind somewhere, and a third.
+            let other = if how == Crash::Kill { Crash::Power } else { Crash::Kill };
+            let (second, _) = live_until(&platter, &found, seed + 77, at * 7 % 300, turns, other);
+            let (wal, found) = reopen(&platter, &format!("{what}, second life"));
+            check(&second, &found, &format!("{what}, second life"));
+            drop(wal);
+        }
+        assert!(crashes > 300, "only {crashes} crashes");
+    }
+}
+
+#[test]
+fn field_24_a_kill_at_every_operation_while_streams_are_rewritten_loses_nothing() {
+    sweep(Crash::Kill);
+}
+
+#[test]
+fn field_24_a_power_loss_at_every_operation_while_streams_are_rewritten_loses_nothing() {
+    sweep(Crash::Power);
+}
