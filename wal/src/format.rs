@@ -3,10 +3,14 @@
 //! Everything here takes bytes from outside and answers with values or errors; nothing panics on them.
 
 mod directory;
+mod kind;
 mod mark;
+mod moves;
 
 pub(crate) use self::directory::{Directory, Effect, Effects};
+pub(crate) use self::kind::Kind;
 pub(crate) use self::mark::{MARK_SLOT_BYTES, MARKS_FILE, Mark, MarkSlot};
+pub(crate) use self::moves::{MOVE_BYTES, decode_moves, encode_moves};
 
 /// Version of the format, in every segment header.
 pub(crate) const FORMAT_VERSION: u32 = 2;
@@ -341,77 +345,6 @@ fn batch_header_crc(head: &[u8]) -> u32 {
     crate::crc::crc32c_append(crc, &head[40..BATCH_HEADER_BYTES])
 }
 
-/// What a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// An entry of a stream.
-    Entry,
-    /// The state of a stream.
-    State,
-    /// Entries of the stream up to `index` are not needed any more.
-    Compacted,
-    /// Segments before incarnation `index` are not needed any more. Of the log itself; `stream` is 0. The payload names the
-    /// streams that were rewritten and have old records behind them, see [`encode_moves`].
-    Trim,
-    /// Entry `index` of a stream, whose own record is damaged. It replaces nothing behind it.
-    Repair,
-    /// The state of a stream once more, in another segment.
-    StateCopy,
-    /// A stream may have lost bytes and nothing tells which; see [`crate::wal::damage`].
-    Verdict,
-    /// The owner has dealt with what an earlier verdict said of a stream.
-    Healed,
-    /// A damaged place was judged: verdicts for its streams were written before. Of the log itself.
-    Judged,
-    /// What an earlier batch did, the last one with records: it begins `index` bytes before this record's batch (0: unknown).
-    /// Of the log itself; the first record of each batch.
-    Directory,
-    /// Entries `index ..= tag` of the stream or more, all that it has, are written again from here on.
-    RewriteBegin,
-    /// One of them.
-    Copy,
-    /// That were all: `index ..= tag`. From here on the copies count, and what the stream had before does not.
-    RewriteEnd,
-}
-
-impl Kind {
-    fn code(self) -> u32 {
-        match self {
-            Kind::Entry => 1,
-            Kind::State => 2,
-            Kind::Compacted => 3,
-            Kind::Trim => 4,
-            Kind::Repair => 5,
-            Kind::StateCopy => 10,
-            Kind::Verdict => 11,
-            Kind::Healed => 12,
-            Kind::Judged => 13,
-            Kind::Directory => 14,
-            Kind::RewriteBegin => 6,
-            Kind::Copy => 7,
-            Kind::RewriteEnd => 8,
-        }
-    }
-    fn from_code(code: u32) -> Option<Kind> {
-        Some(match code {
-            1 => Kind::Entry,
-            2 => Kind::State,
-            3 => Kind::Compacted,
-            4 => Kind::Trim,
-            5 => Kind::Repair,
-            10 => Kind::StateCopy,
-            11 => Kind::Verdict,
-            12 => Kind::Healed,
-            13 => Kind::Judged,
-            14 => Kind::Directory,
-            6 => Kind::RewriteBegin,
-            7 => Kind::Copy,
-            8 => Kind::RewriteEnd,
-            _ => return None,
-        })
-    }
-}
-
 /// The fields of a record beside its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHeader {
@@ -602,20 +535,6 @@ impl<'a> Iterator for Records<'a> {
             }
         }
     }
-}
-
-/// Bytes of one pair in the payload of a trim record.
-pub(crate) const MOVE_BYTES: usize = 16;
-
-/// The payload of a trim record: streams, each with the position where its last complete rewrite begins.
-pub(crate) fn encode_moves(moves: impl Iterator<Item = (u64, Lsn)>) -> Vec<u8> {
-    let pair = |(stream, begin): (u64, Lsn)| [stream.to_le_bytes(), begin.0.to_le_bytes()].concat();
-    moves.flat_map(pair).collect()
-}
-
-/// Reads what [`encode_moves`] wrote.
-pub(crate) fn decode_moves(payload: &[u8]) -> impl Iterator<Item = (u64, Lsn)> {
-    payload.chunks_exact(MOVE_BYTES).filter_map(|pair| Some((u64_at(pair, 0)?, Lsn(u64_at(pair, 8)?))))
 }
 
 #[cfg(test)]

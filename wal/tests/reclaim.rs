@@ -149,7 +149,8 @@ fn field_38_cold_streams_are_asked_then_rewritten_and_the_disk_stays_in_its_budg
         let used = files_bytes(&platter);
         assert!(used <= budget, "{used} bytes of files");
     });
-    assert!(asked.len() >= 20, "{asked:?}");
+    // Not those that are rewritten before anybody looks, because space is short when their turn comes.
+    assert!(asked.len() >= 15, "{asked:?}");
     let stats = wal.stats();
     assert!(stats.rewrites >= 40, "every cold stream again and again: {stats:?}");
     assert_eq!((stats.refused, stats.rewrites_abandoned), (0, 0), "{stats:?}");

@@ -175,7 +175,7 @@ impl<D: Disk> Wal<D> {
     }
 
     fn look(&mut self, now_nanos: u64) {
-        let Some(oldest) = self.segments.front().filter(|_| self.segments.count() > 1) else { return };
+        let Some(oldest) = self.segments.front() else { return };
         let (oldest, limit) = (oldest.incarnation, oldest.end);
         if self.reclaim.rewriter.is_busy() {
             return;
@@ -184,7 +184,11 @@ impl<D: Disk> Wal<D> {
             if round.oldest == oldest && round.pins.iter().any(|(stream, _)| self.pins(*stream, limit)) {
                 return;
             }
+            // Its room is free again.
             self.reclaim.round = None;
+        }
+        if self.segments.count() < 2 {
+            return;
         }
         let rewrites = self.is_worth_rewriting();
         if !rewrites && self.reclaim.pinned_by.is_some_and(|stream| self.pins(stream, limit)) {

@@ -72,7 +72,7 @@ impl Default for Options {
             payload_bytes_max: 1 << 20,
             budget_bytes: 0,
             segments_ahead: 1,
-            segments_ready_max: 3,
+            segments_ready_max: 8,
             reclaim_bytes_per_s: 64 << 20,
             rewrite_bytes_max: 16 << 20,
             reclaim_patience_ms: 1000,
