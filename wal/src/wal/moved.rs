@@ -65,6 +65,9 @@ struct Trim {
     moves: Vec<(u64, Lsn)>,
 }
 
+/// A copy in memory; `None` if it is damaged.
+type Held = Option<(EntryHeader, Vec<u8>)>;
+
 /// A rewrite whose end was not seen yet.
 #[derive(Debug)]
 struct Open {
@@ -78,7 +81,7 @@ struct Open {
     /// A copy is damaged.
     lost: bool,
     /// The copies themselves, `None` for those that are damaged, if the owner may not have seen all the entries.
-    held: Option<Vec<Option<(EntryHeader, Vec<u8>)>>>,
+    held: Option<Vec<Held>>,
 }
 
 impl Open {
