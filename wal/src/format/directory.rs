@@ -83,6 +83,12 @@ impl Directory {
         fits
     }
 
+    /// Takes a finished directory.
+    pub(crate) fn set(&mut self, finished: &[u8]) {
+        self.clear();
+        self.bytes.extend_from_slice(finished);
+    }
+
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.pending = None;

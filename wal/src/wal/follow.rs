@@ -201,6 +201,8 @@ impl Replay {
                 self.recovered.cut = Some((found.name(), at.offset));
                 return Ok(End::Cut);
             }
+            // How far the damage reaches must not depend on a mark that the next open does not find any more.
+            self.look_behind(disk, segments, found, &at)?;
             let site = Site {
                 found,
                 chain: self.chain,
@@ -282,17 +284,30 @@ impl Replay {
         if self.chain.lsn < self.durable_end && !mutant::CUT_ACKNOWLEDGED {
             return Ok(false);
         }
-        if !self.attested {
-            self.attested = true;
-            for later in segments.iter().filter(|f| f.incarnation >= found.incarnation) {
-                let offset = if later.incarnation == found.incarnation { at.offset } else { BLOCK };
-                self.durable_end = self.durable_end.max(attested(disk, later, offset)?);
-                if let Some(header) = later.header() {
-                    self.durable_end = self.durable_end.max(header.durable_end);
-                }
+        self.look_behind(disk, segments, found, at)?;
+        Ok(self.chain.lsn >= self.durable_end || mutant::CUT_ACKNOWLEDGED)
+    }
+
+    /// Looks through everything behind the place for what it attests, once.
+    fn look_behind<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        segments: &[Found],
+        found: &Found,
+        at: &Break,
+    ) -> Result<(), OpenError> {
+        if self.attested {
+            return Ok(());
+        }
+        self.attested = true;
+        for later in segments.iter().filter(|f| f.incarnation >= found.incarnation) {
+            let offset = if later.incarnation == found.incarnation { at.offset } else { BLOCK };
+            self.durable_end = self.durable_end.max(attested(disk, later, offset)?);
+            if let Some(header) = later.header() {
+                self.durable_end = self.durable_end.max(header.durable_end);
             }
         }
-        Ok(self.chain.lsn >= self.durable_end || mutant::CUT_ACKNOWLEDGED)
+        Ok(())
     }
 
     /// Nothing that was durable may lie behind the end that was found.

@@ -124,7 +124,10 @@ impl Site<'_> {
         {
             copies.push(read_directory(disk, next, BLOCK, end)?);
         }
-        if let Some(mark) = self.mark.filter(|mark| mark.durable_end == end) {
+        // A mark is soon overwritten. Only at the end of the log may it tell anything, for there the next batch repeats it: else the
+        // next open would know less than this one.
+        let at_end = |mark: &&Mark| mark.durable_end == end && end == self.durable_end;
+        if let Some(mark) = self.mark.filter(at_end) {
             copies.push(Some((mark.back, mark.directory.clone())));
         }
         let mut known = copies.into_iter().flatten().filter(|(back, _)| *back != 0);

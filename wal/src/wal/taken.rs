@@ -310,6 +310,10 @@ impl Taken {
             // The directory is another batch's: it tells nothing.
             damage.is_exact = false;
             self.begin_unknown(hole);
+        } else if let Directories::Whole(bytes) = &hole.directory {
+            // If nothing was written behind it, the next batch says it once more: what told it now may be gone by then.
+            self.directory.set(bytes);
+            self.last_batch = Some(hole.start);
         }
     }
 
