@@ -36,9 +36,9 @@ pub(super) enum Pressure {
     Calm,
     /// Owners are asked, and after a while what is live is rewritten if a quarter of the log is garbage.
     Asking,
-    /// More than three quarters: what is live is rewritten at once.
+    /// More than three quarters: what is live is rewritten as soon as the owner has heard of it.
     Urgent,
-    /// More than seven eighths: not even the rate is limited, for the alternative is to refuse writers.
+    /// More than seven eighths: at once, and not even the rate is limited, for the alternative is to refuse writers.
     Critical,
 }
 

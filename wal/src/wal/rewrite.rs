@@ -116,8 +116,14 @@ impl<D: Disk> Wal<D> {
         let pressure = self.pressure();
         let Some(limit) = self.segments.front().map(|oldest| oldest.end) else { return false };
         let patience = self.options.reclaim_patience_ms.saturating_mul(1_000_000);
+        let heard = self.reclaim.requests.is_empty();
         let Some(round) = &mut self.reclaim.round else { return false };
-        if pressure < Pressure::Urgent && now_nanos < round.since_nanos.saturating_add(patience) {
+        let may_begin = match pressure {
+            Pressure::Critical => true,
+            Pressure::Urgent => heard || now_nanos >= round.since_nanos.saturating_add(patience),
+            Pressure::Calm | Pressure::Asking => now_nanos >= round.since_nanos.saturating_add(patience),
+        };
+        if !may_begin {
             return false;
         }
         let Some((stream, bytes)) = round.pins.pop() else {
