@@ -166,7 +166,7 @@ fn a_leader_cut_off_steps_down_and_its_uncommitted_entries_are_replaced() {
 #[test]
 fn out_of_space_proposals_say_so_reads_go_on_and_a_restart_still_works() {
     let mut setup = Setup { groups: 4, ..Setup::default() };
-    setup.settings.wal.budget_bytes = 4 << 20;
+    setup.settings.wal.budget_bytes = 5 << 20;
     let mut cluster = Cluster::new(setup);
     cluster.elect();
     let leader = cluster.leader(1);
@@ -176,7 +176,7 @@ fn out_of_space_proposals_say_so_reads_go_on_and_a_restart_still_works() {
         match cluster.wait(leader, token).result {
             Ok(_) => written += 1,
             Err(Error::OutOfSpace { used, budget }) => {
-                assert!(used <= budget && budget == 4 << 20, "{used} of {budget}");
+                assert!(used <= budget && budget == 5 << 20, "{used} of {budget}");
                 break;
             }
             // A follower may be full first: then nothing more commits.
@@ -386,7 +386,7 @@ fn a_core_whose_disk_is_stuck_is_not_alive() {
 #[test]
 fn elections_beyond_the_reserve_vouch_for_nothing_and_heal_with_more_budget() {
     let mut setup = Setup { groups: 200, preferred: false, ..Setup::default() };
-    setup.settings.wal.budget_bytes = 4 << 20;
+    setup.settings.wal.budget_bytes = 5 << 20;
     setup.settings.balance_leaders = false;
     let mut cluster = Cluster::new(setup);
     cluster.elect();

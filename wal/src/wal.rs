@@ -145,6 +145,11 @@ impl<D: Disk> Wal<D> {
         slot
     }
 
+    /// The id of a stream.
+    pub fn stream_id(&self, stream: StreamSlot) -> StreamId {
+        self.index.stream(stream).id
+    }
+
     // -- writing: into the open batch ---------------------------------------------------------------------------------
 
     /// Copies an entry into the open batch. The index follows the stream's last one, or replaces the stream from there on;

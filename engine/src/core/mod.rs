@@ -22,7 +22,7 @@
 //! | `apply`, `waits` | applying and serving reads; `sessions`: exactly-once commands |
 //! | `members`, `retire` | changes of configurations, and what follows from them; groups that left this node |
 //! | `balance` | leader placement, hand-over; `transfers`: orders to hand over |
-//! | `room` | room in the logs of a group's members |
+//! | `room` | room in the logs of a group's members; `pressure`: what the log asks to be given up |
 //! | `recovery`, `record` | opening, and what the log's records mean |
 //!
 //! # Deliberately absent
@@ -41,6 +41,7 @@ mod members;
 mod parked;
 mod peers;
 mod prefetch;
+mod pressure;
 mod record;
 mod recovery;
 mod requests;

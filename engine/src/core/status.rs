@@ -39,6 +39,8 @@ pub struct Counters {
     pub appends_refused: u64,
     /// Entries that had to be read back from the log.
     pub cold_entries: u64,
+    /// Times that the log asked a group to give up old entries.
+    pub log_pressure: u64,
 }
 
 impl<D: Disk, M: StateMachine> Core<D, M> {

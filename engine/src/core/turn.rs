@@ -24,6 +24,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.see(now);
         self.answer_pulses();
         self.poll_log()?;
+        self.take_pressure();
         self.expire_deadlines();
         self.decide_lease_reads();
         self.resume_drained();
