@@ -503,7 +503,10 @@ fn intact_batches<D: Disk>(
     for (place, header) in over_edges {
         let buffer = disk.buffer(header.padded() as usize);
         let (file, len) = (found.file, header.padded() as u32);
-        let read = perform(disk, Op::Read { file, offset: place, buffer, len })?;
+        let read = match perform(disk, Op::Read { file, offset: place, buffer, len }) {
+            Err(error) if error.is_unreadable() => continue,
+            read => read?,
+        };
         let Some(buffer) = read.buffer else { continue };
         let whole = matches!(read.result, Ok(Done::Transferred(bytes)) if bytes == len);
         let batch = &buffer.as_slice()[..header.length as usize];
