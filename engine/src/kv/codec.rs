@@ -289,7 +289,7 @@ pub struct Pairs<'a>(Strings<'a>);
 
 impl<'a> Pairs<'a> {
     /// Keys and values that fill the bytes exactly.
-    pub(super) fn checked(bytes: &'a [u8]) -> Result<Pairs<'a>, Malformed> {
+    fn checked(bytes: &'a [u8]) -> Result<Pairs<'a>, Malformed> {
         match Strings(bytes).checked()? {
             (strings, count) if count % 2 == 0 => Ok(Pairs(strings)),
             _ => Err(Malformed),
@@ -328,7 +328,7 @@ fn put_list(out: &mut Vec<u8>, operation: u8, strings: &[&[u8]]) {
 }
 
 /// Strings are far below 4 GiB: a payload is bounded by `payload_bytes_max`, of 32 bits, before it is proposed.
-pub(super) fn put_string(out: &mut Vec<u8>, string: &[u8]) {
+fn put_string(out: &mut Vec<u8>, string: &[u8]) {
     out.extend_from_slice(&(string.len() as u32).to_le_bytes());
     out.extend_from_slice(string);
 }

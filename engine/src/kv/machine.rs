@@ -1,86 +1,56 @@
 //! The keys of all groups of one core.
 
 use std::io::Write;
+use std::rc::Rc;
 
-use ahash::RandomState;
-use hashbrown::HashTable;
 use logdrive_shard::GroupId;
 
-use super::codec::{CommandView, Condition, Pairs, QueryView, Strings, put_string};
-use super::digest::mix;
+use super::codec::{CommandView, Condition, Pairs, QueryView, Strings};
+use super::garbage::Garbage;
+use super::load::KvLoading;
 use super::reply::{Failure, Reply, put_values};
-use crate::api::{ApplyEntry, BadSnapshot, BytesLoading, BytesView, Replies, StateMachine};
-
-/// Key and value in one allocation: a lookup costs one cache miss beside the table's own.
-struct Record {
-    key_len: u32,
-    bytes: Box<[u8]>,
-}
-
-impl Record {
-    fn new(key: &[u8], value: &[u8]) -> Record {
-        Record { key_len: key.len() as u32, bytes: [key, value].concat().into_boxed_slice() }
-    }
-
-    fn key(&self) -> &[u8] {
-        &self.bytes[..self.key_len as usize]
-    }
-
-    fn value(&self) -> &[u8] {
-        &self.bytes[self.key_len as usize..]
-    }
-
-    /// In place if the length stays the same.
-    fn set_value(&mut self, value: &[u8]) {
-        if self.value().len() == value.len() {
-            self.bytes[self.key_len as usize..].copy_from_slice(value);
-        } else {
-            *self = Record::new(self.key(), value);
-        }
-    }
-}
+use super::table::{Record, Table};
+use super::view::KvView;
+use crate::api::{ApplyEntry, BadSnapshot, Replies, StateMachine};
 
 /// A [`StateMachine`] of keys and values: see [`Command`](super::Command) and [`Query`](super::Query) for what it understands. A payload that
 /// it does not understand is answered with [`Failure::Malformed`] and changes nothing.
+///
+/// A group is frozen in constant time. While a view of it is alive, the first change of a key that the view has not written keeps
+/// the value before; a view that is written drops what was kept as it goes. Views that are given up, states that were replaced and
+/// groups that were forgotten are freed bit by bit with the calls that follow.
+#[derive(Default)]
 pub struct KvMachine {
     /// By slot.
-    groups: Vec<HashTable<Record>>,
-    hasher: RandomState,
-}
-
-impl Default for KvMachine {
-    fn default() -> KvMachine {
-        KvMachine::new()
-    }
+    groups: Vec<Table>,
+    garbage: Garbage,
 }
 
 impl KvMachine {
     /// No groups yet.
     pub fn new() -> KvMachine {
-        // Fixed seeds, so that a run repeats. The order of a table is read by nobody.
-        let hasher = RandomState::with_seeds(
-            0x243F_6A88_85A3_08D3,
-            0x1319_8A2E_0370_7344,
-            0xA409_3822_299F_31D0,
-            0x082E_FA98_EC4E_6C89,
-        );
-        KvMachine { groups: Vec::new(), hasher }
+        KvMachine::default()
     }
 
     /// A key's value, for tests and embedding programs that look inside.
     pub fn get(&self, slot: u32, key: &[u8]) -> Option<&[u8]> {
-        let hash = self.hasher.hash_one(key);
-        self.groups.get(slot as usize)?.find(hash, |record| record.key() == key).map(Record::value)
+        self.groups.get(slot as usize)?.get(key)
     }
 
     /// Keys of a group.
     pub fn len(&self, slot: u32) -> usize {
-        self.groups.get(slot as usize).map_or(0, HashTable::len)
+        self.groups.get(slot as usize).map_or(0, Table::len)
     }
 
     /// Whether a group has no keys.
     pub fn is_empty(&self, slot: u32) -> bool {
         self.len(slot) == 0
+    }
+
+    /// Whether anything waits to be freed.
+    #[cfg(test)]
+    pub(super) fn has_garbage(&self) -> bool {
+        !self.garbage.is_empty()
     }
 
     fn execute(&mut self, slot: u32, payload: &[u8], reply: &mut Vec<u8>) {
@@ -104,30 +74,17 @@ impl KvMachine {
         get: bool,
         reply: &mut Vec<u8>,
     ) {
-        let hash = self.hasher.hash_one(key);
-        let group = &mut self.groups[slot as usize];
-        let set = match group.find_mut(hash, |record| record.key() == key) {
-            Some(record) => {
-                if get {
-                    Reply::Value(record.value()).encode(reply);
-                }
-                let set = condition != Condition::IfAbsent;
-                if set {
-                    record.set_value(value);
-                }
-                set
+        let set = self.groups[slot as usize].change(key, |before| {
+            if get {
+                before.map_or(Reply::Nil, Reply::Value).encode(reply);
             }
-            None => {
-                if get {
-                    Reply::Nil.encode(reply);
-                }
-                let set = condition != Condition::IfPresent;
-                if set {
-                    insert(group, &self.hasher, hash, Record::new(key, value));
-                }
-                set
-            }
-        };
+            let set = match condition {
+                Condition::Always => true,
+                Condition::IfAbsent => before.is_none(),
+                Condition::IfPresent => before.is_some(),
+            };
+            (set.then_some(value), set)
+        });
         if !get {
             let outcome = if set { Reply::Ok } else { Reply::Nil };
             outcome.encode(reply);
@@ -135,49 +92,38 @@ impl KvMachine {
     }
 
     fn delete(&mut self, slot: u32, keys: Strings<'_>) -> Reply<'static> {
-        let mut removed = 0;
-        for key in keys {
-            let hash = self.hasher.hash_one(key);
-            if let Ok(found) = self.groups[slot as usize].find_entry(hash, |record| record.key() == key) {
-                found.remove();
-                removed += 1;
-            }
-        }
-        Reply::Integer(removed)
+        let group = &mut self.groups[slot as usize];
+        Reply::Integer(keys.filter(|key| group.remove(key)).count() as i64)
     }
 
     fn increment(&mut self, slot: u32, key: &[u8], by: i64) -> Reply<'static> {
-        let hash = self.hasher.hash_one(key);
-        let group = &mut self.groups[slot as usize];
-        let Some(record) = group.find_mut(hash, |record| record.key() == key) else {
-            insert(group, &self.hasher, hash, Record::new(key, decimal(by, &mut [0; 20])));
-            return Reply::Integer(by);
-        };
-        let Some(value) = integer(record.value()) else {
-            return Reply::Failed(Failure::NotAnInteger);
-        };
-        let Some(sum) = value.checked_add(by) else {
-            return Reply::Failed(Failure::Overflow);
-        };
-        record.set_value(decimal(sum, &mut [0; 20]));
-        Reply::Integer(sum)
+        let buffer = &mut [0; 20];
+        self.groups[slot as usize].change(key, move |before| {
+            let Some(value) = before.map_or(Some(0), integer) else {
+                return (None, Reply::Failed(Failure::NotAnInteger));
+            };
+            match value.checked_add(by) {
+                Some(sum) => (Some(decimal(sum, buffer)), Reply::Integer(sum)),
+                None => (None, Reply::Failed(Failure::Overflow)),
+            }
+        })
     }
 
     fn set_many(&mut self, slot: u32, pairs: Pairs<'_>) -> Reply<'static> {
+        let group = &mut self.groups[slot as usize];
         for (key, value) in pairs {
-            let hash = self.hasher.hash_one(key);
-            let group = &mut self.groups[slot as usize];
-            match group.find_mut(hash, |record| record.key() == key) {
-                Some(record) => record.set_value(value),
-                None => insert(group, &self.hasher, hash, Record::new(key, value)),
-            }
+            group.change(key, |_| (Some(value), ()));
         }
         Reply::Ok
     }
-}
 
-fn insert(group: &mut HashTable<Record>, hasher: &RandomState, hash: u64, record: Record) {
-    group.insert_unique(hash, record, |record| hasher.hash_one(record.key()));
+    /// Gives a group another state; views of the one before keep it.
+    fn replace(&mut self, slot: u32, table: Table) {
+        let before = std::mem::replace(&mut self.groups[slot as usize], table);
+        if let Some(table) = before.retire() {
+            self.garbage.add_table(table);
+        }
+    }
 }
 
 /// An integer's decimal form, of at most 20 bytes, without an allocation.
@@ -200,19 +146,22 @@ fn integer(text: &[u8]) -> Option<i64> {
 }
 
 impl StateMachine for KvMachine {
-    type View = BytesView;
-    type Loading = BytesLoading;
+    type View = KvView;
+    type Loading = KvLoading;
 
     fn open(&mut self, groups: &[GroupId]) {
         self.groups.clear();
-        self.groups.resize_with(groups.len(), HashTable::new);
+        self.groups.resize_with(groups.len(), Table::default);
     }
 
     fn forget(&mut self, slot: u32) {
-        self.groups[slot as usize] = HashTable::new();
+        self.replace(slot, Table::default());
     }
 
     fn apply(&mut self, entries: &[ApplyEntry<'_>], replies: &mut Replies) {
+        if !self.garbage.is_empty() {
+            self.garbage.sweep();
+        }
         for entry in entries {
             replies.push_with(|reply| self.execute(entry.slot, entry.payload, reply));
         }
@@ -237,54 +186,41 @@ impl StateMachine for KvMachine {
     /// A sum over all keys and values, so that the order of the table does not matter. Costs a pass over the group.
     fn digest(&self, slot: u32) -> u64 {
         let Some(group) = self.groups.get(slot as usize) else { return 0 };
-        group.iter().fold(0, |sum: u64, record| {
-            // Two checksums from different starts make 64 bits; the lengths tell where the key ends.
-            let lengths = u64::from(record.key_len) << 32 | record.bytes.len() as u64;
-            let low = u64::from(crc32c::crc32c(&record.bytes));
-            let high = u64::from(crc32c::crc32c_append(0x9E37_79B9, record.value()));
-            sum.wrapping_add(mix(mix(lengths) ^ (high << 32 | low)))
-        })
+        group.iter().map(Record::digest).fold(0, u64::wrapping_add)
     }
 
-    fn freeze(&mut self, slot: u32) -> BytesView {
-        let mut records: Vec<&Record> = self.groups[slot as usize].iter().collect();
-        records.sort_unstable_by_key(|record| record.key());
-        let mut bytes = Vec::new();
-        for record in records {
-            put_string(&mut bytes, record.key());
-            put_string(&mut bytes, record.value());
+    fn freeze(&mut self, slot: u32) -> KvView {
+        self.garbage.sweep();
+        KvView::new(slot, self.groups[slot as usize].freeze())
+    }
+
+    fn write_view(&self, view: &mut KvView, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        view.write(&self.groups[view.slot as usize], bytes_max, out)
+    }
+
+    fn release(&mut self, view: KvView) {
+        self.groups[view.slot as usize].release(&view.overlay);
+        if let Some(overlay) = Rc::into_inner(view.overlay) {
+            self.garbage.add_view(overlay.into_inner());
         }
-        bytes.extend_from_slice(&self.digest(slot).to_le_bytes());
-        BytesView::new(bytes)
     }
 
-    fn write_view(&self, view: &mut BytesView, bytes_max: usize, out: &mut Vec<u8>) -> bool {
-        view.write(bytes_max, out)
+    fn begin_load(&mut self, _slot: u32) -> KvLoading {
+        KvLoading::new()
     }
 
-    fn release(&mut self, _view: BytesView) {}
-
-    fn begin_load(&mut self, _slot: u32) -> BytesLoading {
-        BytesLoading::new(usize::MAX)
-    }
-
-    fn load_part(&mut self, loading: &mut BytesLoading, bytes: &[u8]) -> Result<(), BadSnapshot> {
+    fn load_part(&mut self, loading: &mut KvLoading, bytes: &[u8]) -> Result<(), BadSnapshot> {
+        self.garbage.sweep();
         loading.push(bytes)
     }
 
-    fn finish_load(&mut self, slot: u32, loading: BytesLoading) -> Result<(), BadSnapshot> {
-        let truncated = BadSnapshot::Truncated { bytes: loading.bytes().len() as u64 };
-        let Some((bytes, expected)) = loading.bytes().split_last_chunk() else { return Err(truncated) };
-        let expected = u64::from_le_bytes(*expected);
-        let pairs = Pairs::checked(bytes).map_err(|_| truncated)?;
-        let before = std::mem::take(&mut self.groups[slot as usize]);
-        self.set_many(slot, pairs);
-        let found = self.digest(slot);
-        if found != expected {
-            self.groups[slot as usize] = before;
-            return Err(BadSnapshot::Digest { expected, found });
-        }
+    fn finish_load(&mut self, slot: u32, loading: KvLoading) -> Result<(), BadSnapshot> {
+        self.replace(slot, loading.finish()?);
         Ok(())
+    }
+
+    fn state_bytes(&self, slot: u32) -> u64 {
+        self.groups.get(slot as usize).map_or(0, Table::state_bytes)
     }
 }
 

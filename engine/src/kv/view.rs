@@ -1,0 +1,186 @@
+//! What a group was at one moment, written out piece by piece.
+//!
+//! ```text
+//! header    magic "LDKV", version (u32), number of keys (u64)
+//! records   key length (u32), value length (u32), key, value; ascending by (order, key), no key twice
+//! trailer   digest (u64)
+//! ```
+//!
+//! Integers are little-endian. The order of a key is a 32-bit number from its XXH3 hash, the bits 25 to 56 reversed: the same on every
+//! machine, so that equal states are equal bytes.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::table::{Chunk, Record, Table, order_of};
+
+pub(super) const MAGIC: [u8; 4] = *b"LDKV";
+pub(super) const VERSION: u32 = 1;
+pub(super) const HEADER_BYTES: usize = 16;
+pub(super) const RECORD_HEADER_BYTES: usize = 8;
+pub(super) const TRAILER_BYTES: usize = 8;
+
+/// The end of all orders.
+const END: u64 = 1 << 32;
+
+/// What looking at a record that the view does not write costs the part's budget.
+const LOOK_BYTES: usize = 16;
+
+/// What a table and a view of it share: how far the view is written, and what changed before it was.
+///
+/// A view sees the records of the table that were born before it, and the ones saved here: these were born before it too, and were
+/// changed or removed since. What is saved is dropped as it is written. So a view makes the table keep at most what it held
+/// when it was frozen, and that only if everything is changed before anything is written.
+pub(super) struct Overlay {
+    /// Records born at this epoch or later are not seen.
+    epoch: u32,
+    /// Keys at the freeze.
+    keys: u64,
+    /// All keys of a lower order are written.
+    next: u64,
+    /// By order and a running number.
+    saved: BTreeMap<u64, Record>,
+    saves: u32,
+    saved_bytes: u64,
+    /// The table, if it is not the group's any more.
+    detached: Option<Rc<Table>>,
+}
+
+impl Overlay {
+    pub(super) fn new(epoch: u32, keys: u64) -> Overlay {
+        let saved = BTreeMap::new();
+        Overlay { epoch, keys, next: 0, saved, saves: 0, saved_bytes: 0, detached: None }
+    }
+
+    /// Whether it sees the record and has not written it yet.
+    pub(super) fn awaits(&self, record: &Record, order: u32) -> bool {
+        record.born() < self.epoch && u64::from(order) >= self.next
+    }
+
+    pub(super) fn save(&mut self, record: Record, order: u32) {
+        self.saved_bytes += cost(&record);
+        self.saved.insert(u64::from(order) << 32 | u64::from(self.saves), record);
+        self.saves = self.saves.checked_add(1).expect("fewer records than 2^32 fit into the memory");
+    }
+
+    pub(super) fn saved_bytes(&self) -> u64 {
+        self.saved_bytes
+    }
+
+    pub(super) fn detach(&mut self, table: Rc<Table>) {
+        self.detached = Some(table);
+    }
+
+    /// The records of a chunk that it sees and has not written, as far as `end`, in their order.
+    fn unwritten<'a>(&'a self, chunk: &'a Chunk, end: u64) -> Vec<(u32, &'a Record)> {
+        let mut records = Vec::with_capacity(chunk.len());
+        for record in chunk.iter().filter(|record| record.born() < self.epoch) {
+            let order = order_of(record.key());
+            if u64::from(order) >= self.next {
+                records.push((order, record));
+            }
+        }
+        let saved = self.saved.range(self.next << 32..=(end - 1) << 32 | u64::from(u32::MAX));
+        records.extend(saved.map(|(place, record)| ((place >> 32) as u32, record)));
+        records.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.key().cmp(b.1.key())));
+        records
+    }
+
+    /// All keys of an order below are written.
+    fn advance(&mut self, next: u64) {
+        self.next = next;
+        while let Some(entry) = self.saved.first_entry() {
+            if *entry.key() >> 32 >= next {
+                break;
+            }
+            self.saved_bytes -= cost(&entry.remove());
+        }
+    }
+
+    /// What is left of it, for whoever takes it down piece by piece.
+    pub(super) fn into_parts(self) -> (BTreeMap<u64, Record>, Option<Rc<Table>>) {
+        (self.saved, self.detached)
+    }
+}
+
+fn cost(record: &Record) -> u64 {
+    (record.len() + size_of::<(u64, Record)>()) as u64
+}
+
+/// A group of a [`KvMachine`](super::KvMachine) as it was at one moment.
+///
+/// Equal states are written as equal bytes, on every machine. A part is longer than it should be only if one key and its value are, and
+/// may be empty if many keys were added since.
+pub struct KvView {
+    pub(super) slot: u32,
+    pub(super) overlay: Rc<RefCell<Overlay>>,
+    begun: bool,
+    keys: u64,
+    digest: u64,
+}
+
+impl KvView {
+    pub(super) fn new(slot: u32, overlay: Rc<RefCell<Overlay>>) -> KvView {
+        KvView { slot, overlay, begun: false, keys: 0, digest: 0 }
+    }
+
+    /// Appends the next part; `table` is what the group has now. Whether it was the last.
+    pub(super) fn write(&mut self, table: &Table, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+        let overlay = Rc::clone(&self.overlay);
+        let mut overlay = overlay.borrow_mut();
+        let detached = overlay.detached.clone();
+        let table = detached.as_deref().unwrap_or(table);
+        let start = out.len();
+        if !self.begun {
+            self.begun = true;
+            out.extend_from_slice(&MAGIC);
+            out.extend_from_slice(&VERSION.to_le_bytes());
+            out.extend_from_slice(&overlay.keys.to_le_bytes());
+        }
+        let mut looked = 0;
+        while overlay.next < END {
+            let (chunk, end) = table.range_from(overlay.next as u32);
+            let records = overlay.unwritten(chunk, end);
+            looked += chunk.len().saturating_sub(records.len());
+            let next = self.put(&records, start + bytes_max, start, out).unwrap_or(end);
+            overlay.advance(next);
+            if next < end || out.len() - start + looked * LOOK_BYTES >= bytes_max {
+                break;
+            }
+        }
+        if overlay.next < END {
+            return false;
+        }
+        assert_eq!(self.keys, overlay.keys, "a view writes what was there when it was frozen");
+        out.extend_from_slice(&self.digest.to_le_bytes());
+        true
+    }
+
+    /// Appends records until `out` has `len_max` bytes; at least one if it had only `start`. Returns the order of the first that was left.
+    fn put(
+        &mut self,
+        records: &[(u32, &Record)],
+        len_max: usize,
+        start: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<u64> {
+        // The position is an order, so that keys of one order (hardly ever two) are not torn apart.
+        for same in records.chunk_by(|a, b| a.0 == b.0) {
+            let bytes: usize = same.iter().map(|(_, record)| RECORD_HEADER_BYTES + record.len()).sum();
+            if out.len() + bytes > len_max && out.len() > start {
+                return Some(u64::from(same[0].0));
+            }
+            for (_, record) in same {
+                let (key, value) = (record.key(), record.value());
+                out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+                out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                out.extend_from_slice(key);
+                out.extend_from_slice(value);
+                self.keys += 1;
+                self.digest = self.digest.wrapping_add(record.digest());
+            }
+        }
+        None
+    }
+}
