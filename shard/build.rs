@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 22] = [
+const MUTANTS: [&str; 25] = [
     "own_copy_early",
     "own_vote_early",
     "reports_last",
@@ -16,6 +16,9 @@ const MUTANTS: [&str; 22] = [
     "elevated_term",
     "vote_unsaved",
     "snapshot_twice",
+    "snapshot_wrong_term",
+    "snapshot_without_members",
+    "snapshot_drops_log",
     "members_at_commit",
     "members_not_undone",
     "two_changes",

@@ -74,7 +74,7 @@ pub struct LogState {
     pub first: LogIndex,
     /// Last index in the log; `first - 1` if empty.
     pub last: LogIndex,
-    /// Term of the entry at `first - 1` (from the snapshot; 0 for a new group).
+    /// Term of the entry at `first - 1` (from the snapshot; 0 for a new group; see [`crate::Start::join`] for when it is not known).
     pub prev_term: Term,
     /// `(first index of the run, term)`, ascending in both; covers `first ..= last`.
     pub term_runs: Vec<(LogIndex, Term)>,

@@ -100,6 +100,11 @@ pub enum HistoryEvent {
         /// How.
         end: TransferEnd,
     },
+    /// A snapshot took the place of its log.
+    SnapshotInstalled {
+        /// Where the snapshot ends.
+        index: LogIndex,
+    },
 }
 
 /// An entry: an event, or the same event several times in a row.

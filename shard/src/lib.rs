@@ -7,7 +7,8 @@
 //!
 //! # What the caller does, in order
 //!
-//! 1. [`Group::new`] from what recovery found, the configurations in the log among it. Then [`Group::on_route`] and
+//! 1. [`Group::new`] from what recovery found, the configurations in the log among it; with a snapshot, from what [`Start::join`]
+//!    makes of it and the log. Then [`Group::on_route`] and
 //!    [`Group::on_contact`], in this order, for every node that hosts the group too, when and whenever they change, and for
 //!    the members again after [`Sink::members_changed`]. A new group has no routes and no contact, and does nothing without. A
 //!    node need not be a member to be reported: a member that lags behind has to listen to a leader that it does not
@@ -26,10 +27,14 @@
 //!    entries, [`Group::on_vote_durable`] if [`Sink::own_vote_written`] asked for it, and release what was parked on them.
 //! 5. Apply entries up to [`Group::applicable`], which may have moved after [`Sink::committed`] and after
 //!    [`Group::on_durable`]; report with [`Group::on_applied`]. The configuration that a snapshot needs is the last one that was
-//!    *applied*, with its index: the caller keeps it, and hands it to [`Group::new`] with a log that begins behind it.
+//!    *applied*, with its index: the caller keeps it, and hands it to [`Start::join`] with a log that begins behind it.
 //! 6. Some milliseconds after [`Sink::committed`] on a leader: [`Group::flush_commit`].
 //! 7. Keep a timer for [`Group::next_deadline`], which may have changed with any step, and call [`Group::on_deadline`].
 //!    [`Moment::NEVER`] is the usual answer of a quiet group.
+//! 8. Snapshots, if the log is not to grow for ever: take one of what is applied, with its configuration; when it is durable, write to
+//!    the log that it is cut up to [`Group::compactable`] and call [`Group::compacted`]. Send one where [`Sink::snapshot_wanted`] says,
+//!    tell [`Group::on_snapshot_report`] how that goes, and on the other side install what arrived with [`Group::on_snapshot`], in
+//!    the order that `snapshot.rs` gives: **snapshot durable, log moved, state swapped, acknowledged**.
 //!
 //! # The house
 //!
@@ -42,6 +47,8 @@
 //! | `follower.rs` | the follower: appends and heartbeats |
 //! | `progress.rs`, `inflights.rs` | how far a peer is, and the window of what is in flight to it |
 //! | `term_runs.rs` | which entry has which term |
+//! | `snapshot.rs` | compaction; a peer that needs a snapshot; installing one |
+//! | `start.rs` | from a snapshot and a log, whichever of them is ahead |
 //! | `read_index.rs`, `forward.rs` | linearizable reads in rounds; those of followers |
 //! | `lease.rs` | reads under a lease, and why they are safe |
 //! | `transfer.rs` | handing leadership over |
@@ -64,8 +71,8 @@
 //!   [`Group::on_contact`]. A group's own heartbeats carry a read round, a commit index or an announcement, when there is
 //!   one. (Tens of thousands of groups that heartbeat each for itself saturate a core.)
 //! - **A tick.** The group names its next deadline.
-//! - **Installing snapshots.** The places where they attach are there:
-//!   [`Sink::snapshot_wanted`], [`Group::on_snapshot_report`], [`Group::compacted`], contact as an input.
+//! - **Snapshots' bytes.** Files, parts and transfers are the caller's, as are the limits on them; the group knows what a snapshot
+//!   says of the log: index, term, configuration.
 //! - **Trust in peers.** What no correct member would send is ignored and counted ([`Group::refused_messages`]); it
 //!   never trips an assertion. Assertions guard this crate's invariants and the caller's duties, and stay on in release.
 #![forbid(unsafe_code)]
@@ -94,6 +101,8 @@ mod replication;
 mod role;
 mod sessions;
 mod sink;
+mod snapshot;
+mod start;
 mod term_runs;
 #[cfg(test)]
 mod testing;
@@ -121,4 +130,8 @@ pub use sessions::{
     SessionFormatError, SessionKey, SessionOp, SessionRefused, SessionTable,
 };
 pub use sink::{Fit, Sink};
+pub use snapshot::{
+    SNAPSHOT_SILENCE_INTERVALS, SnapshotDecision, SnapshotMeta, SnapshotStatus, SnapshotWanted,
+};
+pub use start::{Start, StartError};
 pub use types::{GroupId, LogIndex, Moment, NodeId, Route, Term};

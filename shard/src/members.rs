@@ -15,7 +15,7 @@ use crate::quorum::{JointConfig, PEERS_MAX, PeerSet, SELF};
 use crate::role::{Flags, INLINE_PEERS, RoleState};
 use crate::{
     Env, Group, LogIndex, LogState, MemberKind, Membership, MembershipChange, NodeId, Proposed, Refused,
-    Route, Sink,
+    Route, Sink, SnapshotMeta,
 };
 
 /// Configurations kept, at most: the committed one and what came after it. A log holds one uncommitted configuration at most
@@ -215,6 +215,32 @@ impl Group {
             is_new = true;
         }
         if is_new {
+            self.members_changed(env);
+        }
+    }
+
+    /// The index of the configuration in force at `index`, which is not below the commit index.
+    pub(crate) fn membership_index_at(&self, index: LogIndex) -> Option<LogIndex> {
+        self.cold.members.kept.iter().rfind(|kept| kept.0 <= index).map(|kept| kept.0)
+    }
+
+    /// A snapshot took the place of the log up to its index, and of what is behind it unless that is kept.
+    pub(crate) fn members_installed<S: Sink>(
+        &mut self,
+        env: &mut Env<'_, S>,
+        snapshot: &SnapshotMeta,
+        keeps_newer: bool,
+    ) {
+        if mutant::SNAPSHOT_WITHOUT_MEMBERS {
+            return self.settle_members();
+        }
+        let kept = &mut self.cold.members.kept;
+        let before = kept.last().cloned();
+        kept.retain(|(index, _)| keeps_newer && *index > snapshot.index);
+        kept.insert(0, (snapshot.membership_index, snapshot.membership.clone()));
+        if kept.last() == before.as_ref() {
+            self.settle_members();
+        } else {
             self.members_changed(env);
         }
     }

@@ -45,3 +45,9 @@ pub(crate) const FLOOR_IGNORED: bool = cfg!(mutant_floor_ignored);
 pub(crate) const MATCHED_REMEMBERED: bool = cfg!(mutant_matched_remembered);
 /// What became of a snapshot counts however often it is reported (etcd#18055).
 pub(crate) const SNAPSHOT_TWICE: bool = cfg!(mutant_snapshot_twice);
+/// A snapshot is installed with the term of the leader that sent it instead of its own.
+pub(crate) const SNAPSHOT_WRONG_TERM: bool = cfg!(mutant_snapshot_wrong_term);
+/// A snapshot is installed without its configuration.
+pub(crate) const SNAPSHOT_WITHOUT_MEMBERS: bool = cfg!(mutant_snapshot_without_members);
+/// A snapshot replaces the log although the log goes on behind it.
+pub(crate) const SNAPSHOT_DROPS_LOG: bool = cfg!(mutant_snapshot_drops_log);

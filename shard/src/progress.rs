@@ -1,7 +1,9 @@
 //! How far a peer's log is, as its leader sees it (the states of etcd-io/raft).
 
-use crate::LogIndex;
+use std::time::Duration;
+
 use crate::inflights::Ring;
+use crate::{LogIndex, Moment};
 
 /// How the leader sends to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,9 +23,10 @@ pub(crate) struct Progress {
     pub(crate) matched: LogIndex,
     /// Next index to send.
     pub(crate) next: LogIndex,
-    /// Lower half of the last index of the oldest message in flight, while there are two or more.
+    /// Lower half of the last index of the oldest message in flight, while there are two or more. In `Snapshot`: when a word of
+    /// the attempt came last, see [`coarse`].
     pub(crate) oldest_last: u32,
-    /// Its bytes.
+    /// Its bytes. In `Snapshot`: when the peer was asked last.
     pub(crate) oldest_bytes: u32,
     /// Bytes of all messages in flight.
     pub(crate) inflight_bytes: u32,
@@ -43,6 +46,14 @@ const PROBE_SENT: u8 = 1;
 const LOADING: u8 = 2;
 /// The peer answered since the leader's deadline last passed: nothing has to be repeated.
 const ANSWERED: u8 = 4;
+
+/// About a millisecond.
+const COARSE_SHIFT: u32 = 20;
+
+/// A moment in about milliseconds, which wraps after fifty days.
+fn coarse(at: Moment) -> u32 {
+    (at.0 >> COARSE_SHIFT) as u32
+}
 
 impl Progress {
     /// A peer of which nothing is known; `next` is tried first.
@@ -83,11 +94,39 @@ impl Progress {
     }
 
     /// The peer waits for a snapshot that contains `base` at least.
-    pub(crate) fn become_snapshot(&mut self, ring: &mut Ring, base: LogIndex) {
+    pub(crate) fn become_snapshot(&mut self, ring: &mut Ring, base: LogIndex, now: Moment) {
         self.state = State::Snapshot;
         self.flags &= !(PROBE_SENT | LOADING);
         self.next = base.next().max(self.matched.next());
         self.forget_inflights(ring);
+        (self.oldest_last, self.oldest_bytes) = (coarse(now), coarse(now));
+    }
+
+    /// In `Snapshot`: a word of the attempt came.
+    pub(crate) fn snapshot_moved(&mut self, now: Moment) {
+        if self.state == State::Snapshot {
+            self.oldest_last = coarse(now);
+        }
+    }
+
+    /// In `Snapshot`: the peer is asked whether it needs it still.
+    pub(crate) fn snapshot_asked(&mut self, now: Moment) {
+        self.oldest_bytes = coarse(now);
+    }
+
+    /// In `Snapshot`: the attempt is as if nothing had been heard of it for so long.
+    pub(crate) fn snapshot_refused(&mut self, now: Moment, silence: Duration) {
+        if self.state == State::Snapshot {
+            let silence = coarse(Moment(0).after(silence));
+            (self.oldest_last, self.oldest_bytes) = (coarse(now).wrapping_sub(silence), coarse(now));
+        }
+    }
+
+    /// In `Snapshot`: how long ago a word of the attempt came, and the peer was asked.
+    pub(crate) fn snapshot_since(&self, now: Moment) -> (Duration, Duration) {
+        let since =
+            |then: u32| Duration::from_nanos(u64::from(coarse(now).wrapping_sub(then)) << COARSE_SHIFT);
+        (since(self.oldest_last), since(self.oldest_bytes))
     }
 
     pub(crate) fn probe_is_sent(&self) -> bool {

@@ -5,7 +5,7 @@ use crate::inflights::APPEND_ENTRIES_MAX;
 use crate::mutant;
 use crate::progress::State;
 use crate::quorum::{PeerSet, SELF, reached_by_quorum};
-use crate::role::{Flags, RoleState};
+use crate::role::{Flags, INLINE_PEERS, RoleState};
 use crate::{
     Append, AppendOutcome, AppendReply, Env, Fit, Group, LogIndex, NodeId, Proposed, Refused, Route, Sink,
     Term, VOTERS_MAX,
@@ -77,40 +77,6 @@ impl Group {
         }
     }
 
-    /// The log was compacted: entries up to `index`, which are applied, are gone.
-    ///
-    /// # Panics
-    /// If `index` is not in the log or not applicable.
-    pub fn compacted(&mut self, index: LogIndex) {
-        assert!(index <= self.applicable(), "compacted to {index}, applicable is {}", self.applicable());
-        self.tail.compact(&mut self.cold.older_runs, index);
-    }
-
-    /// What became of the snapshot that [`Sink::snapshot_wanted`] asked for: installed up to an index, or failed.
-    pub fn on_snapshot_report<S: Sink>(
-        &mut self,
-        env: &mut Env<'_, S>,
-        peer: NodeId,
-        installed: Option<LogIndex>,
-    ) {
-        let Some(peer) = self.peer(peer).filter(|&peer| peer < self.peers()) else { return };
-        let RoleState::Leader(leader) = &mut self.role else { return };
-        let (progress, ring) = leader.progress(&mut self.cold.leader, peer);
-        if progress.state != State::Snapshot && !mutant::SNAPSHOT_TWICE {
-            return;
-        }
-        let next = installed.map_or(progress.next, |index| LogIndex(index.0.min(self.tail.last.0)).next());
-        progress.become_probe_at(ring, next);
-        if installed.is_some() {
-            self.send_appends(env, peer);
-        } else {
-            // Not again at once: the repeat deadline probes, and asks for another snapshot if it must.
-            progress.set_probe_sent(true);
-            progress.take_answered();
-            self.arm_repeat(env);
-        }
-    }
-
     // -- sending --------------------------------------------------------------------------------------------------
 
     /// Sends to a peer in contact whatever its state allows: one probe, or all that the window lets through.
@@ -139,8 +105,7 @@ impl Group {
         let prev_index = LogIndex(progress.next.0 - 1);
         // The last run begins at the base or behind it: the steady path need not look at the cold base.
         if prev_index < self.tail.run_first && prev_index < older.base {
-            progress.become_snapshot(ring, older.base);
-            env.sink.snapshot_wanted(self.id(peer), route);
+            self.begin_snapshot(env, peer);
             return false;
         }
         let prev_term = self.tail.term_at(older, prev_index).expect("between the base and the last index");
@@ -227,11 +192,16 @@ impl Group {
     /// The leader's deadline: repeats what got no answer since the last one, and stays armed while answers are awaited.
     pub(crate) fn on_leader_deadline<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         self.deadline = crate::Moment::NEVER;
-        let mut is_waiting = self.flags.has(Flags::ROUND_OPEN);
+        let (mut is_waiting, mut awaits_snapshot) = (self.flags.has(Flags::ROUND_OPEN), false);
         for peer in 0..self.peers() {
             let reachable = self.is_reachable(env.config, peer);
             let RoleState::Leader(leader) = &mut self.role else { return };
             let (progress, _) = leader.progress(&mut self.cold.leader, peer);
+            if progress.state == State::Snapshot {
+                awaits_snapshot |= reachable;
+                self.tend_snapshot(env, peer);
+                continue;
+            }
             let answered = progress.take_answered();
             if !reachable || !progress.awaits_answer() {
                 continue;
@@ -245,6 +215,9 @@ impl Group {
         self.repeat_transfer(env);
         if is_waiting || self.flags.has(Flags::TRANSFER) {
             self.arm_repeat(env);
+        }
+        if awaits_snapshot {
+            self.arm_snapshot(env);
         }
     }
 
@@ -302,10 +275,13 @@ impl Group {
                 progress.matched = index;
                 progress.become_replicate(ring);
             }
-            State::Snapshot if index < self.cold.older_runs.base || !advanced => return,
+            State::Snapshot if index < self.cold.older_runs.base => return,
             State::Snapshot => {
-                progress.matched = index;
+                progress.matched = progress.matched.max(index);
                 progress.become_replicate(ring);
+                let spilled = peer.checked_sub(INLINE_PEERS);
+                let node = spilled.map_or_else(|| self.ids[peer], |at| self.cold.more_ids[at]);
+                env.sink.snapshot_unneeded(node);
             }
         }
         if advanced {

@@ -2,8 +2,8 @@
 
 use crate::{
     Append, AppendReply, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
-    ReadIndexReply, ReadIndexRequest, Role, Route, Support, Term, TermQuery, TermReport, TimeoutNow,
-    TransferEnd, VoteReply, VoteRequest,
+    ReadIndexReply, ReadIndexRequest, Role, Route, SnapshotWanted, Support, Term, TermQuery, TermReport,
+    TimeoutNow, TransferEnd, VoteReply, VoteRequest,
 };
 
 /// How much of a run of entries fits into one append message.
@@ -131,9 +131,14 @@ pub trait Sink {
         let _ = (index, membership);
     }
 
-    /// The follower `to` needs entries that the log no longer has: send it a snapshot, then call
-    /// [`crate::Group::on_snapshot_report`]. Asked once per attempt. By default nothing happens.
-    fn snapshot_wanted(&mut self, to: NodeId, route: Route) {
-        let _ = (to, route);
+    /// The follower `to` needs entries that the log no longer has: send it a snapshot, and tell
+    /// [`crate::Group::on_snapshot_report`] how that goes. Asked once per attempt; a caller that is asked again while it is at it goes
+    /// on, if what it sends is still enough. By default nothing happens.
+    fn snapshot_wanted(&mut self, to: NodeId, route: Route, wanted: SnapshotWanted) {
+        let _ = (to, route, wanted);
+    }
+    /// What [`Sink::snapshot_wanted`] asked for has arrived, or is not needed any more: `to` has what it needs. By default nothing happens.
+    fn snapshot_unneeded(&mut self, to: NodeId) {
+        let _ = to;
     }
 }

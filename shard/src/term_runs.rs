@@ -109,6 +109,13 @@ impl Tail {
         self.last = keep;
     }
 
+    /// Forgets everything: the log is empty and continues behind `index`, whose term is `term`.
+    pub(crate) fn replace(&mut self, older: &mut OlderRuns, index: LogIndex, term: Term) {
+        older.base = index;
+        older.runs.clear();
+        *self = Tail { last: index, run_first: index, run_term: term };
+    }
+
     /// Forgets the entries up to `index`, which is in the log.
     pub(crate) fn compact(&mut self, older: &mut OlderRuns, index: LogIndex) {
         assert!(

@@ -3,7 +3,7 @@
 use logdrive_shard::{
     Append, AppendOutcome, AppendReply, Config, Env, Fit, Group, HardState, Heartbeat, HeartbeatReply,
     LogIndex, LogState, MemberStep, Members, Membership, MembershipChange, Moment, NodeId, Random, Role,
-    Route, Setup, Sink, Term, TimeoutNow, Transition, VoteReply, VoteRequest,
+    Route, Setup, Sink, SnapshotStatus, Term, TimeoutNow, Transition, VoteReply, VoteRequest,
 };
 use proptest::prelude::*;
 
@@ -290,7 +290,11 @@ impl Subject {
                 }
             }
             Input::Snapshot(peer, index) => {
-                group.on_snapshot_report(env, NodeId(*peer), index.map(LogIndex));
+                group.on_snapshot_report(
+                    env,
+                    NodeId(*peer),
+                    index.map_or(SnapshotStatus::Failed, |index| SnapshotStatus::Installed(LogIndex(index))),
+                );
             }
         }
     }

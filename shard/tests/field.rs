@@ -29,8 +29,8 @@ mod common;
 use common::node::{Entry, Start};
 use common::{Cluster, Envelope, Message, config, ms};
 use logdrive_shard::{
-    Append, AppendOutcome, AppendReply, Config, HeartbeatReply, LogIndex, Moment, NodeId, Role, Term,
-    VoteReply, VoteRequest,
+    Append, AppendOutcome, AppendReply, Config, HeartbeatReply, LogIndex, Moment, NodeId, Role,
+    SnapshotStatus, Term, VoteReply, VoteRequest,
 };
 
 /// Three nodes, all quiet, node 1 leads term 1.
@@ -299,7 +299,7 @@ fn field_08_a_deposed_leader_that_was_paused_confirms_no_read() {
 #[test]
 fn field_10_an_append_that_begins_inside_the_snapshot_is_answered_not_rejected() {
     let mut cluster = with_logs(&[&[1, 1, 1, 1, 1, 1], &[1, 1, 1, 1, 1]], 5);
-    cluster.plain(2, |group, _| group.compacted(LogIndex(4)));
+    cluster.compact(2, LogIndex(4));
     // Entirely inside, reaching to its end, and beyond it.
     for (prev, count, matched) in [(1, 2, 3), (2, 2, 4), (2, 4, 6)] {
         cluster.hand_over(from(1, 2, append(1, (prev, 1), 1, count, 0)));
@@ -504,13 +504,15 @@ fn field_21_a_snapshot_reported_twice_or_late_moves_nothing() {
     cluster.cut(1, 3);
     cluster.propose(1, 4, 1).unwrap();
     cluster.stabilize();
-    cluster.plain(1, |group, _| group.compacted(LogIndex(4)));
+    cluster.compact(1, LogIndex(4));
     cluster.connect(1, 3);
     cluster.stabilize();
     assert_eq!(cluster.nodes[&1].snapshots_wanted, [NodeId(3)]);
     let progress = |cluster: &Cluster| cluster.group(1).report().peers[1];
     let report = |cluster: &mut Cluster, index| {
-        cluster.plain(1, |group, env| group.on_snapshot_report(env, NodeId(3), Some(LogIndex(index))));
+        cluster.plain(1, |group, env| {
+            group.on_snapshot_report(env, NodeId(3), SnapshotStatus::Installed(LogIndex(index)))
+        });
     };
     report(&mut cluster, 4);
     assert_eq!((progress(&cluster).state, progress(&cluster).next), ("probe", LogIndex(5)));

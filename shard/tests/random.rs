@@ -31,7 +31,7 @@ fn clients(chaos: &mut Chaos) -> Option<()> {
 
 #[test]
 fn random_runs_keep_the_safety_properties_and_heal() {
-    let (mut runs, mut committed, mut terms) = (0, 0, 0);
+    let (mut runs, mut committed, mut terms, mut installed) = (0, 0, 0, 0);
     for_seeds("random", 2_500, |chaos| {
         for _ in 0..STEPS {
             chaos.step(&mut clients);
@@ -40,9 +40,13 @@ fn random_runs_keep_the_safety_properties_and_heal() {
         committed += chaos.cluster.checks.committed_len();
         terms += chaos.highest_term();
         chaos.heal();
+        installed += chaos.cluster.installed;
     });
-    println!("{runs} runs of {STEPS} steps: {committed} entries committed, {terms} terms");
-    assert!(committed >= 10 * runs && terms >= 3 * runs as u64, "too little happens to prove anything");
+    println!(
+        "{runs} runs of {STEPS} steps: {committed} entries committed, {terms} terms, {installed} snapshots installed"
+    );
+    let enough = committed >= 10 * runs && terms >= 3 * runs as u64 && installed >= runs as u64;
+    assert!(runs < 10 || enough, "too little happens to prove anything");
 }
 
 /// All faults and all features: membership changes, damaged disks, priorities, leases under clocks that differ, forwarded reads, transfers,
@@ -50,6 +54,7 @@ fn random_runs_keep_the_safety_properties_and_heal() {
 #[test]
 fn random_runs_with_everything_at_once_keep_the_safety_properties_and_heal() {
     let (mut runs, mut committed, mut terms, mut changes, mut damages, mut leases) = (0, 0, 0, 0, 0, 0);
+    let (mut taken, mut installed) = (0, 0);
     for_seeds_of(Chaos::with_everything, "random everything", 700, |chaos| {
         for _ in 0..2 * STEPS {
             chaos.step(&mut |chaos| match chaos.dice.below(80) {
@@ -64,13 +69,15 @@ fn random_runs_with_everything_at_once_keep_the_safety_properties_and_heal() {
         (changes, damages, leases) =
             (changes + chaos.changes, damages + chaos.damages, leases + chaos.leases);
         chaos.heal_members();
+        (taken, installed) = (taken + chaos.taken, installed + chaos.cluster.installed);
     });
     println!(
         "{runs} runs of {} steps: {committed} entries committed, {terms} terms, {changes} changes of the configuration, \
-         {damages} damaged disks, {leases} reads under a lease",
+         {damages} damaged disks, {leases} reads under a lease, {taken} snapshots taken and {installed} installed",
         2 * STEPS
     );
-    let enough = committed >= 10 * runs && [changes, 2 * damages, leases].iter().all(|&n| n >= runs as u64);
+    let enough =
+        committed >= 10 * runs && [changes, 2 * damages, leases, installed].iter().all(|&n| n >= runs as u64);
     assert!(runs < 10 || enough, "too little happens to prove anything");
 }
 

@@ -26,7 +26,8 @@ use common::node::{Node, Start};
 use common::{Cluster, Envelope, Message, config, ms, show};
 use datadriven::TestCase;
 use logdrive_shard::{
-    Append, Config, Heartbeat, LogIndex, MemberStep, MembershipChange, NodeId, Term, Transition, VoteRequest,
+    Append, Config, Heartbeat, LogIndex, MemberStep, MembershipChange, NodeId, SnapshotStatus, Term,
+    Transition, VoteRequest,
 };
 
 #[test]
@@ -176,14 +177,19 @@ fn input(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
         "compact" => {
             let id = node(cluster, case);
             let index = LogIndex(number(case, "index").unwrap());
-            cluster.plain(id, |group, _| group.compacted(index));
+            cluster.compact(id, index);
             String::new()
         }
         "snapshot" => {
             let id = node(cluster, case);
             let peer = NodeId(number(case, "peer").unwrap());
-            let index = number(case, "index").map(LogIndex);
-            cluster.plain(id, |group, env| group.on_snapshot_report(env, peer, index));
+            let status = match number(case, "index").map(LogIndex) {
+                Some(index) => SnapshotStatus::Installed(index),
+                None if case.take_flag("moving").unwrap() => SnapshotStatus::Moving,
+                None if case.take_flag("refused").unwrap() => SnapshotStatus::Refused,
+                None => SnapshotStatus::Failed,
+            };
+            cluster.plain(id, |group, env| group.on_snapshot_report(env, peer, status));
             String::new()
         }
         _ => return None,

@@ -89,6 +89,7 @@ impl Chaos {
     /// All faults end, and whoever is no member is switched off. The members come together and are silent.
     pub fn heal_members(&mut self) {
         self.cluster.network.clear();
+        self.cluster.serving = true;
         for id in 1..=self.nodes {
             self.cluster.complete_writes(id);
             if !self.cluster.is_up(id) {

@@ -35,6 +35,8 @@ pub struct Chaos {
     pub damages: u64,
     /// Reads served under a lease.
     pub leases: u64,
+    /// Snapshots that were taken.
+    pub taken: u64,
 }
 
 /// What clients do when it is their turn.
@@ -51,7 +53,7 @@ impl Chaos {
             cluster.elect();
         }
         let calm = 1 + dice.below(12);
-        Chaos { cluster, dice, nodes, calm, changes: 0, damages: 0, leases: 0 }
+        Chaos { cluster, dice, nodes, calm, changes: 0, damages: 0, leases: 0, taken: 0 }
     }
 
     /// Three to seven nodes with everything at once: a few of them found the group, some are wanted more as the leader, clocks go
@@ -81,7 +83,7 @@ impl Chaos {
             cluster.elect();
         }
         let calm = 1 + dice.below(12);
-        Chaos { cluster, dice, nodes, calm, changes: 0, damages: 0, leases: 0 }
+        Chaos { cluster, dice, nodes, calm, changes: 0, damages: 0, leases: 0, taken: 0 }
     }
 
     pub fn any_node(&mut self) -> u32 {
@@ -113,8 +115,12 @@ impl Chaos {
             }
             64..69 => self.pass_time(),
             69..81 => clients(self)?,
-            81..85 => self.pulses(),
-            85 => self.cluster.load_all(),
+            81..84 => self.pulses(),
+            84 => self.snapshots()?,
+            85 => {
+                self.cluster.load_all();
+                self.snapshots()?;
+            }
             86.. if self.dice.below(self.calm) == 0 => self.fault()?,
             _ => {}
         }
@@ -295,6 +301,7 @@ impl Chaos {
     /// All faults end. Everything proposed and still in a leader's log is committed everywhere, and silence returns.
     pub fn heal(&mut self) {
         self.cluster.network.clear();
+        self.cluster.serving = true;
         for id in 1..=self.nodes {
             self.cluster.complete_writes(id);
             if !self.cluster.is_up(id) {

@@ -65,7 +65,7 @@ impl Checks {
         }
     }
 
-    pub fn after_step(&mut self, id: u32, node: &Node, disks: &BTreeMap<NodeId, &[Entry]>) {
+    pub fn after_step(&mut self, id: u32, node: &Node, disks: &BTreeMap<NodeId, &Disk>) {
         let group = node.group.as_ref().expect("it was stepped");
         let log = &node.log;
         let (len, last, configuration) = self.seen.get(&id).copied().unwrap_or((0, None, 0));
@@ -92,7 +92,9 @@ impl Checks {
         for (at, entry) in log.iter().enumerate().take(commit).skip(self.committed.len()) {
             let membership = group.membership();
             for voters in [membership.voters(), membership.outgoing()] {
-                let has = |voter: &&NodeId| disks.get(voter).is_some_and(|disk| disk.get(at) == Some(entry));
+                let has = |voter: &&NodeId| {
+                    disks.get(voter).is_some_and(|disk| disk.durable(at + 1) == Some(entry))
+                };
                 let copies = voters.iter().filter(has).count();
                 assert!(
                     voters.is_empty() || copies > voters.len() / 2,
@@ -105,15 +107,16 @@ impl Checks {
             self.committed.extend_from_slice(&log[self.committed.len()..commit]);
         }
         assert!(group.applicable() <= group.durable().min(group.commit()));
-        let disk_len = node.disk.log.len() as u64;
+        let disk_len = node.disk.log.len().max(node.disk.snapshot_index()) as u64;
         assert!(
             group.durable().0 <= disk_len,
             "node {id} takes {} for durable, {disk_len} are",
             group.durable()
         );
+        assert_eq!(group.first_index().0, node.base as u64 + 1, "node {id}: where the log begins");
         for index in 1..=log.len().min(group.durable().0 as usize) {
             debug_assert!(
-                node.disk.log[index - 1] == log[index - 1],
+                node.disk.durable(index) == log.get(index - 1),
                 "node {id}: {index} is not what is durable"
             );
         }

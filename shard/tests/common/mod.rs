@@ -11,6 +11,8 @@ pub mod checks;
 pub mod node;
 pub mod pulses;
 pub mod show;
+pub mod snapshot_chaos;
+pub mod snapshots;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,6 +40,8 @@ pub enum Message {
     TimeoutNow(TimeoutNow),
     TermQuery(TermQuery),
     TermReport(TermReport),
+    /// A snapshot with all its bytes, under the term of the leader that offers it.
+    Snapshot(Term, snapshots::Snapshot),
 }
 
 /// A message on its way.
@@ -61,6 +65,12 @@ pub struct Cluster {
     /// What happened, as text; scripts print it.
     pub trace: Vec<String>,
     pub tracing: bool,
+    /// Snapshots that leaders want to be sent, oldest first.
+    pub requests: Vec<snapshots::Request>,
+    /// They are sent at once whenever everything else is.
+    pub serving: bool,
+    /// Snapshots that were installed.
+    pub installed: u64,
     next_data: u64,
     next_route: u64,
 }
@@ -94,6 +104,9 @@ impl Cluster {
             checks: Checks::new(),
             trace: Vec::new(),
             tracing: false,
+            requests: Vec::new(),
+            serving: false,
+            installed: 0,
             next_data: 1,
             next_route: 1,
         };
@@ -136,7 +149,7 @@ impl Cluster {
         let was_refused = group.refused_messages();
         let config = node.settings.as_ref().unwrap_or(&self.config);
         let mut recorder = Recorder::new(
-            &mut node.log,
+            (&mut node.log, &mut node.base),
             &node.routes,
             node.cold_below,
             &mut node.pulses,
@@ -173,7 +186,10 @@ impl Cluster {
             node.reads_waiting.clear();
             node.lost.push(lost);
         }
-        node.snapshots_wanted.extend(effects.snapshots_wanted.iter().copied());
+        for &(to, wanted) in &effects.snapshots_wanted {
+            node.snapshots_wanted.push(to);
+            self.requests.push(snapshots::Request { leader: id, to: to.0, wanted });
+        }
         let is_refused = group.refused_messages() > was_refused;
         if self.tracing {
             self.trace.extend(is_refused.then(|| format!("  {id} refuses a message")));
@@ -186,8 +202,7 @@ impl Cluster {
     }
 
     fn check(&mut self, id: u32, reads_confirmed: &[(u64, LogIndex)]) {
-        let disks: BTreeMap<NodeId, &[Entry]> =
-            self.nodes.values().map(|node| (node.id, &node.disk.log[..])).collect();
+        let disks = self.nodes.values().map(|node| (node.id, &node.disk)).collect();
         let node = &self.nodes[&id];
         self.checks.after_step(id, node, &disks);
         for &(round, index) in reads_confirmed {
@@ -287,6 +302,9 @@ impl Cluster {
             self.trace.push(envelope.to_string());
         }
         let Envelope { from, to, message } = envelope;
+        if let Message::Snapshot(leader_term, snapshot) = &message {
+            return self.install_snapshot(from, to.0, *leader_term, snapshot);
+        }
         self.step(to.0, |group, env, _| {
             let mut written = Vec::new();
             let mut epoch = 0;
@@ -314,6 +332,7 @@ impl Cluster {
                 Message::TermQuery(query) => group.on_term_query(env, from, query),
                 Message::TermReport(report) => group.on_term_report(env, from, report),
                 Message::TimeoutNow(order) => group.on_timeout_now(env, from, order),
+                Message::Snapshot(..) => unreachable!("installed above"),
             }
             ((), written, epoch)
         });
@@ -489,6 +508,9 @@ impl Cluster {
                 self.complete_writes(id);
             }
             self.load_all();
+            if self.serving && self.serve_snapshots() {
+                continue;
+            }
             if self.deliver(|_| true) == 0 && self.nodes.values().all(|n| n.journal.is_empty()) {
                 return;
             }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use logdrive_shard::{
     Append, AppendReply, Config, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogEnd, LogIndex,
-    LogState, Membership, Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink,
-    Support, Term, TermQuery, TermReport, TimeoutNow, TransferEnd, VoteReply, VoteRequest,
+    Membership, Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink,
+    SnapshotWanted, Support, Term, TermQuery, TermReport, TimeoutNow, TransferEnd, VoteReply, VoteRequest,
 };
 
 use super::pulses::Pulses;
+use super::snapshots::Snapshot;
 use super::{Envelope, Message};
 
 /// An entry: `data` stands for its payload and is unique per proposal (0: a no-op).
@@ -41,9 +42,17 @@ pub struct Start {
 /// Something written.
 #[derive(Clone, Debug)]
 pub enum Write {
-    Entries { first: u64, entries: Vec<Entry>, epoch: u32 },
+    Entries {
+        first: u64,
+        entries: Vec<Entry>,
+        epoch: u32,
+    },
     HardState(HardState),
     OwnVote(Term),
+    /// Entries up to here are gone.
+    Compact(LogIndex),
+    /// The log is these entries, all of them part of a snapshot.
+    Replace(Vec<Entry>),
 }
 
 /// The writes of a step, and the messages that wait for them.
@@ -60,6 +69,9 @@ pub struct Disk {
     pub hard_state: HardState,
     /// Hard states that were durable before, oldest first.
     pub older_states: Vec<HardState>,
+    /// The log begins behind so many entries.
+    pub base: usize,
+    pub snapshot: Option<Snapshot>,
 }
 
 impl Disk {
@@ -68,6 +80,7 @@ impl Disk {
     /// (`vague`) only that there may have been more.
     pub fn damage(&mut self, keep: usize, vague: bool, back: Option<usize>) {
         let mut lost = self.hard_state.lost;
+        let keep = keep.max(self.base);
         if let Some(back) = back
             && let Some(&older) = self.older_states.iter().rev().nth(back)
         {
@@ -106,19 +119,14 @@ impl Disk {
                     self.hard_state = *state;
                 }
                 Write::OwnVote(term) => votes.push(*term),
+                Write::Compact(index) => self.base = self.base.max(index.0 as usize),
+                Write::Replace(entries) => {
+                    self.log.clone_from(entries);
+                    self.base = entries.len();
+                }
             }
         }
         (durable, votes)
-    }
-
-    fn log_state(&self) -> LogState {
-        let mut term_runs: Vec<(LogIndex, Term)> = Vec::new();
-        for (at, entry) in self.log.iter().enumerate() {
-            if term_runs.last().is_none_or(|&(_, term)| term != entry.term) {
-                term_runs.push((LogIndex(at as u64 + 1), entry.term));
-            }
-        }
-        LogState { first: LogIndex(1), last: LogIndex(self.log.len() as u64), prev_term: Term(0), term_runs }
     }
 }
 
@@ -153,6 +161,8 @@ pub struct Node {
     pub group: Option<Group>,
     /// In memory: entry `i` at `i - 1`.
     pub log: Vec<Entry>,
+    /// The group does not know of so many entries any more.
+    pub base: usize,
     pub disk: Disk,
     pub journal: VecDeque<Batch>,
     pub routes: BTreeMap<u64, NodeId>,
@@ -192,7 +202,8 @@ impl Node {
             id,
             group: None,
             log: Vec::new(),
-            disk: Disk { log, hard_state, older_states: Vec::new() },
+            disk: Disk { log, hard_state, ..Disk::default() },
+            base: 0,
             journal: VecDeque::new(),
             routes: BTreeMap::new(),
             cold_below: 0,
@@ -212,21 +223,17 @@ impl Node {
 
     pub fn boot(&mut self, now: Moment, config: &Config, random: &mut Random, fresh: bool) {
         assert!(self.group.is_none(), "node {} is up", self.id);
-        let in_log = self.disk.log.iter().zip(1..);
-        let in_log = in_log.filter_map(|(entry, index)| Some((LogIndex(index), entry.members?.clone())));
-        let founding = self.founding.iter().map(|founding| (LogIndex(0), founding.clone()));
-        let memberships: Vec<_> = founding.chain(in_log).collect();
+        let founding = self.founding.clone();
+        let start =
+            self.disk.start(founding.as_ref(), self.id.0.is_multiple_of(2)).expect("what a crash left");
         let setup = Setup {
-            me: self.id,
-            memberships: &memberships,
-            hard_state: self.disk.hard_state,
-            log: &self.disk.log_state(),
-            applied: LogIndex(0),
             fresh,
             preferred_leader: self.preferred,
             priorities: &self.priorities,
+            ..start.setup(self.id)
         };
         self.log = self.disk.log.clone();
+        self.base = start.log.first.0 as usize - 1;
         self.journal.clear();
         self.routes.clear();
         self.wants_load = false;
@@ -268,7 +275,7 @@ pub struct Effects {
     pub parked: Vec<Outgoing>,
     pub reads_confirmed: Vec<(u64, LogIndex)>,
     pub leadership_lost: Option<Term>,
-    pub snapshots_wanted: Vec<NodeId>,
+    pub snapshots_wanted: Vec<(NodeId, SnapshotWanted)>,
     pub wants_load: bool,
     pub forwarded_lost: bool,
     pub transfers_ended: Vec<(NodeId, TransferEnd)>,
@@ -278,26 +285,41 @@ pub struct Effects {
 /// The sink.
 pub struct Recorder<'a> {
     log: &'a mut Vec<Entry>,
+    /// The log begins behind so many entries.
+    base: &'a mut usize,
     routes: &'a BTreeMap<u64, NodeId>,
     cold_below: u64,
     pulses: &'a mut Pulses,
-    base: Duration,
+    election_base: Duration,
     effects: Effects,
 }
 
 impl<'a> Recorder<'a> {
     pub fn new(
-        log: &'a mut Vec<Entry>,
+        (log, base): (&'a mut Vec<Entry>, &'a mut usize),
         routes: &'a BTreeMap<u64, NodeId>,
         cold_below: u64,
         pulses: &'a mut Pulses,
-        base: Duration,
+        election_base: Duration,
     ) -> Recorder<'a> {
-        Recorder { log, routes, cold_below, pulses, base, effects: Effects::default() }
+        Recorder { log, base, routes, cold_below, pulses, election_base, effects: Effects::default() }
     }
 
     pub fn finish(self) -> Effects {
         self.effects
+    }
+
+    /// Entries up to `index` are gone.
+    pub fn compacted(&mut self, index: LogIndex) {
+        *self.base = index.0 as usize;
+        self.effects.writes.push(Write::Compact(index));
+    }
+
+    /// The log is these entries of a snapshot now.
+    pub fn replace(&mut self, entries: &[Entry]) {
+        *self.log = entries.to_vec();
+        *self.base = entries.len();
+        self.effects.writes.push(Write::Replace(entries.to_vec()));
     }
 
     /// Cuts the log in memory behind `keep`.
@@ -323,6 +345,7 @@ impl<'a> Recorder<'a> {
 impl Sink for Recorder<'_> {
     fn append(&mut self, to: Route, message: Append) {
         let first = message.prev_index.0 as usize;
+        assert!(first >= *self.base, "append after {first}, the log begins behind {}", self.base);
         let entries = self.log[first..first + message.count as usize].to_vec();
         assert!(entries.iter().all(|e| e.term == message.entry_term), "entries of one append have one term");
         self.now(to, Message::Append(message, entries));
@@ -354,7 +377,7 @@ impl Sink for Recorder<'_> {
     }
 
     fn promised(&mut self, to: NodeId) -> Moment {
-        self.pulses.heard.get(&to.0).map_or(Moment(0), |heard| heard.after(self.base))
+        self.pulses.heard.get(&to.0).map_or(Moment(0), |heard| heard.after(self.election_base))
     }
 
     fn withdraw_support(&mut self, from: NodeId) {
@@ -467,8 +490,13 @@ impl Sink for Recorder<'_> {
         Fit::Ready { count, bytes }
     }
 
-    fn snapshot_wanted(&mut self, to: NodeId, _route: Route) {
-        self.effects.trace.push(format!("wants a snapshot for {to}"));
-        self.effects.snapshots_wanted.push(to);
+    fn snapshot_wanted(&mut self, to: NodeId, _route: Route, wanted: SnapshotWanted) {
+        let SnapshotWanted { term, at_least } = wanted;
+        self.effects.trace.push(format!("wants a snapshot for {to}, of {at_least} at least, in term {term}"));
+        self.effects.snapshots_wanted.push((to, wanted));
+    }
+
+    fn snapshot_unneeded(&mut self, to: NodeId) {
+        self.effects.trace.push(format!("has no need of a snapshot for {to}"));
     }
 }

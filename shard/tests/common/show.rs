@@ -3,7 +3,8 @@
 use std::fmt;
 
 use logdrive_shard::{
-    Append, AppendOutcome, HardState, Heartbeat, MemberKind, Moment, Report, Role, VoteReply, VoteRequest,
+    Append, AppendOutcome, HardState, Heartbeat, MemberKind, Moment, Report, Role, SnapshotMeta, VoteReply,
+    VoteRequest,
 };
 
 use super::node::{Node, Write};
@@ -32,6 +33,7 @@ impl Message {
             Message::TimeoutNow(_) => "timeout-now",
             Message::TermQuery(_) => "term-query",
             Message::TermReport(_) => "term-report",
+            Message::Snapshot(..) => "snapshot",
         }
     }
 }
@@ -79,6 +81,10 @@ impl fmt::Display for Message {
                 let voters: Vec<String> = report.voters.iter().map(ToString::to_string).collect();
                 write!(f, " term {}, voters {}", report.term, voters.join(" "))
             }
+            Message::Snapshot(term, snapshot) => {
+                let SnapshotMeta { index, term: of, membership, membership_index } = &snapshot.meta;
+                write!(f, " term {term}, up to {index}@{of}, configuration {membership_index}: {membership}")
+            }
         }
     }
 }
@@ -109,6 +115,10 @@ impl fmt::Display for Write {
                 if lost.is_any() { write!(f, ", lost: {lost}") } else { Ok(()) }
             }
             Write::OwnVote(term) => write!(f, "own vote of term {term}"),
+            Write::Compact(index) => write!(f, "the log begins behind {index}"),
+            Write::Replace(entries) => {
+                write!(f, "nothing is left of the log, it begins behind {}", entries.len())
+            }
         }
     }
 }

@@ -228,6 +228,7 @@ fn words(event: HistoryEvent) -> String {
         HistoryEvent::SteppedDown { why } => format!("stepped down: {why:?}"),
         HistoryEvent::TransferBegan { to } => format!("began to hand over to node {to}"),
         HistoryEvent::TransferEnded { to, end } => format!("handing over to node {to} ended: {end:?}"),
+        HistoryEvent::SnapshotInstalled { index } => format!("installed a snapshot of entry {index}"),
         other => format!("{other:?}"),
     }
 }
