@@ -183,3 +183,7 @@ fn term_in(log: &LogState, index: LogIndex) -> Option<Term> {
     let run = log.term_runs.iter().rfind(|run| run.0 <= index);
     run.map(|run| run.1)
 }
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod tests;

@@ -115,8 +115,8 @@ impl Chaos {
             }
             64..69 => self.pass_time(),
             69..81 => clients(self)?,
-            81..84 => self.pulses(),
-            84 => self.snapshots()?,
+            81..83 => self.pulses(),
+            83..85 => self.snapshots()?,
             85 => {
                 self.cluster.load_all();
                 self.snapshots()?;

@@ -92,9 +92,7 @@ impl Checks {
         for (at, entry) in log.iter().enumerate().take(commit).skip(self.committed.len()) {
             let membership = group.membership();
             for voters in [membership.voters(), membership.outgoing()] {
-                let has = |voter: &&NodeId| {
-                    disks.get(voter).is_some_and(|disk| disk.durable(at + 1) == Some(entry))
-                };
+                let has = |voter: &&NodeId| disks.get(voter).is_some_and(|disk| disk.has(at + 1, entry));
                 let copies = voters.iter().filter(has).count();
                 assert!(
                     voters.is_empty() || copies > voters.len() / 2,
@@ -115,10 +113,7 @@ impl Checks {
         );
         assert_eq!(group.first_index().0, node.base as u64 + 1, "node {id}: where the log begins");
         for index in 1..=log.len().min(group.durable().0 as usize) {
-            debug_assert!(
-                node.disk.durable(index) == log.get(index - 1),
-                "node {id}: {index} is not what is durable"
-            );
+            debug_assert!(node.disk.has(index, &log[index - 1]), "node {id}: {index} is not what is durable");
         }
 
         if group.is_leader() {

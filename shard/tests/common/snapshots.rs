@@ -32,10 +32,10 @@ impl Disk {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.entries.len())
     }
 
-    /// The entry at an index, if it survives a crash.
-    pub fn durable(&self, index: usize) -> Option<&Entry> {
+    /// Whether an entry survives a crash, in the log or as part of the snapshot.
+    pub fn has(&self, index: usize, entry: &Entry) -> bool {
         let inside = self.snapshot.as_ref().and_then(|snapshot| snapshot.entries.get(index - 1));
-        inside.or_else(|| self.log.get(index - 1))
+        inside == Some(entry) || self.log.get(index - 1) == Some(entry)
     }
 
     /// The log as recovery finds it. The term of an entry that was forgotten is forgotten, too (`vague`).
