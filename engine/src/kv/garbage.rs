@@ -1,9 +1,9 @@
 //! Records that nobody needs any more.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::table::{Chunk, Record, Table};
+use super::saved::Saved;
+use super::table::{Chunk, Table};
 use super::view::Overlay;
 
 /// Records freed per call, about.
@@ -14,7 +14,7 @@ const RECORDS_PER_SWEEP: usize = 256;
 #[derive(Default)]
 pub(super) struct Garbage {
     chunks: Vec<Chunk>,
-    saved: Vec<BTreeMap<u64, Record>>,
+    saved: Vec<Saved>,
 }
 
 impl Garbage {
@@ -47,11 +47,10 @@ impl Garbage {
             if let Some(chunk) = self.chunks.pop() {
                 freed += chunk.len() + 1;
             } else if let Some(saved) = self.saved.last_mut() {
-                match saved.pop_first() {
-                    Some(_) => freed += 1,
-                    None => {
-                        self.saved.pop();
-                    }
+                let dropped = saved.drop_some(RECORDS_PER_SWEEP);
+                freed += dropped;
+                if dropped == 0 {
+                    self.saved.pop();
                 }
             } else {
                 // The lists themselves.

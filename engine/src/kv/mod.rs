@@ -15,6 +15,7 @@ mod garbage;
 mod load;
 mod machine;
 mod reply;
+mod saved;
 mod table;
 mod view;
 

@@ -10,9 +10,9 @@
 //! machine, so that equal states are equal bytes.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::saved::Saved;
 use super::table::{Chunk, Record, Table, order_of};
 
 pub(super) const MAGIC: [u8; 4] = *b"LDKV";
@@ -39,18 +39,14 @@ pub(super) struct Overlay {
     keys: u64,
     /// All keys of a lower order are written.
     next: u64,
-    /// By order and a running number.
-    saved: BTreeMap<u64, Record>,
-    saves: u32,
-    saved_bytes: u64,
+    saved: Saved,
     /// The table, if it is not the group's any more.
     detached: Option<Rc<Table>>,
 }
 
 impl Overlay {
     pub(super) fn new(epoch: u32, keys: u64) -> Overlay {
-        let saved = BTreeMap::new();
-        Overlay { epoch, keys, next: 0, saved, saves: 0, saved_bytes: 0, detached: None }
+        Overlay { epoch, keys, next: 0, saved: Saved::new(keys), detached: None }
     }
 
     /// Whether it sees the record and has not written it yet.
@@ -59,13 +55,11 @@ impl Overlay {
     }
 
     pub(super) fn save(&mut self, record: Record, order: u32) {
-        self.saved_bytes += cost(&record);
-        self.saved.insert(u64::from(order) << 32 | u64::from(self.saves), record);
-        self.saves = self.saves.checked_add(1).expect("fewer records than 2^32 fit into the memory");
+        self.saved.push(order, record);
     }
 
     pub(super) fn saved_bytes(&self) -> u64 {
-        self.saved_bytes
+        self.saved.bytes()
     }
 
     pub(super) fn detach(&mut self, table: Rc<Table>) {
@@ -81,8 +75,7 @@ impl Overlay {
                 records.push((order, record));
             }
         }
-        let saved = self.saved.range(self.next << 32..=(end - 1) << 32 | u64::from(u32::MAX));
-        records.extend(saved.map(|(place, record)| ((place >> 32) as u32, record)));
+        records.extend(self.saved.range(self.next, end).map(|(order, record)| (*order, record)));
         records.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.key().cmp(b.1.key())));
         records
     }
@@ -90,22 +83,13 @@ impl Overlay {
     /// All keys of an order below are written.
     fn advance(&mut self, next: u64) {
         self.next = next;
-        while let Some(entry) = self.saved.first_entry() {
-            if *entry.key() >> 32 >= next {
-                break;
-            }
-            self.saved_bytes -= cost(&entry.remove());
-        }
+        self.saved.drop_below(next);
     }
 
     /// What is left of it, for whoever takes it down piece by piece.
-    pub(super) fn into_parts(self) -> (BTreeMap<u64, Record>, Option<Rc<Table>>) {
+    pub(super) fn into_parts(self) -> (Saved, Option<Rc<Table>>) {
         (self.saved, self.detached)
     }
-}
-
-fn cost(record: &Record) -> u64 {
-    (record.len() + size_of::<(u64, Record)>()) as u64
 }
 
 /// A group of a [`KvMachine`](super::KvMachine) as it was at one moment.
