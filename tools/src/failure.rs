@@ -19,7 +19,7 @@ pub(crate) enum Exit {
     Directory = 3,
     /// The machine lacks something: io_uring, locked memory, a free address.
     Machine = 4,
-    /// What was looked at is not well: nodes out of reach, groups without a leader, a damaged log.
+    /// What was looked at is not well: nodes out of reach, groups without a leader, a damaged log or snapshot.
     Unwell = 5,
     /// The configuration of a group is not the one that was expected: look at it again.
     Mismatch = 6,
@@ -35,7 +35,7 @@ Exit codes:
   2  the command line or the configuration was refused; nothing was started
   3  the data directory was refused (locked, foreign, wiped, damaged); nothing was changed in it
   4  the machine lacks something (io_uring, locked memory, a free address)
-  5  what was looked at is not well (nodes out of reach, groups without a leader, a damaged log)
+  5  what was looked at is not well (nodes out of reach, groups without a leader, damaged files)
   6  the configuration of a group is not the one that was expected; nothing was changed in it
   7  what was waited for did not come about in time; it may still";
 

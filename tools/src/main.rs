@@ -9,6 +9,7 @@ mod node;
 mod os;
 mod output;
 mod serve;
+mod snapshot;
 mod status;
 mod wal;
 
@@ -44,6 +45,9 @@ enum Command {
     /// Look into the logs of a stopped node, without changing anything.
     #[command(subcommand)]
     Wal(wal::Command),
+    /// Look into snapshot files, without changing anything.
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Group(command) => group::run(command),
         Command::Node(command) => node::run(command),
         Command::Wal(command) => wal::run(command),
+        Command::Snapshot(command) => snapshot::run(command),
     };
     let exit = result.unwrap_or_else(|Failure { exit, report }| {
         output::note(format_args!("{report:?}"));

@@ -1,6 +1,6 @@
 //! What can be wrong with a snapshot, said with file, place and what to do.
 
-use logdrive_shard::GroupId;
+use logdrive_shard::{GroupId, InvalidMembership, SessionFormatError};
 use logdrive_wal::DiskError;
 
 use super::types::SnapshotId;
@@ -111,6 +111,18 @@ pub enum DamageKind {
         /// Where the block ends, or should.
         chunk: u64,
     },
+    /// The device cannot read it.
+    #[error("it cannot be read: {}", std::io::Error::from_raw_os_error(*errno))]
+    Unreadable {
+        /// errno of the failure.
+        errno: i32,
+    },
+    /// The bytes are those that were written, and are no configuration.
+    #[error("the configuration in the header is none: {0}")]
+    Membership(InvalidMembership),
+    /// The bytes are those that were written, and are no sessions.
+    #[error("the sessions are none: {0}")]
+    Sessions(SessionFormatError),
     /// There is more or less content than the header says.
     #[error("the content has {found} bytes and should have {expected}")]
     ContentLength {
@@ -197,6 +209,14 @@ pub enum BeginError {
     #[error("a configuration of {bytes} bytes does not fit the header, which has room for {max}")]
     Membership {
         /// Its bytes.
+        bytes: u64,
+        /// The most.
+        max: u64,
+    },
+    /// More sessions than a table can have.
+    #[error("sessions of {bytes} bytes: no table has more than {max}")]
+    Sessions {
+        /// Their bytes.
         bytes: u64,
         /// The most.
         max: u64,

@@ -18,6 +18,12 @@ const NUMBERS_BYTES: usize = 128;
 pub(super) const MEMBERSHIP_MAX: usize = 1024;
 const _: () =
     assert!(MEMBERSHIP_BYTES_MAX <= MEMBERSHIP_MAX && NUMBERS_BYTES + MEMBERSHIP_MAX <= HEADER_BYTES);
+/// Bytes of a session table, at most: it is handed out in one piece.
+pub(super) const SESSIONS_MAX: u64 = 16 << 20;
+// As many sessions as may be, with all the replies that are kept.
+const _: () = assert!(
+    SESSIONS_MAX > 4 * logdrive_shard::SESSION_REPLY_BYTES_MAX + 256 * logdrive_shard::SESSIONS_MAX as u64
+);
 /// Bytes of a chunk's head.
 pub(super) const CHUNK_HEAD: usize = 32;
 pub(super) const CHUNK_BYTES_MIN: u32 = ALIGNMENT as u32;
@@ -197,7 +203,7 @@ impl SnapshotHeader {
         if self.content_bytes > BYTES_MAX || self.stored_bytes > BYTES_MAX {
             return Err(wrong("bytes of the content"));
         }
-        if self.sessions_bytes > self.content_bytes {
+        if self.sessions_bytes > self.content_bytes.min(SESSIONS_MAX) {
             return Err(wrong("bytes of the sessions"));
         }
         if self.compression == Compression::Off && self.stored_bytes != self.content_bytes {

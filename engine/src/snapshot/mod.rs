@@ -36,11 +36,12 @@
 //! | `content` | sessions and state to chunks and back, compression |
 //! | `names` | what the files are called |
 //! | `error` | what can be wrong, and what to do then |
-//! | `store` | the store: open, what is there, what is kept, poll |
+//! | `store`, `open` | the store: what is there, what is kept, poll |
+//! | `io`, `types` | what is under way on the disk; the words |
 //! | `output` | a file under way, from its first chunk to the fsync of the directory |
 //! | `write`, `receive`, `read` | where its bytes come from and go to |
 //! | `pace` | bytes per second |
-//! | `offline` | files at rest: looked at and verified, never changed |
+//! | [`offline`] | files at rest: looked at and verified, never changed |
 //!
 //! # What is deliberately absent
 //!
@@ -52,6 +53,7 @@ mod error;
 mod format;
 mod io;
 mod names;
+pub mod offline;
 mod open;
 mod output;
 mod pace;

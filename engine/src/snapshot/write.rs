@@ -4,7 +4,7 @@ use logdrive_wal::Disk;
 
 use super::content::Encoder;
 use super::error::{BeginError, UnknownId, WriteFailure};
-use super::format::{HEADER_BYTES, MEMBERSHIP_MAX, SnapshotHeader};
+use super::format::{HEADER_BYTES, MEMBERSHIP_MAX, SESSIONS_MAX, SnapshotHeader};
 use super::io::Io;
 use super::output::{Output, Source, Stage, Writing};
 use super::store::SnapshotStore;
@@ -21,8 +21,12 @@ impl<D: Disk> SnapshotStore<D> {
         if bytes > max {
             return Err(BeginError::Membership { bytes, max });
         }
+        let (bytes, max) = (meta.sessions.len() as u64, SESSIONS_MAX);
+        if bytes > max {
+            return Err(BeginError::Sessions { bytes, max });
+        }
         self.check_writes()?;
-        self.check_space((HEADER_BYTES as u64).saturating_add(meta.sessions.len() as u64 + state_bytes))?;
+        self.check_space((HEADER_BYTES as u64 + bytes).saturating_add(state_bytes))?;
         let id = self.new_id(&meta);
         let header = SnapshotHeader {
             id,

@@ -4,7 +4,10 @@ use logdrive::snapshot::{
     ReadFailure, ReadId, ReadPart, ReceiveError, Received, SnapshotFileSettings, SnapshotId, SnapshotMeta,
     SnapshotStore, StoreEvent, WriteFailure, WriteId,
 };
-use logdrive_shard::{GroupId, LogIndex, Members, Membership, Moment, NodeId, Term};
+use logdrive_shard::{
+    Admitted, GroupId, LogIndex, Members, Membership, Moment, NodeId, SessionEntry, SessionOp, SessionTable,
+    Term,
+};
 use logdrive_wal::{Disk, SimDisk, SimOptions};
 
 /// Polls without progress before a test gives up.
@@ -28,8 +31,25 @@ pub(crate) fn meta(group: u64, index: u64) -> SnapshotMeta {
         term: Term(7),
         membership_index: LogIndex(index / 2),
         membership: membership.encode(),
-        sessions: bytes(group ^ index ^ 0x5e55, 100),
+        sessions: sessions(group ^ index),
     }
+}
+
+/// A table with one session and the reply to its command.
+fn sessions(seed: u64) -> Vec<u8> {
+    let mut table = SessionTable::default();
+    let entry = |op| {
+        let mut bytes = Vec::new();
+        SessionEntry { time_millis: 1000, expires_after_millis: 60_000, op }.encode(&mut bytes);
+        bytes
+    };
+    assert!(matches!(table.admit(1, &entry(SessionOp::Open)), Admitted::Opened(1)));
+    let command = entry(SessionOp::Command { session: 1, sequence: 1, answered_below: 1, command: b"c" });
+    let Admitted::Execute { key, .. } = table.admit(2, &command) else { panic!("not executed") };
+    table.executed(key, &bytes(seed, 60));
+    let mut encoded = Vec::new();
+    table.encode(&mut encoded);
+    encoded
 }
 
 /// Bytes that say where they come from.

@@ -9,4 +9,5 @@ mod damage;
 mod disks;
 mod failures;
 mod fixture;
+mod offline;
 mod transfer;

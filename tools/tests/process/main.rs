@@ -10,4 +10,5 @@ mod dev;
 mod identity;
 mod log;
 mod members;
+mod snapshot;
 mod stop;
