@@ -15,6 +15,7 @@
 //! | `crash 1 keep=1 unnoticed`, `boot 1`, `restart 1` | loses memory, and all writes in flight but so many; contact need not end |
 //! | `cut a=1 b=2`, `connect a=1 b=2`, `reroute a=1 b=2`, `contact 1 peer=2 alive`, `partition side=(1,2)`, `heal` | the network |
 //! | `cold 1 below=5`, `load 1`, `compact 1 index=5`, `snapshot 1 peer=2 index=5` | entries out of memory, back, gone, sent otherwise |
+//! | `take 1 index=5 keep=2`, `send-snapshots`, `receive 3` | a snapshot is taken and the log cut; leaders send what they were asked for; one on its way is durable with its receiver and nothing more |
 //! | `transfer-to-best 1`, `cancel-transfer 1`, `forward-read 2`, `lease-read 1`, `pulse` | more inputs; `pulse`: among all in contact |
 //! | `status 1`, `logs`, `network`, `history 1` | what is, and what was |
 //!
@@ -178,6 +179,25 @@ fn input(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
             let id = node(cluster, case);
             let index = LogIndex(number(case, "index").unwrap());
             cluster.compact(id, index);
+            String::new()
+        }
+        "take" => {
+            let id = node(cluster, case);
+            let (index, keep) = (number(case, "index"), number(case, "keep").unwrap_or(0));
+            let is_taken = cluster.take_snapshot(id, index, keep);
+            if is_taken { String::new() } else { "nothing to take\n".to_owned() }
+        }
+        "send-snapshots" => {
+            cluster.serve_snapshots();
+            String::new()
+        }
+        "receive" => {
+            // Durable, and then nothing more.
+            let id = node(cluster, case);
+            let at = cluster.network.iter().position(|e| e.to.0 == id && e.message.kind() == "snapshot");
+            let envelope = cluster.network.remove(at.expect("a snapshot is on its way"));
+            let Message::Snapshot(_, snapshot) = &envelope.message else { unreachable!("selected by kind") };
+            cluster.receive_snapshot(id, snapshot);
             String::new()
         }
         "snapshot" => {
