@@ -4,11 +4,18 @@ use std::collections::BTreeMap;
 
 use logdrive_wal::{Completion, Disk, FileId, Op, Token};
 
+/// What a write should have written; nothing of the other operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) len: u32,
+}
+
 /// What an operation was for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum For {
     /// A file that is being written.
-    Output { output: u64, len: u32 },
+    Output { output: u64, place: Place },
     /// A chunk of a file that is being written, for its verification.
     Verify { output: u64 },
     /// A file that is being read.

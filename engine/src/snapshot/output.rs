@@ -8,7 +8,7 @@ use logdrive_wal::{Buffer, Completion, Disk, Done, FileId, Op, OpenMode};
 use super::content::{Decoder, Encoder, Piece};
 use super::error::{Damage, DamageKind, WriteFailure};
 use super::format::{HEADER_BYTES, SnapshotHeader};
-use super::io::{For, Io};
+use super::io::{For, Io, Place};
 use super::names::Key;
 use super::receive::Reception;
 
@@ -95,12 +95,16 @@ impl Output {
     }
 
     pub(super) fn open<D: Disk>(&mut self, io: &mut Io<D>) {
-        self.submit(io, Op::Open { name: self.key.temporary(), mode: OpenMode::CreateNew }, 0);
+        self.submit(io, Op::Open { name: self.key.temporary(), mode: OpenMode::CreateNew });
     }
 
-    fn submit<D: Disk>(&mut self, io: &mut Io<D>, op: Op, len: u32) {
+    fn submit<D: Disk>(&mut self, io: &mut Io<D>, op: Op) {
+        let place = match op {
+            Op::Write { offset, len, .. } => Place { offset, len },
+            _ => Place::default(),
+        };
         self.in_flight += 1;
-        io.submit(For::Output { output: self.number, len }, op);
+        io.submit(For::Output { output: self.number, place }, op);
     }
 
     /// Whether it takes more chunks.
@@ -117,7 +121,7 @@ impl Output {
     pub(super) fn write_next<D: Disk>(&mut self, io: &mut Io<D>) -> u32 {
         let (Some(file), Some(piece)) = (self.file, self.queue.pop_front()) else { return 0 };
         let Piece { offset, buffer, len } = piece;
-        self.submit(io, Op::Write { file, offset, buffer, len, durable: false }, len);
+        self.submit(io, Op::Write { file, offset, buffer, len, durable: false });
         len
     }
 
@@ -138,8 +142,8 @@ impl Output {
         }
     }
 
-    /// An operation ended. `len`: bytes that it should have written.
-    pub(super) fn on_completion<D: Disk>(&mut self, io: &mut Io<D>, completion: Completion, len: u32) {
+    /// An operation ended. `place`: what it should have written.
+    pub(super) fn on_completion<D: Disk>(&mut self, io: &mut Io<D>, completion: Completion, place: Place) {
         self.in_flight -= 1;
         if matches!(self.stage, Stage::Closing | Stage::CleanClose) {
             // However that ended: the number may be another file's by now.
@@ -150,9 +154,9 @@ impl Output {
         }
         match completion.result {
             Ok(Done::Opened { file, .. }) => self.file = Some(file),
-            Ok(Done::Transferred(written)) if written != len => {
-                let (file, offset) = (self.key.temporary(), 0);
-                self.fail(io, WriteFailure::Short { file, offset, asked: len, written });
+            Ok(Done::Transferred(written)) if written != place.len => {
+                let (file, offset, asked) = (self.key.temporary(), place.offset, place.len);
+                self.fail(io, WriteFailure::Short { file, offset, asked, written });
             }
             Ok(_) => {}
             // Whoever gets out of the way does what can be done: what stays behind is removed when the store is opened next.
@@ -203,11 +207,11 @@ impl Output {
                     self.stage = Stage::Renaming;
                     // Even if it fails it may have happened.
                     self.renamed = true;
-                    self.submit(io, Op::Rename { from: self.key.temporary(), to: self.key.name() }, 0);
+                    self.submit(io, Op::Rename { from: self.key.temporary(), to: self.key.name() });
                 }
                 Stage::Renaming => {
                     self.stage = Stage::SyncDir;
-                    self.submit(io, Op::SyncDir, 0);
+                    self.submit(io, Op::SyncDir);
                 }
                 Stage::SyncDir => self.stage = Stage::Done,
                 Stage::Failing if self.file.is_some() => {
@@ -215,9 +219,9 @@ impl Output {
                 }
                 Stage::Failing | Stage::CleanClose => {
                     self.stage = Stage::CleanUnlink;
-                    self.submit(io, Op::Unlink { name: self.key.temporary() }, 0);
+                    self.submit(io, Op::Unlink { name: self.key.temporary() });
                     if self.renamed {
-                        self.submit(io, Op::Unlink { name: self.key.name() }, 0);
+                        self.submit(io, Op::Unlink { name: self.key.name() });
                     }
                 }
                 Stage::CleanUnlink => self.stage = Stage::Gone,
@@ -229,7 +233,7 @@ impl Output {
     fn on_file<D: Disk>(&mut self, io: &mut Io<D>, stage: Stage, op: impl FnOnce(FileId) -> Op) {
         let file = self.file.expect("the file is open from the first chunk until it is closed");
         self.stage = stage;
-        self.submit(io, op(file), 0);
+        self.submit(io, op(file));
     }
 
     /// The header, when all chunks are written.
@@ -248,7 +252,7 @@ impl Output {
         let len = HEADER_BYTES as u32;
         let file = self.file.expect("the chunks were written to it");
         self.stage = Stage::Header;
-        self.submit(io, Op::Write { file, offset: 0, buffer, len, durable: false }, len);
+        self.submit(io, Op::Write { file, offset: 0, buffer, len, durable: false });
     }
 
     /// Reads the next chunk back, or goes on if that was all and all was well.

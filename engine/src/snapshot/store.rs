@@ -211,10 +211,10 @@ impl<D: Disk> SnapshotStore<D> {
 
     fn on_completion(&mut self, completion: Completion) {
         match self.io.ended(&completion) {
-            For::Output { output, len } => {
+            For::Output { output, place } => {
                 if let Some(output) = self.outputs.get_mut(&output) {
-                    self.stats.written_bytes += u64::from(len);
-                    output.on_completion(&mut self.io, completion, len);
+                    self.stats.written_bytes += u64::from(place.len);
+                    output.on_completion(&mut self.io, completion, place);
                 }
             }
             For::Verify { output } => {

@@ -86,6 +86,17 @@ fn a_disk_that_runs_full_ends_the_write_with_its_name_and_the_space_comes_back()
 }
 
 #[test]
+fn a_short_write_is_named_with_its_place() {
+    let mut bench = Bench::open(sim(1), settings());
+    bench.store.disk_mut().inject(Fault::at(OpKind::Write, 2, FaultKind::Short(512)));
+    bench.store.disk().platter().calm();
+    let failure = bench.write(meta(1, 10), &state(1, 10, 30_000)).unwrap_err();
+    let WriteFailure::Short { file, offset, asked, written } = &failure else { panic!("{failure}") };
+    assert_eq!((*offset, *asked, *written), (4096 * 3, 4096, 512));
+    assert!(file.ends_with(".snapshot-tmp") && failure.to_string().contains(file), "{failure}");
+}
+
+#[test]
 fn others_go_on_while_one_write_fails() {
     let mut bench = Bench::open(sim(1), settings());
     let writes: Vec<_> = (1..=4).map(|group| bench.store.begin_write(meta(group, 10), 0).unwrap()).collect();

@@ -10,4 +10,5 @@ mod disks;
 mod failures;
 mod fixture;
 mod offline;
+mod random;
 mod transfer;
