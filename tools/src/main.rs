@@ -9,6 +9,7 @@ mod node;
 mod os;
 mod output;
 mod serve;
+mod simulate;
 mod snapshot;
 mod status;
 mod wal;
@@ -48,6 +49,8 @@ enum Command {
     /// Look into snapshot files, without changing anything.
     #[command(subcommand)]
     Snapshot(snapshot::Command),
+    /// Run clusters of production code on a simulated clock, network and disk, with every fault, from one seed.
+    Sim(logdrive_tools::sim::cli::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Node(command) => node::run(command),
         Command::Wal(command) => wal::run(command),
         Command::Snapshot(command) => snapshot::run(command),
+        Command::Sim(args) => simulate::run(args),
     };
     let exit = result.unwrap_or_else(|Failure { exit, report }| {
         output::note(format_args!("{report:?}"));

@@ -130,6 +130,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             commit: group.commit(),
             applied: self.io.lanes[at].applied,
             last: group.last_index(),
+            durable: group.durable(),
         }));
     }
 

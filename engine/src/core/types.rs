@@ -214,6 +214,8 @@ pub struct GroupSummary {
     pub applied: LogIndex,
     /// The log's end.
     pub last: LogIndex,
+    /// Durable here up to.
+    pub durable: LogIndex,
 }
 
 /// One group's state on this core, for status and tests.

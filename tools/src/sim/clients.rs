@@ -1,0 +1,332 @@
+//! What clients do and are told: plain commands, commands of sessions that are repeated until they are answered, and reads of all kinds.
+
+use logdrive::api::{Error, ReadPolicy, Session, SessionCall};
+use logdrive::core::Event as CoreEvent;
+use logdrive::kv::{Command, Condition, Query};
+use logdrive_shard::{GroupId, LogIndex, NodeId, SessionOp};
+use std::time::Duration;
+
+use super::clock::{MILLISECOND, Nanos};
+use super::node::CoreAt;
+use super::observer::Verdict;
+use super::ops::{Attempt, KeyAction, Op, OpKind};
+use super::plan::MachineKind;
+use super::queue::Event;
+use super::trace::What;
+use super::turn::NOBODYS;
+use super::world::World;
+
+/// Keys of a group.
+const KEYS: u64 = 5;
+/// Errors after which a client gives its session up.
+const SESSION_FAILURES_MAX: u32 = 50;
+
+/// A session of a client, in the one group that it is for.
+pub(super) struct InGroup {
+    group: GroupId,
+    session: Session,
+    /// The command that is not answered yet, with its operation.
+    open: Option<(SessionCall, u64)>,
+    failures: u32,
+}
+
+/// A client: one operation at a time.
+#[derive(Default)]
+pub(super) struct Client {
+    /// The attempt it waits for.
+    pub(super) waits_for: Option<u64>,
+    since: Nanos,
+    pub(super) session: Option<InGroup>,
+    /// Commands go through sessions.
+    has_sessions: bool,
+}
+
+impl World {
+    pub(super) fn start_clients(&mut self) {
+        for client in 0..self.plan.clients {
+            let has_sessions = client % 3 == 2;
+            self.clients.push(Client { has_sessions, ..Client::default() });
+            let at = self.now + self.random.clients.below(100 * MILLISECOND);
+            self.queue.put(at, Event::Client { client });
+        }
+    }
+
+    /// Begins an operation of nobody in particular at a node that runs. Returns its attempt.
+    pub fn ask(
+        &mut self,
+        kind: OpKind,
+        group: GroupId,
+        node: NodeId,
+    ) -> Result<u64, Box<super::observer::Broken>> {
+        let op = self.begin_op(kind, group, u32::MAX);
+        self.attempt(op, node, None)
+    }
+
+    /// What became of an attempt; `None` while it waits.
+    pub fn answer(&self, attempt: u64) -> Option<Result<LogIndex, Error>> {
+        self.history.attempts[attempt as usize].answer
+    }
+
+    fn begin_op(&mut self, kind: OpKind, group: GroupId, client: u32) -> u64 {
+        let number = self.history.ops.len() as u64;
+        let random = &mut self.random.clients;
+        let has_keys = self.plan.machine == MachineKind::Kv && kind != OpKind::OpenSession;
+        let key = has_keys.then(|| {
+            let key = random.below(KEYS) as u32;
+            let action = match random.below(6) {
+                _ if !kind.is_write() => KeyAction::Get,
+                0 => KeyAction::Delete,
+                1 | 2 => KeyAction::Increment(random.below(9) as i64 + 1),
+                _ => KeyAction::Set(number),
+            };
+            (key, action)
+        });
+        let begun = (self.now, self.trace.number());
+        self.history.ops.push(Op {
+            group,
+            kind,
+            client,
+            key,
+            begun,
+            attempt: 0,
+            ended: None,
+            answer: None,
+            reply: Vec::new(),
+        });
+        number
+    }
+
+    /// Hands an operation to a node.
+    fn attempt(
+        &mut self,
+        op: u64,
+        node: NodeId,
+        call: Option<SessionCall>,
+    ) -> Result<u64, Box<super::observer::Broken>> {
+        let token = self.history.attempts.len() as u64;
+        self.history.attempts.push(Attempt { op, node, answer: None });
+        let what = &mut self.history.ops[op as usize];
+        what.attempt = token;
+        let (kind, group, key) = (what.kind, what.group, what.key);
+        let (at, slot) = self.home(node.0 as usize - 1, group);
+        self.trace.tell(self.now, node, Some(group), What::Asks { attempt: token, kind: kind_name(kind) });
+        self.tell(|observer, world| observer.asked(world, token))?;
+        let payload = self.payload(token, kind, key);
+        let Some(port) = self.cores[at.0].live.as_ref().map(|live| live.port) else { return Ok(token) };
+        let read = |policy| CoreEvent::Read { port, token, slot, policy, request: &payload };
+        let event = match (kind, call) {
+            (OpKind::InSession, Some(call)) => {
+                let SessionCall { session, sequence, answered_below } = call;
+                let op = SessionOp::Command { session, sequence, answered_below, command: &payload };
+                CoreEvent::Session { port, token, slot, op }
+            }
+            (OpKind::OpenSession, _) => CoreEvent::Session { port, token, slot, op: SessionOp::Open },
+            (OpKind::Propose | OpKind::InSession, _) => {
+                CoreEvent::Propose { port, token, slot, payload: &payload }
+            }
+            (OpKind::ReadLinearizable, _) => read(ReadPolicy::Linearizable),
+            (OpKind::ReadLease, _) => read(ReadPolicy::LeaderLease),
+            (OpKind::ReadFollower, _) => read(ReadPolicy::Follower),
+            (OpKind::ReadLocal, _) => {
+                read(ReadPolicy::Local { min_index: LogIndex(0), max_wait: Duration::ZERO })
+            }
+        };
+        self.input(at, event);
+        Ok(token)
+    }
+
+    /// A command's payload, or a read's request.
+    fn payload(&mut self, token: u64, kind: OpKind, key: Option<(u32, KeyAction)>) -> Vec<u8> {
+        let mut out = Vec::new();
+        if kind.is_write() {
+            out.extend_from_slice(&token.to_le_bytes());
+        }
+        let Some((key, action)) = key else {
+            if kind.is_write() {
+                let padding = self.random.clients.below(self.shape.padding) as usize;
+                out.resize(8 + padding, token as u8);
+            }
+            return out;
+        };
+        let key = key.to_le_bytes();
+        match action {
+            KeyAction::Set(value) => {
+                let value = value.to_string();
+                let value = value.as_bytes();
+                Command::Set { key: &key, value, condition: Condition::Always, get: false }.encode(&mut out);
+            }
+            KeyAction::Increment(by) => Command::Increment { key: &key, by }.encode(&mut out),
+            KeyAction::Delete => Command::Delete { keys: &[&key] }.encode(&mut out),
+            KeyAction::Get => Query::Get { key: &key }.encode(&mut out),
+        }
+        out
+    }
+
+    // -- clients that go on by themselves ----------------------------------------------------------------------------------
+
+    pub(super) fn client_acts(&mut self, at: usize) -> Verdict {
+        let client = &self.clients[at];
+        if !self.clients_run || client.waits_for.is_some() && self.now < client.since + self.shape.patience {
+            return Ok(());
+        }
+        self.clients[at].waits_for = None;
+        let group = match &self.clients[at].session {
+            Some(session) => session.group,
+            None => GroupId(1 + self.random.clients.below(self.plan.groups.into())),
+        };
+        let node = self.whom_to_ask(group);
+        if !self.nodes[node].responds(self.now) {
+            let pause = MILLISECOND + self.random.clients.below(20 * MILLISECOND).max(self.shape.think / 10);
+            self.queue.put(self.now + pause, Event::Client { client: at as u32 });
+            return Ok(());
+        }
+        let node = self.nodes[node].id;
+        let (op, call) = self.next_op(at, group);
+        let attempt = self.attempt(op, node, call)?;
+        self.clients[at].waits_for = Some(attempt);
+        self.clients[at].since = self.now;
+        self.queue.put(self.now + self.shape.patience, Event::Client { client: at as u32 });
+        Ok(())
+    }
+
+    /// Whom some node takes for the leader, or now and then any node.
+    fn whom_to_ask(&mut self, group: GroupId) -> usize {
+        let asked = self.random.clients.below(self.nodes.len() as u64) as usize;
+        let leader = self.leader_seen_by(self.nodes[asked].id, group);
+        let known = leader.is_some() && self.random.clients.below(10) > 0;
+        if known { leader.0 as usize - 1 } else { asked }
+    }
+
+    fn next_op(&mut self, at: usize, group: GroupId) -> (u64, Option<SessionCall>) {
+        let draw = self.random.clients.below(20);
+        let client = at as u32;
+        if let Some(session) = &mut self.clients[at].session {
+            if let Some((call, op)) = session.open {
+                return (op, Some(call));
+            }
+            if draw < 13
+                && let Some(call) = session.session.next_call()
+            {
+                let op = self.begin_op(OpKind::InSession, group, client);
+                if let Some(session) = &mut self.clients[at].session {
+                    session.open = Some((call, op));
+                }
+                return (op, Some(call));
+            }
+        } else if self.clients[at].has_sessions && draw < 6 {
+            return (self.begin_op(OpKind::OpenSession, group, client), None);
+        }
+        let kind = match draw {
+            0..12 => OpKind::Propose,
+            12..16 => OpKind::ReadLinearizable,
+            16..18 => OpKind::ReadLocal,
+            18 => OpKind::ReadFollower,
+            _ if self.shape.leases_hold => OpKind::ReadLease,
+            _ => OpKind::ReadLinearizable,
+        };
+        (self.begin_op(kind, group, client), None)
+    }
+
+    pub(super) fn take_answers(&mut self, at: CoreAt) -> Verdict {
+        let Some(live) = &mut self.cores[at.0].live else { return Ok(()) };
+        let mut ports = Vec::new();
+        live.core.ports_with_answers(&mut ports);
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let mut answers = std::mem::take(&mut self.scratch.answers);
+        answers.clear();
+        live.core.take_answers(live.port, &mut answers);
+        for (completion, reply) in answers.iter().filter(|(completion, _)| completion.token != NOBODYS) {
+            self.answered(completion.token, completion.result, reply)?;
+        }
+        self.scratch.answers = answers;
+        Ok(())
+    }
+
+    fn answered(&mut self, token: u64, result: Result<LogIndex, Error>, reply: &[u8]) -> Verdict {
+        let number = self.history.attempts[token as usize].op;
+        let node = self.history.attempts[token as usize].node;
+        let (now, place) = (self.now, self.trace.number());
+        let op = &mut self.history.ops[number as usize];
+        let first = self.history.attempts[token as usize].answer.replace(result).is_none();
+        let decided = op.answer.is_some_and(|answer| answer.is_ok());
+        if !decided {
+            op.answer = Some(result);
+            op.ended = Some((now, place));
+            op.reply.clear();
+            op.reply.extend_from_slice(reply);
+        }
+        let (group, kind, client) = (op.group, op.kind, op.client as usize);
+        super::observer::ensure(first, "an attempt is answered once", || format!("attempt {token} again"))?;
+        let index = result.ok();
+        self.trace.tell(self.now, node, Some(group), What::Told { attempt: token, index });
+        self.reach(match result {
+            Ok(_) if kind.is_write() => "commands acknowledged",
+            Ok(_) => "reads and sessions answered",
+            Err(Error::Indeterminate) => "answers indeterminate",
+            Err(_) => "requests refused",
+        });
+        self.tell(|observer, world| observer.answered(world, token, reply))?;
+        if self.clients.get(client).is_some_and(|client| client.waits_for == Some(token)) {
+            self.client_is_told(client, kind, group, result);
+        }
+        Ok(())
+    }
+
+    fn client_is_told(&mut self, at: usize, kind: OpKind, group: GroupId, result: Result<LogIndex, Error>) {
+        let client = &mut self.clients[at];
+        client.waits_for = None;
+        match (kind, result, &mut client.session) {
+            (OpKind::OpenSession, Ok(index), session) => {
+                *session = Some(InGroup { group, session: Session::new(index.0), open: None, failures: 0 });
+            }
+            (OpKind::InSession, Ok(_), Some(session)) => {
+                if let Some((call, _)) = session.open.take() {
+                    session.session.answered(call);
+                }
+                session.failures = 0;
+            }
+            (OpKind::InSession, Err(error), Some(session)) => {
+                session.failures += 1;
+                let is_lost = matches!(error, Error::UnknownSession { .. });
+                if is_lost || session.failures > SESSION_FAILURES_MAX {
+                    client.session = None;
+                }
+            }
+            _ => {}
+        }
+        let pause = match result {
+            Ok(_) => self.random.clients.below(self.shape.think),
+            Err(_) => {
+                2 * MILLISECOND + self.random.clients.below(20 * MILLISECOND).max(self.shape.think / 10)
+            }
+        };
+        self.queue.put(self.now + pause, Event::Client { client: at as u32 });
+    }
+
+    /// The connection of clients to a node that ended is gone: they will never know.
+    pub(super) fn give_up_on(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        for client in 0..self.clients.len() {
+            let waits = self.clients[client].waits_for;
+            if waits.is_some_and(|attempt| self.history.attempts[attempt as usize].node == id) {
+                self.clients[client].waits_for = None;
+                let at = self.now + self.random.clients.below(20 * MILLISECOND);
+                self.queue.put(at, Event::Client { client: client as u32 });
+            }
+        }
+    }
+}
+
+fn kind_name(kind: OpKind) -> &'static str {
+    match kind {
+        OpKind::Propose => "proposes",
+        OpKind::InSession => "proposes in a session",
+        OpKind::OpenSession => "opens a session",
+        OpKind::ReadLinearizable => "reads",
+        OpKind::ReadLease => "reads under a lease",
+        OpKind::ReadFollower => "reads at a follower",
+        OpKind::ReadLocal => "reads locally",
+    }
+}

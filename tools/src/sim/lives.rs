@@ -1,0 +1,320 @@
+//! The lives of nodes: where groups live, how processes start, end and come back.
+
+use std::rc::Rc;
+
+use logdrive::core::{Core, CoreId, CoreOptions, GroupSetup, Slot};
+use logdrive::node::PeersMemory;
+use logdrive_shard::{GroupId, Moment, NodeId};
+use logdrive_wal::{OpenError, SimDisk, SimOptions};
+
+use super::clock::{MICROSECOND, MILLISECOND, NEVER, Nanos, NodeClock, SECOND};
+use super::disk::WatchedDisk;
+use super::faults::Stop;
+use super::machine::Machine;
+use super::node::{Backup, CoreAt, CoreState, Live, Node};
+use super::observer::{Broken, Verdict};
+use super::queue::Event;
+use super::random::{Purpose, chance, stream, within};
+use super::shape::DISK_BYTES;
+use super::world::{CLUSTER, World};
+
+impl World {
+    /// Makes the nodes and their cores; each group lives on a core of its own choice on each node, in a slot of its own choice.
+    pub(super) fn place(&mut self) {
+        let mut random = stream(self.plan.seed, Purpose::Placement, 0);
+        let nodes = self.plan.nodes as usize;
+        for node in 0..nodes {
+            let first = self.cores.len();
+            for core in 0..self.plan.cores {
+                let options = SimOptions { seed: random.next_u64(), capacity_bytes: DISK_BYTES };
+                self.cores.push(CoreState {
+                    node,
+                    id: CoreId(core as u16),
+                    platter: SimDisk::new(options).platter(),
+                    groups: Vec::new(),
+                    live: None,
+                    turn_at: NEVER,
+                    turns_alone: 0,
+                    turn_takes: 0,
+                });
+            }
+            self.nodes.push(Node {
+                id: NodeId(node as u32 + 1),
+                cores: first..self.cores.len(),
+                clock: NodeClock::new(self.now, within(&mut random, SECOND..1_000 * SECOND)),
+                boot: 0,
+                incarnation: random.next_u64() | 1,
+                memory: PeersMemory::default(),
+                is_up: false,
+                paused_until: 0,
+                is_spoiled: false,
+                disk_is_suspect: false,
+                doomed: None,
+                backup: None,
+                stays_down: false,
+            });
+        }
+        self.homes = vec![(CoreAt(0), Slot(0)); nodes * self.plan.groups as usize];
+        for group in 1..=u64::from(self.plan.groups) {
+            let founders = self.choose_founders(&mut random);
+            let preferred_leader = founders[random.below(founders.len() as u64) as usize];
+            for node in 0..nodes {
+                let cores = self.nodes[node].cores.clone();
+                let core = cores.start + random.below(cores.len() as u64) as usize;
+                let is_founder = founders.contains(&self.nodes[node].id);
+                let setup = GroupSetup {
+                    id: GroupId(group),
+                    founders: if is_founder { founders.clone() } else { Vec::new() },
+                    preferred_leader: if is_founder { preferred_leader } else { NodeId::NONE },
+                };
+                let groups = &mut self.cores[core].groups;
+                let slot = random.below(groups.len() as u64 + 1) as usize;
+                groups.insert(slot, setup);
+            }
+            self.founders.push(founders);
+        }
+        for (at, core) in self.cores.iter().enumerate() {
+            for (slot, setup) in core.groups.iter().enumerate() {
+                let home = core.node * self.plan.groups as usize + setup.id.0 as usize - 1;
+                self.homes[home] = (CoreAt(at), Slot(slot as u32));
+            }
+        }
+    }
+
+    /// All nodes, or in a larger cluster now and then three or five of them.
+    fn choose_founders(&self, random: &mut logdrive_shard::Random) -> Vec<NodeId> {
+        let mut founders: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        let few = match random.below(3) {
+            _ if self.shape.everybody_votes => founders.len(),
+            0 => 3,
+            1 => 5,
+            _ => founders.len(),
+        };
+        while founders.len() > few {
+            founders.remove(random.below(founders.len() as u64) as usize);
+        }
+        founders
+    }
+
+    // -- beginnings ------------------------------------------------------------------------------------------------------
+
+    pub(super) fn start_later(&mut self, node: usize, pause: Nanos) {
+        self.queue.put(self.now + pause, Event::Start { node: node as u32 });
+    }
+
+    /// Starts a node's process on its directories.
+    pub fn start_node(&mut self, node: usize) -> Verdict {
+        self.note(Some(node), || "starts".to_owned());
+        self.reach("starts");
+        // The boot counter is durable before anything else.
+        let state = &mut self.nodes[node];
+        state.boot += 1;
+        state.is_up = true;
+        state.paused_until = 0;
+        state.doomed = None;
+        let shown = state.clock.shows(self.now);
+        if chance(&mut self.random.lives, 4) {
+            // The machine was started as well: its clock begins anew.
+            state.clock =
+                NodeClock::new(self.now, within(&mut self.random.lives, SECOND..shown.max(2 * SECOND)));
+        }
+        for at in self.nodes[node].cores.clone() {
+            self.cores[at].platter.revive();
+            if let Err(error) = self.open_core(CoreAt(at))? {
+                return self.does_not_start(node, &error);
+            }
+        }
+        Ok(())
+    }
+
+    fn does_not_start(&mut self, node: usize, error: &OpenError) -> Verdict {
+        let id = self.nodes[node].id;
+        if !self.nodes[node].disk_is_suspect {
+            return Err(Broken::new("a node starts on its directories", error.to_string()).on_node(id));
+        }
+        self.reach("starts refused by a disk");
+        self.note(Some(node), || format!("does not start: {error}"));
+        self.nodes[node].is_up = false;
+        for at in self.nodes[node].cores.clone() {
+            self.cores[at].live = None;
+            self.cores[at].turn_at = NEVER;
+            self.cores[at].platter.clear_faults();
+        }
+        self.start_later(node, 200 * MILLISECOND);
+        Ok(())
+    }
+
+    fn open_core(&mut self, at: CoreAt) -> Result<Result<(), OpenError>, Box<Broken>> {
+        let seed = self.random.lives.next_u64();
+        let state = &mut self.cores[at.0];
+        let node = &self.nodes[state.node];
+        let disk = match state.platter.open() {
+            Ok(disk) => disk,
+            Err(error) => return Err(Broken::new("nobody else has the directory", error.to_string())),
+        };
+        let options = CoreOptions {
+            node: node.id,
+            core: state.id,
+            cluster: CLUSTER,
+            boot: node.boot,
+            seed,
+            groups: state.groups.clone(),
+            settings: self.settings.clone(),
+        };
+        let applied = Rc::default();
+        let disk_events = self.watch_disks.then(Rc::default);
+        let machine = Machine::new(self.plan.machine, Rc::clone(&applied));
+        let disk = WatchedDisk::new(disk, disk_events.clone());
+        let now = Moment(node.clock.shows(self.now));
+        let mut core = match Core::open(now, options, disk, machine, &mut |_, _| {}) {
+            Ok(core) => core,
+            Err(error) => return Ok(Err(error)),
+        };
+        core.wal().disk().inner.set_latency(self.shape.disk_takes.clone());
+        core.wal().disk().inner.advance(self.now);
+        let port = core.add_port();
+        let mut summaries = Vec::new();
+        core.group_list(&mut summaries);
+        let (connections, steps) = (Vec::new(), (0, 0));
+        let live = Live { core, port, connections, applied, disk_events, summaries, steps };
+        let replayed = std::mem::take(&mut *live.applied.borrow_mut());
+        state.live = Some(live);
+        state.turn_at = self.now;
+        state.turns_alone = 0;
+        self.show_disk(at)?;
+        for applied in &replayed {
+            self.tell(|observer, world| observer.applied(world, at, applied))?;
+        }
+        self.tell(|observer, world| observer.opened(world, at))?;
+        self.slow_disks_again(self.cores[at.0].node);
+        Ok(Ok(()))
+    }
+
+    // -- ends ------------------------------------------------------------------------------------------------------------
+
+    /// Ends a node's process: in order, by a kill, or by a loss of power.
+    pub fn stop_node(&mut self, node: usize, how: Stop) -> Verdict {
+        if !self.nodes[node].is_up {
+            return Ok(());
+        }
+        self.note(Some(node), || format!("ends: {how:?}"));
+        self.reach("stops");
+        self.nodes[node].is_up = false;
+        self.nodes[node].paused_until = 0;
+        self.nodes[node].doomed = None;
+        for at in self.nodes[node].cores.clone() {
+            self.stop_core(CoreAt(at), how)?;
+        }
+        self.node_is_gone(node, how == Stop::PowerLoss);
+        self.give_up_on(node);
+        self.tell(|observer, world| observer.stopped(world, node))
+    }
+
+    fn stop_core(&mut self, at: CoreAt, how: Stop) -> Verdict {
+        self.show_disk(at)?;
+        self.keep_counts(at);
+        let state = &mut self.cores[at.0];
+        let node = &self.nodes[state.node];
+        state.turn_at = NEVER;
+        let Some(live) = state.live.take() else { return Ok(()) };
+        let mut closed = Ok(());
+        match how {
+            Stop::Clean => closed = live.core.close(Moment(node.clock.shows(self.now))),
+            Stop::Kill | Stop::PowerLoss => drop(live),
+        }
+        if how == Stop::PowerLoss {
+            state.platter.power_loss();
+        }
+        match closed {
+            Err(error) if !node.disk_is_suspect => {
+                Err(Broken::new("a log is closed in order", error.to_string()).on_node(node.id))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the core's counters say goes into the report.
+    pub(super) fn keep_counts(&mut self, at: CoreAt) {
+        let Some(live) = &self.cores[at.0].live else { return };
+        let counters = live.core.counters();
+        let (evictions, read_errors) = live.core.cache_evictions_and_read_errors();
+        let counts = [
+            ("entries applied", counters.applied),
+            ("proposals", counters.proposals),
+            ("reads", counters.reads),
+            ("lease reads", counters.lease_reads),
+            ("busy", counters.busy),
+            ("frames", counters.frames_out),
+            ("frames ignored", counters.ignored),
+            ("messages dropped", counters.dropped),
+            ("appends held back", counters.held_back),
+            ("appends refused", counters.appends_refused),
+            ("cold entries", counters.cold_entries),
+            ("cache evictions", evictions),
+            ("read errors", read_errors),
+        ];
+        for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            *self.reached.entry(name).or_default() += count;
+        }
+    }
+
+    // -- other lives -----------------------------------------------------------------------------------------------------
+
+    /// Copies what is on a node's disks and what it remembers, as a backup program would while it runs.
+    pub(super) fn back_up(&mut self, node: usize) {
+        let platters = self.nodes[node].cores.clone().map(|at| {
+            let seed = self.random.lives.next_u64();
+            self.cores[at].platter.copy(seed)
+        });
+        let platters = platters.collect();
+        let state = &mut self.nodes[node];
+        state.backup = Some(Backup { boot: state.boot, memory: state.memory.clone(), platters });
+    }
+
+    /// The node comes back on its backup.
+    pub(super) fn restore(&mut self, node: usize) -> Verdict {
+        let Some(backup) = self.nodes[node].backup.take() else { return Ok(()) };
+        self.stop_node(node, Stop::Kill)?;
+        let cores = self.nodes[node].cores.clone();
+        for (at, platter) in cores.zip(backup.platters) {
+            self.cores[at].platter = platter;
+        }
+        let state = &mut self.nodes[node];
+        (state.boot, state.memory) = (backup.boot, backup.memory);
+        state.is_spoiled = true;
+        self.start_later(node, 20 * MILLISECOND);
+        Ok(())
+    }
+
+    /// The node comes back with empty directories.
+    pub(super) fn wipe(&mut self, node: usize) -> Verdict {
+        self.stop_node(node, Stop::Kill)?;
+        for at in self.nodes[node].cores.clone() {
+            let options = SimOptions { seed: self.random.lives.next_u64(), capacity_bytes: DISK_BYTES };
+            self.cores[at].platter = SimDisk::new(options).platter();
+        }
+        let incarnation = self.random.lives.next_u64() | 1;
+        let state = &mut self.nodes[node];
+        (state.boot, state.memory, state.incarnation) = (0, PeersMemory::default(), incarnation);
+        state.is_spoiled = true;
+        self.start_later(node, 20 * MILLISECOND);
+        Ok(())
+    }
+
+    /// The node's process gets no CPU for a while.
+    pub(super) fn pause(&mut self, node: usize, until: Nanos) {
+        self.nodes[node].paused_until = until;
+    }
+
+    /// It goes on.
+    pub(super) fn resume(&mut self, node: usize) {
+        self.nodes[node].paused_until = 0;
+        for at in self.nodes[node].cores.clone() {
+            let state = &mut self.cores[at];
+            if state.live.is_some() {
+                state.turn_at = self.now + self.random.schedule.below(40 * MICROSECOND);
+            }
+        }
+        self.deliver_what_waited();
+    }
+}

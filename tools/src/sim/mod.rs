@@ -1,0 +1,52 @@
+//! The simulator: clusters of production code (`engine::core`, `shard`, `wal`, all codecs and recovery) on a simulated clock, network
+//! and disk, in one thread, from one seed.
+//!
+//! # Order of calls
+//!
+//! A [`plan::Plan`] says what is simulated. [`run::run`] makes a [`world::World`] of it, lets the plan's faults strike, heals and checks,
+//! and returns an [`run::Outcome`]; it never panics because something broke. Tests that want single troubles make a world themselves:
+//! [`world::World::new`], [`world::World::observe`], [`world::World::start`], then [`world::World::strike`] and
+//! [`world::World::run_for`] as they like, inside [`run::guard`].
+//!
+//! # What is where
+//!
+//! | file | |
+//! |---|---|
+//! | `plan`, `shape` | sizes and profile; what the seed makes of the settings |
+//! | `faults`, `mix` | faults as values; the list that a plan makes |
+//! | `strike` | what faults do when they strike and when they end |
+//! | `world`, `queue` | the world and its events |
+//! | `node`, `lives`, `turn` | nodes: where groups live, how processes start and end, how cores turn |
+//! | `network`, `disk`, `clock` | what lies between and below them |
+//! | `clients`, `machine`, `ops` | the load, the replicated state, the history |
+//! | `observer`, `oracle` | the places at which a run is looked at; the checks |
+//! | `heal` | the end of a run: a quorum heals, then everybody |
+//! | `run`, `trace`, `report` | one run, what is kept of it, how it is told |
+//! | `cli` | the command |
+//!
+//! `README.md` beside this file has the fault model, and how to add a fault or a check.
+
+pub mod cli;
+mod clients;
+pub mod clock;
+pub mod disk;
+pub mod faults;
+mod heal;
+mod lives;
+pub mod machine;
+pub mod mix;
+mod network;
+pub mod node;
+pub mod observer;
+pub mod ops;
+pub mod oracle;
+pub mod plan;
+mod queue;
+pub mod random;
+pub mod report;
+pub mod run;
+pub mod shape;
+mod strike;
+pub mod trace;
+mod turn;
+pub mod world;

@@ -1,0 +1,86 @@
+//! Nodes and their cores, over all their lives.
+
+use logdrive::core::{Core, CoreId, GroupSetup, GroupSummary, PortId};
+use logdrive::node::PeersMemory;
+use logdrive_shard::NodeId;
+use logdrive_wal::SimPlatter;
+
+use super::clock::{Nanos, NodeClock};
+use super::disk::{DiskEvents, WatchedDisk};
+use super::faults::{Stop, TurnPoint};
+use super::machine::{AppliedLog, Machine};
+
+/// A core of the product, as it is simulated.
+pub type SimCore = Core<WatchedDisk, Machine>;
+
+/// A core of a node, counted over all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CoreAt(pub usize);
+
+/// A core that runs.
+pub(super) struct Live {
+    pub(super) core: SimCore,
+    pub(super) port: PortId,
+    /// The connection behind each link.
+    pub(super) connections: Vec<usize>,
+    pub(super) applied: AppliedLog,
+    pub(super) disk_events: Option<DiskEvents>,
+    /// The state of all groups after the last turn, by slot.
+    pub(super) summaries: Vec<GroupSummary>,
+    /// The core's count of steps then: nothing changes without one.
+    pub(super) steps: (u64, u64),
+}
+
+/// A core of a node, over all its lives.
+pub(super) struct CoreState {
+    /// Its node, from 0.
+    pub(super) node: usize,
+    pub(super) id: CoreId,
+    pub(super) platter: SimPlatter,
+    pub(super) groups: Vec<GroupSetup>,
+    pub(super) live: Option<Live>,
+    /// When its loop turns next; never if it does not run.
+    pub(super) turn_at: Nanos,
+    /// Turns since something was put in from outside.
+    pub(super) turns_alone: u32,
+    /// What a turn takes.
+    pub(super) turn_takes: Nanos,
+}
+
+/// What a backup holds.
+pub(super) struct Backup {
+    pub(super) boot: u64,
+    pub(super) memory: PeersMemory,
+    /// By core of the node.
+    pub(super) platters: Vec<SimPlatter>,
+}
+
+/// A node, over all its lives.
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) cores: std::ops::Range<usize>,
+    pub(super) clock: NodeClock,
+    pub(super) boot: u64,
+    /// Of its data directory.
+    pub(super) incarnation: u64,
+    pub(super) memory: PeersMemory,
+    pub(super) is_up: bool,
+    /// The process gets no CPU until then.
+    pub(super) paused_until: Nanos,
+    /// It came back with less than it had: nobody talks to it any more.
+    pub(super) is_spoiled: bool,
+    /// A fault hit its disks in this life or before it: its log may be poisoned, or full, or refuse to open.
+    pub(super) disk_is_suspect: bool,
+    /// It ends at this point of a turn, and comes back so long after it.
+    pub(super) doomed: Option<(TurnPoint, Stop, Nanos)>,
+    pub(super) backup: Option<Backup>,
+    /// It is not started before it is told to: broken while the others heal.
+    pub(super) stays_down: bool,
+}
+
+impl Node {
+    /// Runs, and gets CPU.
+    pub(super) fn responds(&self, now: Nanos) -> bool {
+        self.is_up && self.paused_until <= now
+    }
+}

@@ -1,0 +1,14 @@
+//! `logdrive sim`: the simulator is in the library; here is how its command ends.
+
+use logdrive_tools::sim::cli::{Args, command};
+
+use crate::failure::{Exit, Failure};
+
+/// Runs the command: exit code 1 if a run broke.
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    match command(args, &mut std::io::stdout()) {
+        Ok(true) => Ok(Exit::Done),
+        Ok(false) => Ok(Exit::Failed),
+        Err(error) => Err(Failure::said(Exit::Refused, error.to_string(), "nothing was run")),
+    }
+}
