@@ -162,6 +162,34 @@ fn explore_a_joint_change() {
     visit(model, large, 50_000);
 }
 
+/// A log that is cut at once behind what is committed: snapshots are taken, sent, received and started from, while anybody crashes and
+/// another one campaigns.
+#[test]
+fn explore_snapshots() {
+    let logs = vec![vec![1, 1], vec![1, 1], vec![]];
+    let budget = Budget { deadlines: 1, snapshots: 1, crashes: 1, ..Budget::default() };
+    let large =
+        Budget { deadlines: 2, snapshots: 2, crashes: 1, losses: 1, proposals: 1, ..Budget::default() };
+    let model = Model { logs, commit: 1, campaigners: vec![0, 1], ..Model::new("snapshots", budget) };
+    visit(model, large, 10_000);
+}
+
+/// A member whose log parted from what is committed gets a snapshot instead, perhaps twice.
+#[test]
+fn explore_snapshots_of_what_diverged() {
+    let logs = vec![vec![1, 3], vec![1, 3], vec![1, 2, 2]];
+    let budget = Budget { deadlines: 1, snapshots: 1, duplicates: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, snapshots: 2, duplicates: 1, crashes: 1, ..Budget::default() };
+    let model = Model {
+        logs,
+        commit: 1,
+        term_max: 4,
+        campaigners: vec![0],
+        ..Model::new("snapshots, diverged", budget)
+    };
+    visit(model, large, 2_000);
+}
+
 /// Four members, two leaders, each of which removes one: what single changes went wrong with in 2015.
 #[test]
 fn explore_changes_of_two_leaders() {

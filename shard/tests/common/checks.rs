@@ -112,6 +112,12 @@ impl Checks {
             group.durable()
         );
         assert_eq!(group.first_index().0, node.base as u64 + 1, "node {id}: where the log begins");
+        let before = node.base.checked_sub(1).map_or(Term(0), |at| log[at].term);
+        assert_eq!(
+            group.term_at(LogIndex(node.base as u64)),
+            Some(before),
+            "node {id}: the term before the log"
+        );
         for index in 1..=log.len().min(group.durable().0 as usize) {
             debug_assert!(node.disk.has(index, &log[index - 1]), "node {id}: {index} is not what is durable");
         }

@@ -6,8 +6,11 @@ use std::hash::Hash;
 
 use logdrive_shard::{
     Append, AppendReply, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState, Membership,
-    NodeId, ReadIndexReply, ReadIndexRequest, Role, Route, Sink, Term, TimeoutNow, VoteReply, VoteRequest,
+    NodeId, ReadIndexReply, ReadIndexRequest, Role, Route, Sink, SnapshotWanted, Term, TimeoutNow, VoteReply,
+    VoteRequest,
 };
+
+use super::snapshots::Snapshot;
 
 /// An entry: `data` stands for its payload and is unique per proposal (0: a no-op).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,14 +33,24 @@ pub enum Message {
     TimeoutNow(TimeoutNow),
     ReadIndexRequest(ReadIndexRequest),
     ReadIndexReply(ReadIndexReply),
+    /// A snapshot with all its bytes, under the term of the leader that sends it.
+    Snapshot(Term, Snapshot),
 }
 
 /// Something written.
 #[derive(Clone, Debug, Hash)]
 pub enum Write {
-    Entries { first: u64, entries: Vec<Entry>, epoch: u32 },
+    Entries {
+        first: u64,
+        entries: Vec<Entry>,
+        epoch: u32,
+    },
     HardState(HardState),
     OwnVote(Term),
+    /// Entries up to here are gone.
+    Compact(LogIndex),
+    /// The log is these entries, all of them part of a snapshot.
+    Replace(Vec<Entry>),
 }
 
 /// The writes of a step, and the messages that wait for them.
@@ -52,6 +65,9 @@ pub struct Batch {
 pub struct Disk {
     pub log: Vec<Entry>,
     pub hard_state: HardState,
+    /// The log begins behind so many entries.
+    pub base: usize,
+    pub snapshot: Option<Snapshot>,
 }
 
 impl Disk {
@@ -65,18 +81,25 @@ impl Disk {
                 }
                 Write::HardState(state) => self.hard_state = *state,
                 Write::OwnVote(_) => {}
+                Write::Compact(index) => self.base = self.base.max(index.0 as usize),
+                Write::Replace(entries) => {
+                    self.log.clone_from(entries);
+                    self.base = entries.len();
+                }
             }
         }
     }
 
     pub fn log_state(&self) -> LogState {
         let mut term_runs: Vec<(LogIndex, Term)> = Vec::new();
-        for (at, entry) in self.log.iter().enumerate() {
+        for (at, entry) in self.log.iter().enumerate().skip(self.base) {
             if term_runs.last().is_none_or(|&(_, term)| term != entry.term) {
                 term_runs.push((LogIndex(at as u64 + 1), entry.term));
             }
         }
-        LogState { first: LogIndex(1), last: LogIndex(self.log.len() as u64), prev_term: Term(0), term_runs }
+        let (first, last) = (LogIndex(self.base as u64 + 1), LogIndex(self.log.len() as u64));
+        let prev_term = self.base.checked_sub(1).map_or(Term(0), |at| self.log[at].term);
+        LogState { first, last, prev_term, term_runs }
     }
 }
 
@@ -99,6 +122,7 @@ pub struct Effects {
     pub parked: Vec<(usize, Message)>,
     pub reads_confirmed: Vec<(u64, LogIndex)>,
     pub leadership_lost: bool,
+    pub snapshots_wanted: Vec<Route>,
 }
 
 /// The sink. Routes are the positions of the members.
@@ -116,6 +140,17 @@ impl Recorder<'_> {
         self.effects.parked.push((to.0 as usize, message));
     }
 
+    /// Entries up to `index` are gone.
+    pub fn compacted(&mut self, index: LogIndex) {
+        self.effects.writes.push(Write::Compact(index));
+    }
+
+    /// The log is these entries of a snapshot now.
+    pub fn replace(&mut self, entries: &[Entry]) {
+        *self.log = entries.to_vec();
+        self.effects.writes.push(Write::Replace(entries.to_vec()));
+    }
+
     /// Appends entries behind the log, and writes them.
     pub fn write_entries(&mut self, entries: Vec<Entry>, epoch: u32) {
         let first = self.log.len() as u64 + 1;
@@ -125,6 +160,10 @@ impl Recorder<'_> {
 }
 
 impl Sink for Recorder<'_> {
+    fn snapshot_wanted(&mut self, _to: NodeId, route: Route, _wanted: SnapshotWanted) {
+        self.effects.snapshots_wanted.push(route);
+    }
+
     fn append(&mut self, to: Route, message: Append) {
         let first = message.prev_index.0 as usize;
         let entries = self.log[first..first + message.count as usize].to_vec();

@@ -7,6 +7,7 @@
 //! | `member.rs` | one member as its caller keeps it: group, log, journal, disk |
 //! | `properties.rs` | the five safety properties of the Raft paper (figure 3), and what this crate promises beyond them |
 //! | `search.rs` | depth first through all states, each once; a path that fails is shortened before it is shown |
+//! | `snapshots.rs` | snapshots of a member: taken, received, started from |
 //! | `show.rs` | a state as text |
 //!
 //! Time is abstracted: all durations are zero, the clock stands at zero, and a deadline is either armed or not. So "a timeout
@@ -17,4 +18,5 @@ pub mod member;
 pub mod properties;
 pub mod search;
 mod show;
+pub mod snapshots;
 pub mod world;

@@ -67,6 +67,10 @@ pub fn check(before: &Before, at: usize, members: &[Rc<Member>], history: &mut R
     if before.leads == Some(group.term()) && group.is_leader() {
         assert!(member.log.starts_with(&before.log), "leader append-only: {at} changed its log");
     }
+    for index in group.first_index().0 - 1..=group.last_index().0 {
+        let term = index.checked_sub(1).map_or(Term(0), |at| member.log[at as usize].term);
+        assert_eq!(group.term_at(LogIndex(index)), Some(term), "{at}: the term of entry {index}");
+    }
     disk_holds_what_is_called_durable(at, member);
     log_matching(at, members);
     state_machine_safety(at, members, history);
@@ -126,7 +130,7 @@ fn state_machine_safety(at: usize, members: &[Rc<Member>], history: &mut Rc<Hist
         }
         let membership = member.group.membership();
         for voters in [membership.voters(), membership.outgoing()] {
-            let has = |voter: &&NodeId| members[voter.0 as usize - 1].disk.log.get(index) == Some(&entry);
+            let has = |voter: &&NodeId| members[voter.0 as usize - 1].disk.has(index, &entry);
             let copies = voters.iter().filter(has).count();
             assert!(
                 voters.is_empty() || copies > voters.len() / 2,
@@ -141,7 +145,7 @@ fn state_machine_safety(at: usize, members: &[Rc<Member>], history: &mut Rc<Hist
 fn disk_holds_what_is_called_durable(at: usize, member: &Member) {
     let durable = member.group.durable().0 as usize;
     assert!(
-        member.disk.log.len() >= durable && member.disk.log[..durable] == member.log[..durable],
+        (0..durable).all(|index| member.disk.has(index, &member.log[index])),
         "{at} takes {durable} for durable, the disk has {:?}",
         member.disk.log
     );

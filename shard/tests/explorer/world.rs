@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use logdrive_shard::{
-    Config, Env, Group, HardState, LogIndex, Membership, MembershipChange, Moment, NodeId, Random, Route,
-    Setup, Term,
+    Config, Env, Group, HardState, LogIndex, MembershipChange, Moment, NodeId, Random, Route, Setup, Term,
 };
 
 use super::member::{Batch, Disk, Effects, Entry, Member, Message, Recorder, Write, id, memberships};
@@ -33,6 +32,8 @@ pub struct Budget {
     pub transfers: u8,
     /// Changes of the configuration, out of those that the model names.
     pub changes: u8,
+    /// Snapshots taken, each with the log cut behind it. Who needs one is sent it.
+    pub snapshots: u8,
 }
 
 /// A small world and what may happen in it.
@@ -134,6 +135,8 @@ pub enum Action {
         member: usize,
         which: usize,
     },
+    /// A snapshot is taken, and the log begins behind it.
+    Snapshot(usize),
     /// Memory is lost, and all writes under way but the first so many. What was sent to the member is lost, and so is what it
     /// sent, unless that arrives `late`, on a connection that outlives the sender.
     Crash {
@@ -160,7 +163,7 @@ pub struct World {
     pub budget: Budget,
     /// Who is in contact with whom, as each judges it: a bit per pair.
     contact: u64,
-    founders: usize,
+    pub founders: usize,
     changes: Rc<[MembershipChange]>,
     /// Hashes of members and links, kept because most steps change few of them.
     hashes: Vec<u64>,
@@ -194,6 +197,7 @@ impl World {
                     commit,
                     ..HardState::default()
                 },
+                ..Disk::default()
             };
             members.push(Rc::new(boot(at, model.founders, config, disk)));
         }
@@ -328,6 +332,9 @@ impl World {
         if budget.reads > 0 && group.leader().is_some() && model.readers.contains(&at) {
             actions.push(Action::Read(at));
         }
+        if budget.snapshots > 0 && group.applicable() >= group.first_index() {
+            actions.push(Action::Snapshot(at));
+        }
         if budget.crashes > 0 {
             for writes in 0..=member.journal.len() {
                 actions.push(Action::Crash { member: at, writes, late: false });
@@ -374,6 +381,7 @@ impl World {
             Action::Read(_) => budget.reads -= 1,
             Action::Transfer { .. } => budget.transfers -= 1,
             Action::Change { .. } => budget.changes -= 1,
+            Action::Snapshot(_) => budget.snapshots -= 1,
             Action::Crash { .. } => budget.crashes -= 1,
             Action::Contact { .. } => budget.contacts -= 1,
         }
@@ -394,6 +402,7 @@ impl World {
                     group.flush(env);
                 });
             }
+            Action::Snapshot(at) => self.take_snapshot(config, at),
             Action::Crash { member, writes, late } => self.crash(config, member, writes, late),
             Action::Contact { member, peer, alive } => {
                 self.contact ^= self.pair(member, peer);
@@ -426,6 +435,9 @@ impl World {
             self.take(from, to, at)
         };
         let from = id(from);
+        if let Message::Snapshot(term, snapshot) = &*message {
+            return self.install(config, from, to, *term, snapshot);
+        }
         self.step(config, to, |group, env| match &*message {
             Message::Append(append, entries) => {
                 let known = memberships(append.prev_index.0 + 1, entries);
@@ -444,6 +456,7 @@ impl World {
             Message::TimeoutNow(order) => group.on_timeout_now(env, from, order),
             Message::ReadIndexRequest(request) => group.on_read_index_request(env, from, request),
             Message::ReadIndexReply(reply) => group.on_read_index_reply(env, from, reply),
+            Message::Snapshot(..) => unreachable!("installed above"),
         });
     }
 
@@ -479,7 +492,7 @@ impl World {
                     self.step(config, at, |group, env| group.on_durable(env, epoch, last));
                 }
                 Write::OwnVote(term) => self.step(config, at, |group, env| group.on_vote_durable(env, term)),
-                Write::HardState(_) => {}
+                Write::HardState(_) | Write::Compact(_) | Write::Replace(_) => {}
             }
         }
         for (to, message) in batch.parked {
@@ -514,13 +527,13 @@ impl World {
         }
     }
 
-    fn member(&mut self, at: usize) -> &mut Member {
+    pub fn member(&mut self, at: usize) -> &mut Member {
         self.hashes[at] = 0;
         Rc::make_mut(&mut self.members[at])
     }
 
     /// One step of a member, the caller's duties after it, and the properties.
-    fn step(
+    pub fn step(
         &mut self,
         config: &Config,
         at: usize,
@@ -532,7 +545,11 @@ impl World {
         let mut random = Random::new(0);
         let mut env = Env { now: Moment(0), config, random: &mut random, sink: &mut recorder };
         step(&mut member.group, &mut env);
-        let effects = recorder.effects;
+        let mut effects = recorder.effects;
+        for to in std::mem::take(&mut effects.snapshots_wanted) {
+            let snapshot = member.disk.snapshot.clone().expect("the log was cut behind one");
+            effects.immediate.push((to.0 as usize, Message::Snapshot(member.group.term(), snapshot)));
+        }
         if let Some((term, vote)) = before.must_save(&member.group) {
             let saves = |w: &Write| matches!(w, Write::HardState(s) if (s.term, s.vote) == (term, vote));
             assert!(effects.writes.iter().any(saves), "{at} changed term or vote and did not save it");
@@ -566,22 +583,9 @@ impl World {
     }
 }
 
-fn boot(at: usize, founders: usize, config: &Config, disk: Disk) -> Member {
-    let mut known = memberships(1, &disk.log);
-    if at < founders {
-        let voters: Vec<NodeId> = (0..founders).map(id).collect();
-        known.insert(0, (LogIndex(0), Membership::founding(&voters).expect("a few voters")));
-    }
-    let setup = Setup {
-        me: id(at),
-        memberships: &known,
-        hard_state: disk.hard_state,
-        log: &disk.log_state(),
-        applied: LogIndex(0),
-        fresh: true,
-        preferred_leader: NodeId::NONE,
-        ..Setup::default()
-    };
+fn boot(at: usize, founders: usize, config: &Config, mut disk: Disk) -> Member {
+    let start = disk.start(at, founders);
+    let setup = Setup { fresh: true, ..start.setup(id(at)) };
     let group = Group::new(Moment(0), config, &mut Random::new(0), &setup);
     Member { group, log: disk.log.clone(), disk, journal: Default::default(), reads: Vec::new() }
 }
