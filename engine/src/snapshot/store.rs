@@ -118,8 +118,8 @@ impl<D: Disk> SnapshotStore<D> {
         !self.is_read(key) && self.remove_file(key)
     }
 
-    /// Removes all snapshots of a group in this life of it and the earlier ones, and gives up those that are being written. Ones
-    /// that are being read go when they are not any more, at the latest when the store is opened next and this is called again.
+    /// Removes all snapshots of a group in this life of it and the earlier ones, and gives up those that are being written. A read
+    /// that has its file open comes to its end all the same.
     pub fn forget(&mut self, group: GroupId, life: u32) {
         let keys: Vec<Key> =
             self.files.keys().filter(|k| k.group == group && k.life <= life).copied().collect();

@@ -92,3 +92,19 @@ fn what_is_written_today_is_the_fixture_of_this_version() {
         }
     }
 }
+
+/// A program in another language reads the fixture, from FORMAT.md's description alone.
+#[test]
+fn a_reader_in_python_reads_the_fixture() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshot_files/reader.py");
+    let mut said = Vec::new();
+    for entry in std::fs::read_dir(path(1)).unwrap() {
+        let output = std::process::Command::new("python3").arg(&script).arg(entry.unwrap().path()).output();
+        let output = output.expect("python3 runs: install it (apt-get install python3), this test needs it");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        said.push(String::from_utf8(output.stdout).unwrap());
+    }
+    said.sort();
+    // Group, life, index, term, configuration's index, voters, bytes of the sessions, bytes of the state.
+    assert_eq!(said, ["1 0 33 7 16 (1, 2, 3) 148 9000\n", "2 0 33 7 16 (1, 2, 3) 148 9000\n"]);
+}
