@@ -96,6 +96,6 @@ pub use disk::{ALIGNMENT, Completion, Disk, DiskError, Done, FileId, Op, OpenMod
 pub use ring::{DiskFacts, DurableChoice, DurableWrites, RingDisk, RingError, RingOptions};
 pub use sim::{Fault, FaultKind, OpKind, SimDisk, SimOptions, SimPlatter, list_faults, minimise};
 pub use wal::{
-    AppendError, Damage, DamageKind, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovered,
-    Recovery, Space, Stats, StreamId, StreamSlot, Ticket, Wal,
+    AppendError, Damage, DamageKind, EntryHeader, Health, LostEntries, OpenError, Options, ReadDone,
+    ReadError, Recovered, Recovery, Space, Stats, StreamId, StreamSlot, Ticket, Wal,
 };

@@ -1,6 +1,7 @@
 //! The log of one core, shared by all its streams.
 
 pub(crate) mod batch;
+mod damage;
 mod follow;
 mod hole;
 mod losses;
@@ -11,6 +12,7 @@ mod reclaim;
 mod recovery;
 mod rewrite;
 mod scan;
+mod scrub;
 mod space;
 mod tail;
 mod taken;
@@ -21,16 +23,18 @@ mod writer;
 use std::collections::VecDeque;
 
 use self::batch::Batch;
+use self::damage::FoundDamage;
 use self::losses::Losses;
 use self::marks::Marks;
 use self::moved::Moved;
 use self::reader::Reader;
 use self::reclaim::Reclaim;
 pub(crate) use self::recovery::verify_log;
+use self::scrub::Scrub;
 use self::space::Segments;
 pub use self::types::{
-    AppendError, Damage, DamageKind, EntryHeader, Health, OpenError, Options, ReadDone, ReadError, Recovered,
-    Recovery, Space, Stats, StreamId, StreamSlot, Ticket,
+    AppendError, Damage, DamageKind, EntryHeader, Health, LostEntries, OpenError, Options, ReadDone,
+    ReadError, Recovered, Recovery, Space, Stats, StreamId, StreamSlot, Ticket,
 };
 use self::writer::Flight;
 use crate::disk::{Completion, Disk, DiskError, Token};
@@ -51,6 +55,8 @@ const CLASS_SPACE: u64 = 3;
 const CLASS_MARK: u64 = 5;
 /// Opening.
 const CLASS_OPEN: u64 = 4;
+/// The scrubber's reads.
+const CLASS_SCRUB: u64 = 6;
 
 fn token(class: u64, number: u64) -> Token {
     Token(TOKEN_WAL | class << TOKEN_CLASS_SHIFT | number)
@@ -109,6 +115,8 @@ pub struct Wal<D: Disk> {
     segments: Segments,
     reclaim: Reclaim,
     reader: Reader,
+    scrub: Scrub,
+    damage: FoundDamage,
     health: Health,
     /// Something happened that the owner has not been told by `poll`.
     news: bool,

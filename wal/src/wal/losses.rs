@@ -1,7 +1,7 @@
 //! What is known to be lost: damaged entries, streams that may have lost more than anybody can tell, and what has been
 //! repaired since. Empty on every sound log, and then it costs one comparison per append.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{AppendError, EntryHeader, Kind, StreamId, StreamSlot, Ticket, Wal};
 use crate::disk::Disk;
@@ -29,12 +29,17 @@ struct Loss {
     ranges: Vec<(u64, u64)>,
     /// Entries that were damaged and where their repair is.
     repaired: BTreeMap<u64, Lsn>,
+    /// Entries that were damaged again after they were repaired.
+    in_vain: BTreeSet<u64>,
     verdict: Option<Verdict>,
 }
 
 impl Loss {
     fn is_empty(&self) -> bool {
-        self.ranges.is_empty() && self.repaired.is_empty() && self.verdict.is_none()
+        self.ranges.is_empty()
+            && self.repaired.is_empty()
+            && self.in_vain.is_empty()
+            && self.verdict.is_none()
     }
 
     /// Takes `first ..= last` out of the ranges.
@@ -98,6 +103,37 @@ impl Losses {
         ranges.iter().any(|&(first, last)| (first..=last).contains(&index))
     }
 
+    /// The record of one entry does not read any more. Whether it was a repair.
+    pub(super) fn lose(&mut self, slot: StreamSlot, index: u64) -> bool {
+        let loss = self.streams.entry(slot.0).or_default();
+        let came_back = loss.repaired.remove(&index).is_some();
+        if came_back {
+            loss.in_vain.insert(index);
+        }
+        loss.cut(index, index);
+        let at = loss.ranges.partition_point(|range| range.1 < index);
+        loss.ranges.insert(at, (index, index));
+        loss.ranges.dedup_by(|next, range| {
+            let joined = range.1 + 1 == next.0;
+            if joined {
+                range.1 = next.1;
+            }
+            joined
+        });
+        came_back
+    }
+
+    /// Entries whose repair lies between two positions.
+    pub(super) fn repairs_between(&self, slot: StreamSlot, start: Lsn, end: Lsn) -> Vec<u64> {
+        let repaired = self.streams.get(&slot.0).map(|loss| &loss.repaired);
+        let repaired = repaired.into_iter().flatten();
+        repaired.filter(|(_, lsn)| **lsn >= start && **lsn < end).map(|(index, _)| *index).collect()
+    }
+
+    fn is_in_vain(&self, slot: StreamSlot, index: u64) -> bool {
+        self.streams.get(&slot.0).is_some_and(|loss| loss.in_vain.contains(&index))
+    }
+
     pub(super) fn ranges(&self, slot: StreamSlot) -> &[(u64, u64)] {
         self.streams.get(&slot.0).map_or(&[], |loss| &loss.ranges)
     }
@@ -127,6 +163,7 @@ impl Losses {
         let Some(loss) = self.streams.get_mut(&slot.0) else { return };
         loss.cut(index, u64::MAX - 1);
         loss.repaired.split_off(&index);
+        loss.in_vain.split_off(&index);
         self.forget_if_empty(slot);
     }
 
@@ -135,6 +172,7 @@ impl Losses {
         let Some(loss) = self.streams.get_mut(&slot.0) else { return };
         loss.cut(0, index);
         loss.repaired = loss.repaired.split_off(&index.saturating_add(1));
+        loss.in_vain = loss.in_vain.split_off(&index.saturating_add(1));
         self.forget_if_empty(slot);
     }
 
@@ -214,6 +252,9 @@ impl<D: Disk> Wal<D> {
         let EntryHeader { index, tag, note } = header;
         if !self.losses.is_damaged(stream, index) {
             return Err(AppendError::NotDamaged { stream: id.0, index });
+        }
+        if self.losses.is_in_vain(stream, index) {
+            return Err(AppendError::RepairInVain { stream: id.0, index });
         }
         let record = RecordHeader { kind: Kind::Repair, stream: id.0, index, tag, note };
         let (lsn, ticket) = self.put(&record, payload);

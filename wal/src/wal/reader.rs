@@ -3,12 +3,17 @@
 
 use std::collections::VecDeque;
 
+use super::hole::kind_of;
 use super::losses::Place;
 use super::writer::FlightBytes;
-use super::{CLASS_READ, EntryHeader, Health, ReadDone, ReadError, StreamSlot, Wal, token};
+use super::{
+    CLASS_READ, Damage, DamageKind, EntryHeader, Health, ReadDone, ReadError, StreamSlot, Wal, token,
+};
 use crate::buffer::Buffer;
 use crate::disk::{Completion, Disk, DiskError, Done, Op};
-use crate::format::{BLOCK, Incarnation, Kind, Lsn, Record, RecordFault, decode_record};
+use crate::format::{
+    BLOCK, BatchHeader, Incarnation, Kind, Lsn, RECORD_ALIGN, Record, RecordFault, decode_record,
+};
 
 /// One read of the disk covers entries that lie within so many bytes.
 const WINDOW_BYTES_MAX: u64 = 64 << 10;
@@ -39,8 +44,12 @@ struct Job {
     stream: StreamSlot,
     /// Of the log itself, which rewrites the stream.
     own: bool,
-    /// The stream was rewritten while this was read: windows under way are of no use.
+    /// The stream was rewritten while this was read, or an entry is to be read again: windows under way are of no use.
     moved: bool,
+    /// An entry whose record was damaged when it was read first: it is read again, alone.
+    tried: Option<u64>,
+    /// Of the scrubber: nothing is handed out, and damaged entries are passed over. What stands where they were.
+    check: Option<DamageKind>,
     /// Next entry to hand out.
     next: u64,
     /// Next entry to plan a window for.
@@ -84,6 +93,8 @@ impl Reader {
             stream,
             own: false,
             moved: false,
+            tried: None,
+            check: None,
             next: first,
             plan: first,
             last,
@@ -106,6 +117,19 @@ impl Reader {
         if let Some(job) = self.queue.back_mut() {
             job.own = true;
         }
+    }
+
+    /// Reads entries to see whether they can be read: those that cannot are damaged from then on.
+    pub(super) fn begin_check(&mut self, stream: StreamSlot, first: u64, last: u64, kind: DamageKind) {
+        self.begin(0, stream, first, last, u32::MAX);
+        if let Some(job) = self.queue.back_mut() {
+            job.check = Some(kind);
+        }
+    }
+
+    /// Whether nobody reads or wants to.
+    pub(super) fn is_idle(&self) -> bool {
+        self.reads_in_flight == 0 && self.queue.is_empty()
     }
 
     pub(super) fn take_own(&mut self) -> Option<OwnDone> {
@@ -142,6 +166,9 @@ impl Reader {
             },
             None => Ok(job.entries),
         };
+        if job.check.is_some() {
+            return;
+        }
         if job.own {
             self.own_done = Some(result);
         } else {
@@ -157,6 +184,9 @@ impl Job {
     }
 
     fn take(&mut self, record: &Record<'_>) {
+        if self.check.is_some() {
+            return self.pass();
+        }
         let header =
             EntryHeader { index: record.header.index, tag: record.header.tag, note: record.header.note };
         self.entries.push((header, record.payload.to_vec()));
@@ -166,6 +196,13 @@ impl Job {
         if self.next > self.last || self.bytes >= self.bytes_max {
             self.ended = true;
         }
+    }
+
+    /// Leaves an entry out that was only to be checked.
+    fn pass(&mut self) {
+        self.next += 1;
+        self.plan = self.plan.max(self.next);
+        self.ended |= self.next > self.last;
     }
 
     /// Whether a record with so much payload would go over the bound.
@@ -227,6 +264,10 @@ impl<D: Disk> Wal<D> {
     fn take_from_memory(&mut self, job: &mut Job) -> bool {
         let lsn = match self.place_of(job.stream, job.next) {
             Place::At(lsn) => lsn,
+            Place::Damaged if job.check.is_some() => {
+                job.pass();
+                return true;
+            }
             Place::Damaged => {
                 let stream = self.index.stream(job.stream).id.0;
                 job.fail(ReadError::Damaged { stream, index: job.next });
@@ -256,14 +297,17 @@ impl<D: Disk> Wal<D> {
     /// Submits a read for the next entries that are on disk. Returns whether it did.
     fn plan_window(&mut self, slot: usize, job: &mut Job) -> bool {
         let planned: u64 = job.windows.iter().map(|w| u64::from(w.len)).sum();
-        let enough = !job.windows.is_empty() && job.bytes + planned >= job.bytes_max;
+        let enough = !job.windows.is_empty() && (job.bytes + planned >= job.bytes_max || job.check.is_some());
         if job.plan > job.last || enough || self.reader.reads_in_flight >= self.options.reads_in_flight {
             // A completion stirs the reads again.
             return false;
         }
         let stream = self.index.stream(job.stream);
         // Repairs lie elsewhere than their neighbours, so a stream that has some is read entry by entry.
-        let alone = self.losses.contains(job.stream);
+        let again = job.tried == Some(job.plan);
+        let alone = again || self.losses.contains(job.stream);
+        // What is read again is read for itself: a neighbour's damage is not its own.
+        let guess = if again { 1 } else { RECORD_BYTES_GUESS };
         let Place::At(lsn) = self.place_of(job.stream, job.plan) else { return false };
         if lsn >= self.next_lsn || !matches!(self.flight_at(lsn), FlightBytes::OnDisk) {
             return false;
@@ -272,7 +316,7 @@ impl<D: Disk> Wal<D> {
         let segment = self.segments.get(number);
         let offset = segment.offset(lsn);
         let file_offset = offset / BLOCK * BLOCK;
-        let (first, mut last, mut end) = (job.plan, job.plan, offset + RECORD_BYTES_GUESS);
+        let (first, mut last, mut end) = (job.plan, job.plan, offset + guess);
         while last < job.last && !alone {
             let Some(next) = stream.lsn(last + 1) else { break };
             let same = next >= segment.start && next < segment.end;
@@ -350,13 +394,18 @@ impl<D: Disk> Wal<D> {
     fn consume(&mut self, slot: usize, job: &mut Job, mut window: Window) {
         let (buffer, bytes) = match window.arrived.take() {
             Some(Ok(arrived)) => arrived,
+            Some(Err(_)) if job.moved => return,
+            Some(Err(error)) if error.is_unreadable() => {
+                let kind = DamageKind::Unreadable;
+                return self.distrust(job, &window, Bad { kind, expected_crc: 0, found_crc: 0 });
+            }
             Some(Err(error)) => return job.fail(ReadError::Disk(error)),
             None => unreachable!("only windows that arrived are consumed"),
         };
         if job.moved {
             return self.disk.recycle(buffer);
         }
-        let mut again = None;
+        let (mut again, mut bad) = (None, None);
         {
             let data = &buffer.as_slice()[..bytes.min(window.len) as usize];
             while !job.ended && job.next <= window.last {
@@ -376,17 +425,58 @@ impl<D: Disk> Wal<D> {
                         job.moved = true;
                         break;
                     }
+                    Err(Trouble::Damaged(found)) => {
+                        bad = Some(found);
+                        break;
+                    }
                     Err(Trouble::Error(error)) => job.fail(error),
                 }
             }
         }
         self.disk.recycle(buffer);
+        if let Some(bad) = bad {
+            return self.distrust(job, &window, bad);
+        }
         if let Some(len) = again {
             // A record goes on behind the window: the same window once more, longer.
             window.first = job.next;
             window.len = len;
             self.submit_window(slot, job, &window);
             job.windows.push_front(window);
+        }
+    }
+
+    /// The record of a job's next entry is damaged as it came: it is read once more, alone. Then it is damaged.
+    fn distrust(&mut self, job: &mut Job, window: &Window, bad: Bad) {
+        job.moved = true;
+        if job.tried != Some(job.next) {
+            job.tried = Some(job.next);
+            self.stats.reads_repeated += 1;
+            return;
+        }
+        let Place::At(lsn) = self.place_of(job.stream, job.next) else { return };
+        let Some(offset) = self.segments.at(lsn).map(|n| self.segments.get(n).offset(lsn)) else { return };
+        let Bad { kind, expected_crc, found_crc } = bad;
+        // The scrubber has seen the whole batch.
+        let kind = job.check.filter(|_| kind == DamageKind::Checksum).unwrap_or(kind);
+        let segment = window.incarnation.file_name();
+        let place = Damage {
+            segment: segment.clone(),
+            offset,
+            bytes: RECORD_ALIGN as u64,
+            kind,
+            expected_crc,
+            found_crc,
+            entries: Vec::new(),
+            states: Vec::new(),
+            is_exact: true,
+        };
+        self.lose_entry(job.stream, job.next, place);
+        if job.check.is_some() {
+            job.pass();
+        } else {
+            self.scrub.hurry(window.incarnation);
+            job.fail(ReadError::Corrupt { kind, segment, offset, expected_crc, found_crc });
         }
     }
 
@@ -404,11 +494,10 @@ impl<D: Disk> Wal<D> {
         if at >= window.len as usize {
             return Err(Trouble::Moved);
         }
-        let offset = window.file_offset + at as u64;
         let limit = written.offset(written.end) - window.file_offset;
         let corrupt = |expected_crc, found_crc| {
-            let segment = window.incarnation.file_name();
-            Trouble::Error(ReadError::Corrupt { segment, offset, expected_crc, found_crc })
+            let kind = kind_at(data, at, window);
+            Trouble::Damaged(Bad { kind, expected_crc, found_crc })
         };
         match decode_record(data.get(at..).unwrap_or(&[]), Some(lsn)) {
             Ok(record) => {
@@ -439,10 +528,30 @@ impl<D: Disk> Wal<D> {
     }
 }
 
+/// What stands in the block that a damaged record begins in.
+fn kind_at(data: &[u8], at: usize, window: &Window) -> DamageKind {
+    let block = at / BLOCK as usize * BLOCK as usize;
+    let Some(bytes) = data.get(block..block + BLOCK as usize) else { return DamageKind::Checksum };
+    match BatchHeader::decode(bytes).filter(|header| header.check_header(bytes).is_ok()) {
+        Some(header) if header.incarnation != window.incarnation => DamageKind::Recycled,
+        Some(header) if header.lsn != window.lsn.plus(block as u64) => DamageKind::Misdirected,
+        Some(_) => DamageKind::Checksum,
+        None => kind_of(bytes),
+    }
+}
+
+/// What is wrong with a record.
+struct Bad {
+    kind: DamageKind,
+    expected_crc: u32,
+    found_crc: u32,
+}
+
 enum Trouble {
     /// The record goes on: so many bytes of the window are needed.
     Longer(u32),
     /// The entry is not where it was when the window was planned.
     Moved,
+    Damaged(Bad),
     Error(ReadError),
 }

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
+use super::damage::FoundDamage;
 use super::follow::{Replay, rebuild_header};
 use super::marks::{FoundMarks, Marks, create_marks, find_marks};
 use super::reader::Reader;
 use super::reclaim::Reclaim;
 use super::scan::{Found, is_unreadable, perform, read_around};
+use super::scrub::Scrub;
 use super::space::{SEGMENTS_MIN, Segments, Spare, capacity, directory_bytes_max};
 use super::tail::move_tail;
 use super::taken::Taken;
@@ -93,6 +95,8 @@ pub(super) fn open<D: Disk>(
         segments,
         reclaim: Reclaim::new(trimmed_at, moved),
         reader: Reader::default(),
+        scrub: Scrub::new(options.scrub_bytes_per_s, options.scrub_interval_s, now_nanos),
+        damage: FoundDamage::default(),
         health: Health::Running,
         news: false,
         stats: Stats::default(),

@@ -230,6 +230,12 @@ impl Segments {
             last.end = end;
         }
     }
+    /// The first segment behind an incarnation to which nothing is added any more.
+    pub(super) fn sealed_after(&self, incarnation: Incarnation) -> Option<&Segment> {
+        let number = self.list.partition_point(|s| s.incarnation <= incarnation);
+        let sealed = self.list.len() - usize::from(self.active && !self.list.is_empty());
+        (number < sealed).then(|| &self.list[number])
+    }
     pub(super) fn get(&self, number: usize) -> &Segment {
         &self.list[number]
     }

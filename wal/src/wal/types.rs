@@ -57,6 +57,11 @@ pub struct Options {
     pub reclaim_patience_ms: u64,
     /// Reads of the disk under way at once. Further ones wait their turn.
     pub reads_in_flight: u32,
+    /// Bytes per second that the scrubber reads at most, to check sealed segments in the background. 0: it is off.
+    pub scrub_bytes_per_s: u64,
+    /// Seconds from the beginning of one pass of the scrubber to that of the next, at least; the first begins so long after
+    /// opening.
+    pub scrub_interval_s: u32,
     /// A number that tells this log from others: every segment carries it, and a segment of another log is refused. 0: take
     /// the directory's own; a new log gets one made from `now_nanos`.
     pub log_id: u64,
@@ -77,6 +82,8 @@ impl Default for Options {
             rewrite_bytes_max: 16 << 20,
             reclaim_patience_ms: 1000,
             reads_in_flight: 64,
+            scrub_bytes_per_s: 4 << 20,
+            scrub_interval_s: 3600,
             log_id: 0,
         }
     }
@@ -251,6 +258,17 @@ pub enum AppendError {
         /// The index offered.
         index: u64,
     },
+    /// A repair of an entry that was repaired before and was damaged again: another one would not last either.
+    #[error(
+        "entry {index} of stream {stream} was repaired and was damaged again: the disk does not keep what is written to it. \
+             Replace the disk"
+    )]
+    RepairInVain {
+        /// The stream.
+        stream: u64,
+        /// The index offered.
+        index: u64,
+    },
     /// A write or sync failed: nothing later will be acknowledged. Restart is recovery.
     #[error("the log is poisoned: {0}")]
     Poisoned(DiskError),
@@ -295,19 +313,25 @@ pub enum ReadError {
         /// The first missing index.
         index: u64,
     },
-    /// The entry was acknowledged, and opening the log found its bytes damaged: [`Wal::repair`](crate::Wal::repair) fills it.
-    #[error("entry {index} of stream {stream} is damaged and was not repaired yet")]
+    /// The entry was acknowledged, and its bytes were found damaged before: [`Wal::repair`](crate::Wal::repair) fills it.
+    #[error(
+        "entry {index} of stream {stream} is damaged and was not repaired yet: it has to come from another copy"
+    )]
     Damaged {
         /// The stream.
         stream: u64,
         /// The first index that is missing.
         index: u64,
     },
-    /// The stored bytes are damaged.
+    /// The stored bytes are damaged, and were so when they were read once more. From now on the entry counts as damaged
+    /// ([`Wal::poll_damage`](crate::Wal::poll_damage)).
     #[error(
-        "segment {segment}: record at byte {offset} is damaged (expected crc {expected_crc:#010x}, found {found_crc:#010x})"
+        "segment {segment}: the record at byte {offset} is damaged: {kind} (expected crc {expected_crc:#010x}, found \
+             {found_crc:#010x}). The entry has to come from another copy; look at the disk"
     )]
     Corrupt {
+        /// What stands there.
+        kind: DamageKind,
         /// File name.
         segment: String,
         /// Byte offset in it.
@@ -320,6 +344,21 @@ pub enum ReadError {
     /// The disk failed.
     #[error(transparent)]
     Disk(DiskError),
+}
+
+/// Entries of one stream that the running log found damaged: see [`Wal::poll_damage`](crate::Wal::poll_damage).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostEntries {
+    /// The stream.
+    pub stream: StreamSlot,
+    /// The first of them.
+    pub first: u64,
+    /// The last of them.
+    pub last: u64,
+    /// They were repaired before: [`Wal::repair`](crate::Wal::repair) refuses to do it again.
+    pub came_back: bool,
+    /// Where, and what stands there.
+    pub place: Damage,
 }
 
 /// Counters since open, for metrics and benchmarks.
@@ -355,6 +394,14 @@ pub struct Stats {
     pub reads: u64,
     /// Marks written.
     pub marks: u64,
+    /// Bytes read by the scrubber, passes that it completed, and places that it found damaged.
+    pub scrub_bytes: u64,
+    /// See `scrub_bytes`.
+    pub scrub_passes: u64,
+    /// See `scrub_bytes`.
+    pub scrub_damage: u64,
+    /// Reads of entries that were repeated because what came was damaged or the device refused.
+    pub reads_repeated: u64,
 }
 
 /// What opening found, for people and tests.

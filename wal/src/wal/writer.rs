@@ -2,8 +2,8 @@
 
 use super::batch::Batch;
 use super::{
-    CLASS_MARK, CLASS_OPEN, CLASS_READ, CLASS_SPACE, CLASS_WRITE, Health, Kind, StreamSlot, TOKEN_WAL,
-    Ticket, Wal, token, token_parts,
+    CLASS_MARK, CLASS_OPEN, CLASS_READ, CLASS_SCRUB, CLASS_SPACE, CLASS_WRITE, Health, Kind, StreamSlot,
+    TOKEN_WAL, Ticket, Wal, token, token_parts,
 };
 use crate::buffer::Buffer;
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op};
@@ -104,6 +104,7 @@ impl<D: Disk> Wal<D> {
         self.maybe_mark(now_nanos);
         self.maybe_prepare(now_nanos);
         self.step_reads();
+        self.maybe_scrub(now_nanos);
         self.update_room();
         let mut completions = std::mem::take(&mut self.completions);
         self.disk.poll(&mut completions);
@@ -309,6 +310,7 @@ impl<D: Disk> Wal<D> {
                 (CLASS_WRITE, number) => self.on_written(number, completion, now_nanos),
                 (CLASS_READ, number) => self.on_read(number, completion),
                 (CLASS_SPACE, number) => self.on_space(number, completion, now_nanos),
+                (CLASS_SCRUB, _) => self.on_scrubbed(completion, now_nanos),
                 (CLASS_MARK, _) => self.on_marked(completion, now_nanos),
                 (CLASS_OPEN, _) | (_, _) => {
                     if let Some(buffer) = completion.buffer {
