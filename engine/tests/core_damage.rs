@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use common::{Cluster, Setup, ms, payload};
 use logdrive_shard::Random;
+use logdrive_wal::{Fault, FaultKind, OpKind};
 
 const GROUPS: u64 = 16;
 
@@ -116,5 +117,168 @@ fn whatever_one_disk_loses_nothing_acknowledged_is_lost_and_all_come_together() 
         }
         cluster.elect();
         assert_whole(&mut cluster, &acknowledged);
+    }
+}
+
+/// Turns cold: the log reads what it gives from the disk, and looks at what it has while it rests.
+fn cold(seed: u64, scrub_interval_s: u32) -> Setup {
+    let mut setup = Setup { groups: GROUPS, seed, ..Setup::default() };
+    setup.settings.wal.segment_bytes = 64 << 10;
+    setup.settings.wal.payload_bytes_max = 16 << 10;
+    setup.settings.wal.batch_bytes_max = 16 << 10;
+    setup.settings.payload_bytes_max = 16 << 10;
+    setup.settings.wal.scrub_bytes_per_s = 64 << 20;
+    setup.settings.wal.scrub_interval_s = scrub_interval_s;
+    setup
+}
+
+fn fill(cluster: &mut Cluster, writes: std::ops::Range<u64>) -> BTreeMap<u64, Vec<Vec<u8>>> {
+    let mut acknowledged: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
+    for n in writes {
+        let (group, mut bytes) = (n % GROUPS + 1, payload(n));
+        bytes.resize(700, n as u8);
+        let answer = cluster.write(group, &bytes);
+        assert!(answer.result.is_ok(), "{answer:?}");
+        acknowledged.entry(group).or_default().push(bytes);
+    }
+    cluster.settle();
+    acknowledged
+}
+
+/// Damages the first of a node's segments, with whatever entries lie there. Returns its name.
+fn damage(cluster: &mut Cluster, node: u32, what: FaultKind) -> String {
+    let (name, end) = used(cluster, node).remove(0);
+    for offset in (4096 * 3..end / 4096 * 4096).step_by(4096 * 3) {
+        assert!(cluster.node(node).platter.damage(&name, offset, what));
+    }
+    name
+}
+
+#[test]
+fn damage_while_running_is_found_by_the_scrubber_and_fetched_without_a_restart() {
+    let kinds = [
+        FaultKind::Garbage { sector: 0, seed: 5 },
+        FaultKind::Lost,
+        FaultKind::Errno(libc::EIO),
+        FaultKind::Flip { at: 300, mask: 2 },
+    ];
+    for (seed, what) in (11..).zip(kinds) {
+        let mut cluster = Cluster::new(cold(seed, 2));
+        cluster.elect();
+        let mut acknowledged = fill(&mut cluster, 0..320);
+        let victim = seed as u32 % 3 + 1;
+        damage(&mut cluster, victim, what);
+        cluster.run_for(ms(9_000));
+        eprintln!("{what:?} {:?} {:?}", cluster.core(victim).wal().stats(), cluster.core(victim).counters());
+        cluster.run_until(ms(20_000), |cluster| cluster.core(victim).counters().healed > 0);
+        cluster.run_for(ms(10_000));
+        let status = cluster.core(victim).status();
+        assert_eq!((status.damaged, status.disk_failing), (0, false), "{what:?}");
+        assert!(cluster.core(victim).wal().damaged_entries() > 0, "{what:?}");
+        let more = fill(&mut cluster, 320..352);
+        more.into_iter().for_each(|(group, writes)| acknowledged.entry(group).or_default().extend(writes));
+        assert_whole(&mut cluster, &acknowledged);
+        // What was put back outlives the process, and the other two do not have to be there.
+        for node in 1..=3 {
+            cluster.kill(node);
+        }
+        cluster.start_alone(victim);
+        assert_eq!(cluster.core(victim).status().damaged, 0, "{what:?}");
+        for node in 1..=3 {
+            if node != victim {
+                cluster.start(node);
+            }
+        }
+        cluster.elect();
+        assert_whole(&mut cluster, &acknowledged);
+    }
+}
+
+#[test]
+fn a_leader_that_cannot_read_what_it_must_send_hands_over_and_is_whole_again() {
+    let mut setup = cold(21, 3_600);
+    // Nothing stays in memory: what a peer lacks is read from the disk.
+    setup.settings.cache_bytes_max = 1 << 10;
+    setup.preferred = false;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    let leader = cluster.leader(1);
+    let behind = leader % 3 + 1;
+    let mut acknowledged = fill(&mut cluster, 0..32);
+    cluster.partition(&[&[behind], &[leader, behind % 3 + 1]]);
+    for group in 1..=GROUPS {
+        cluster.run_until(ms(20_000), |cluster| {
+            cluster.find_leader(group).is_some_and(|leader| leader != behind)
+        });
+    }
+    for n in 32..480 {
+        let (group, mut bytes) = (n % GROUPS + 1, payload(n));
+        bytes.resize(700, n as u8);
+        let leader = cluster.leader(group);
+        let token = cluster.propose(leader, group, &bytes);
+        let answer = cluster.wait(leader, token);
+        assert!(answer.result.is_ok(), "{answer:?}");
+        acknowledged.entry(group).or_default().push(bytes);
+    }
+    let leads = (1..=GROUPS).filter(|&group| cluster.leader(group) == leader).collect::<Vec<_>>();
+    assert!(leads.contains(&1));
+    for (name, end) in used(&mut cluster, leader) {
+        for offset in (4096..end / 4096 * 4096).step_by(4096 * 2) {
+            cluster.node(leader).platter.damage(&name, offset, FaultKind::Garbage { sector: 1, seed: 3 });
+        }
+    }
+    cluster.heal();
+    // It finds what it lacks when it reads for the one behind; somebody leads all the time, and nobody misses anything in the end.
+    cluster.run_until(ms(30_000), |cluster| cluster.core(leader).wal().damaged_entries() > 0);
+    cluster.run_until(ms(30_000), |cluster| {
+        leads.iter().any(|&group| cluster.find_leader(group).is_some_and(|now| now != leader))
+    });
+    cluster.run_until(ms(60_000), |cluster| cluster.core(leader).status().damaged == 0);
+    assert_whole(&mut cluster, &acknowledged);
+    assert!(cluster.core(leader).counters().healed > 0);
+}
+
+#[test]
+fn damage_that_comes_back_stops_the_repairing_and_sheds_leadership_and_the_group_goes_on() {
+    let mut cluster = Cluster::new(cold(31, 1));
+    cluster.elect();
+    let acknowledged = fill(&mut cluster, 0..320);
+    let victim = 2;
+    assert!((1..=GROUPS).any(|group| cluster.leader(group) == victim));
+    // Whatever is written to this disk from now on rots.
+    damage(&mut cluster, victim, FaultKind::Garbage { sector: 0, seed: 9 });
+    let rot = Fault {
+        name_contains: ".seg".to_owned(),
+        durable: Some(true),
+        times: u32::MAX,
+        ..Fault::next(OpKind::Write, FaultKind::Garbage { sector: 2, seed: 4 })
+    };
+    cluster.node(victim).platter.inject(rot);
+    for n in 0..400u64 {
+        if cluster.core(victim).status().disk_failing {
+            break;
+        }
+        let group = n % GROUPS + 1;
+        if let Some(leader) = cluster.find_leader(group) {
+            cluster.propose(leader, group, &[n as u8; 900]);
+        }
+        cluster.run_for(ms(250));
+    }
+    assert!(cluster.core(victim).status().disk_failing);
+    let place = cluster.core(victim).wal().failing().expect("it fails").to_string();
+    assert!(place.contains(".seg"), "{place}");
+    cluster.run_until(ms(30_000), |cluster| cluster.core(victim).status().leaders == 0);
+    // The repairing has ended, the groups go on.
+    let (found, asked) = (cluster.core(victim).wal().damaged_entries(), cluster.core(victim).counters());
+    for group in 1..=GROUPS {
+        let answer = cluster.write(group, b"onward");
+        assert!(answer.result.is_ok());
+    }
+    cluster.run_for(ms(5_000));
+    assert_eq!(cluster.core(victim).counters().healed, asked.healed);
+    assert!(cluster.core(victim).wal().damaged_entries() >= found);
+    for (group, writes) in &acknowledged {
+        let applied = &cluster.core(1).machine().entries[*group as usize - 1];
+        assert!(writes.iter().all(|write| applied.iter().any(|(_, payload)| payload == write)));
     }
 }

@@ -23,6 +23,7 @@ impl Group {
             && env.now >= self.cold.may_vote_from
             && self.may_campaign()
             && !self.has_losses()
+            && !self.is_unfit()
         {
             self.start_campaign(env);
             self.save(env);
@@ -387,6 +388,11 @@ impl Group {
         if env.now < self.cold.may_vote_from {
             self.deadline = self.cold.may_vote_from;
             return;
+        }
+        if self.is_unfit() {
+            // Somebody else has to lead; the next deadline comes when that has changed.
+            self.leave_leader(env);
+            return self.forget_leader(env);
         }
         if let RoleState::Candidate(Candidate { own_vote: false, .. }) = self.role {
             // The disk is slower than the election: another term would only give it more to write.

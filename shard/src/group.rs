@@ -95,6 +95,8 @@ pub(crate) struct Cold {
     pub(crate) leader: LeaderCold,
     /// Meaningful with [`Flags::LOST`].
     pub(crate) recovering: Recovering,
+    /// The caller cannot read all of the log: see [`Group::set_fit`].
+    pub(crate) unfit: bool,
 }
 
 impl Group {
@@ -142,6 +144,7 @@ impl Group {
                 handed_to: NodeId::NONE,
                 leader: LeaderCold::new(),
                 recovering: Recovering::new(setup.hard_state.lost),
+                unfit: false,
             }),
             epoch: 0,
             uncommitted_bytes: 0,

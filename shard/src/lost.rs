@@ -48,6 +48,7 @@
 use std::fmt;
 
 use crate::mutant;
+use crate::quorum::PeerSet;
 use crate::role::{Flags, RoleState};
 use crate::{Env, Group, LogIndex, Moment, NodeId, Route, Sink, Term, TermQuery, TermReport, VoteRequest};
 
@@ -121,6 +122,18 @@ impl Group {
     /// What this member's disk lost and is not made up for yet.
     pub fn lost(&self) -> Lost {
         if self.has_losses() { self.cold.recovering.lost } else { Lost::NOTHING }
+    }
+
+    /// Whether the caller can read all entries that this member has. One that cannot (a disk lost them while it ran, and they are
+    /// being fetched from the others) knows its log as well as before: it votes, follows and acknowledges as it would, but it does
+    /// not campaign, for it could not send what it lacks; as a leader the caller has it hand over. Alone it has no choice.
+    pub fn set_fit(&mut self, fit: bool) {
+        self.cold.unfit = !fit;
+    }
+
+    /// See [`Group::set_fit`].
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.cold.unfit && !self.is_quorum(PeerSet::EMPTY)
     }
 
     /// Whether its disk lost something that is not made up for yet. Such a member never leads.

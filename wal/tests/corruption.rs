@@ -26,6 +26,10 @@ impl Found {
     fn is_damaged(&self, stream: u64, index: u64) -> bool {
         self.damaged.iter().any(|(s, first, last)| *s == stream && (*first..=*last).contains(&index))
     }
+    fn is_tainted(&self, stream: u64, index: u64) -> bool {
+        let from = |(s, first, last): &(u64, u64, u64)| *s == stream && *last == u64::MAX && *first <= index;
+        self.unknown || self.damaged.iter().any(from)
+    }
     fn is_named(&self, stream: u64) -> bool {
         self.unknown || self.doubtful.contains(&stream) || self.damaged.iter().any(|(s, ..)| *s == stream)
     }
@@ -46,6 +50,10 @@ impl Recovery for Found {
     }
     fn damaged(&mut self, stream: StreamId, first: u64, last: u64) {
         self.damaged.push((stream.0, first, last));
+        if last != u64::MAX {
+            // In the place of the entries that are missing: it replaces the stream from there on, as they did.
+            self.streams.entries.entry(stream.0).or_default().split_off(&first);
+        }
     }
     fn state_in_doubt(&mut self, stream: StreamId) {
         self.doubtful.insert(stream.0);
@@ -63,7 +71,12 @@ struct Log {
     prefixes: Vec<Streams>,
     /// All that was ever written at a place.
     written: BTreeMap<(u64, u64), Vec<Entry>>,
+    /// The bytes that mean something: file, first and one past the last. Batches without their padding, headers of segments in use.
+    used: Vec<(String, u64, u64)>,
 }
+
+/// A damaged byte.
+type Place<'a> = (&'a str, u64);
 
 struct Random(u64);
 
@@ -109,7 +122,12 @@ fn log(options: Options, batches: u64, streams: u64, bytes: u64) -> Log {
         prefixes.push(model.clone());
     }
     drop(wal.into_disk().power_loss());
-    Log { platter, options, prefixes, written }
+    let places = common::batches(&platter);
+    let heads: BTreeSet<&String> = places.iter().map(|(name, ..)| name).collect();
+    let heads = heads.into_iter().map(|name| (name.clone(), 0, 128));
+    let used = places.iter().map(|(name, offset, len)| (name.clone(), *offset, offset + u64::from(*len)));
+    let used = heads.chain(used).collect();
+    Log { platter, options, prefixes, written, used }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,18 +145,34 @@ fn same(a: &Streams, b: &Streams) -> bool {
 }
 
 impl Log {
-    /// Opens a damaged copy. `damages` places were hit: so many batches at the end may have lost what attested them.
-    fn outcome(&self, copy: &SimPlatter, damages: usize) -> Outcome {
+    fn is_used(&self, (name, at): Place<'_>) -> bool {
+        self.used.iter().any(|(file, first, end)| file == name && (*first..*end).contains(&at))
+    }
+
+    /// Opens a damaged copy, of which these bytes were hit: so many batches at the end may have lost what attested them. Each byte
+    /// that means something is in a place that is named, or behind the place where the tail was cut; where none does, all
+    /// is as it was and nothing is said.
+    fn outcome(&self, copy: &SimPlatter, hits: &[Place<'_>]) -> Outcome {
+        let damages = hits.len();
+        let used: Vec<&Place<'_>> = hits.iter().filter(|place| self.is_used(**place)).collect();
         let mut found = Found::default();
         let opened = Wal::open(copy.open().unwrap(), self.options.clone(), 1, &mut found);
         let mut wal = match opened {
             Ok(wal) => wal,
             Err(
-                OpenError::Corrupt { .. }
+                error @ (OpenError::Corrupt { .. }
                 | OpenError::ForeignFile { .. }
                 | OpenError::Version { .. }
-                | OpenError::MissingSegment { .. },
-            ) => return Outcome::Named,
+                | OpenError::MissingSegment { .. }),
+            ) => {
+                let text = error.to_string();
+                let names = hits.iter().any(|(name, _)| text.contains(name));
+                assert!(
+                    names || matches!(error, OpenError::MissingSegment { .. }),
+                    "{text} names none of {hits:?}"
+                );
+                return Outcome::Named;
+            }
             Err(other) => panic!("{other}"),
         };
         for (stream, entries) in &found.streams.entries {
@@ -163,6 +197,27 @@ impl Log {
                 Outcome::Named
             }
         };
+        let recovered = wal.recovered();
+        for &&(name, at) in &used {
+            let named = recovered.damage.iter().any(|damage| {
+                damage.segment == name
+                    && (damage.offset..damage.offset + damage.bytes.max(4096)).contains(&at)
+            });
+            let cut =
+                recovered.cut.as_ref().is_some_and(|(file, offset)| file.as_str() == name && at >= *offset);
+            // A segment behind the end of the log is none of it.
+            let behind = recovered.cut.as_ref().is_some_and(|(file, _)| name > file.as_str());
+            assert!(named || cut || behind, "byte {at} of {name} was hit and nothing says so: {recovered:?}");
+        }
+        if used.is_empty() {
+            assert_eq!(outcome, Outcome::Harmless, "nothing that was hit means anything");
+            assert!(recovered.damage.is_empty() && recovered.cut.is_none(), "{recovered:?}");
+        } else if outcome == Outcome::Harmless {
+            assert!(
+                !recovered.damage.is_empty(),
+                "all is there, and the damage has to be named all the same"
+            );
+        }
         self.read_back(&mut wal, &found);
         outcome
     }
@@ -207,7 +262,11 @@ fn unexplained(model: &Streams, found: &Found) -> Option<String> {
             let gone = found.unknown && !got.contains_key(&index);
             // A compaction that was lost brings entries back, and the stream is named.
             let compacted = model.compacted.get(&stream).is_some_and(|mark| index <= *mark);
-            let explained = found.is_damaged(stream, index) || gone || (compacted && found.is_named(stream));
+            // What is given back is right, unless the log says that it cannot know.
+            let explained = match got.get(&index) {
+                Some(_) if wanted.contains_key(&index) => found.is_tainted(stream, index),
+                _ => found.is_damaged(stream, index) || gone || (compacted && found.is_named(stream)),
+            };
             if wanted.get(&index) != got.get(&index) && !explained {
                 return Some(format!("entry {index} of stream {stream} (named: {:?})", found.damaged));
             }
@@ -262,6 +321,12 @@ impl Counts {
     }
 }
 
+/// The bytes of a file that differ.
+fn changes(a: &SimPlatter, b: &SimPlatter, name: &str) -> Vec<u64> {
+    let (a, b) = (a.read_file(name).unwrap(), b.read_file(name).unwrap());
+    (0..).zip(a.iter().zip(&b)).filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect()
+}
+
 fn hit(log: &Log, name: &str, offset: u64, what: FaultKind) -> Outcome {
     let damaged = Damaged(format!("{what:?} at {offset} of {name}"));
     let copy = log.platter.copy(1);
@@ -269,7 +334,11 @@ fn hit(log: &Log, name: &str, offset: u64, what: FaultKind) -> Outcome {
     let outcome = if copy.read_file(name) == log.platter.read_file(name) {
         Outcome::Harmless
     } else {
-        log.outcome(&copy, 1)
+        // One hit damages a block at most.
+        let changed = changes(&log.platter, &copy, name);
+        let changed: Vec<Place<'_>> = changed.into_iter().map(|at| (name, at)).collect();
+        let used = changed.iter().find(|place| log.is_used(**place));
+        log.outcome(&copy, &[*used.unwrap_or(&changed[0])])
     };
     drop(damaged);
     outcome
@@ -326,15 +395,16 @@ fn random_bits_of_large_logs_are_cut_named_or_harmless() {
             let mut random = Random(trial * 7919 + streams);
             let copy = log.platter.copy(1);
             let flips = 1 + trial as usize % 3;
-            let mut text = String::new();
+            let (mut text, mut hits) = (String::new(), Vec::new());
             for _ in 0..flips {
                 let (name, len) = &files[random.below(files.len() as u64) as usize];
                 let (offset, mask) = (random.below(*len), 1 << random.below(8));
                 copy.flip(name, offset, mask);
+                hits.push((name.as_str(), offset));
                 text += &format!("trial {trial}: bits {mask:#x} at {offset} of {name}; ");
             }
             let damaged = Damaged(text);
-            counts.count(log.outcome(&copy, flips));
+            counts.count(log.outcome(&copy, &hits));
             drop(damaged);
         }
     }

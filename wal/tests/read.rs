@@ -213,10 +213,10 @@ fn a_failed_read_is_an_error_of_that_read_only() {
     let mut now = 0;
     put(&mut wal, slot, 1, 100);
     settle(&mut wal, &mut now);
-    for what in [FaultKind::Errno(libc::EIO), FaultKind::Short(0)] {
+    for (what, errno) in [(FaultKind::Errno(libc::ENOMEM), libc::ENOMEM), (FaultKind::Short(0), libc::EIO)] {
         wal.disk().inject(Fault::next(OpKind::Read, what));
         match read(&mut wal, slot, 1, 1, 1000) {
-            Err(ReadError::Disk(error)) => assert_eq!((error.op, error.errno), ("read", libc::EIO)),
+            Err(ReadError::Disk(error)) => assert_eq!((error.op, error.errno), ("read", errno)),
             other => panic!("{other:?}"),
         }
         assert_entries(&read(&mut wal, slot, 1, 1, 1000).unwrap(), 1, 1, 100);

@@ -72,6 +72,16 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
+    /// Nothing should be led here any more; the peers hear of it at once.
+    pub(super) fn shed_leaders(&mut self) {
+        for link in 0..self.io.links.len() {
+            if self.io.links[link].up {
+                self.send_pulse(link);
+            }
+        }
+        self.give_away();
+    }
+
     pub(super) fn on_hand_over(&mut self) {
         self.io.handing_over = true;
         self.give_away();
@@ -135,12 +145,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub(super) fn is_misplaced(&self, slot: u32) -> bool {
         let preferred = self.io.preferred[slot as usize];
         let elsewhere = preferred.is_some() && preferred != self.io.me;
-        self.groups[slot as usize].is_leader() && (elsewhere || self.io.gives_away())
+        let unfit = self.io.heal.is_wounded(slot);
+        self.groups[slot as usize].is_leader() && (elsewhere || unfit || self.io.gives_away())
     }
 
     /// Begins a transfer to the preferred node, or when leadership is given away to any node that could take over at once.
     fn maybe_transfer(&mut self, slot: u32) {
-        let (gives_away, group) = (self.io.gives_away(), &self.groups[slot as usize]);
+        let gives_away = self.io.gives_away() || self.io.heal.is_wounded(slot);
+        let group = &self.groups[slot as usize];
         if group.transferring().is_some() || !(gives_away || self.io.settings.balance_leaders) {
             return;
         }

@@ -109,6 +109,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let Some(slot) = self.addressed(link, to) else { continue };
             self.on_append(link, slot, &message, entries);
         }
+        for (to, first, last) in frame.fetches() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.on_fetch(link, slot, first, last);
+        }
+        for (to, message, entries) in frame.fetched() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.on_fetched(slot, &message, entries);
+        }
         for (to, message) in frame.timeout_nows() {
             let Some(slot) = self.addressed(link, to) else { continue };
             self.step(slot, |group, env| group.on_timeout_now(env, from, &message));

@@ -23,6 +23,7 @@
 //! | `members`, `retire` | changes of configurations, and what follows from them; groups that left this node |
 //! | `balance` | leader placement, hand-over; `transfers`: orders to hand over |
 //! | `room` | room in the logs of a group's members; `pressure`: what the log asks to be given up |
+//! | `heal` | entries that the disk lost while the node runs |
 //! | `recovery`, `record` | opening, and what the log's records mean |
 //!
 //! # Deliberately absent
@@ -33,6 +34,8 @@ mod apply;
 mod balance;
 mod cache;
 mod frames;
+mod gap;
+mod heal;
 mod ingress;
 mod lane;
 mod links;

@@ -10,6 +10,8 @@ use logdrive_wal::{Disk, EntryHeader, OpenError, Recovery, StreamId, Wal};
 
 use super::balance::Balance;
 use super::cache::Cache;
+use super::gap::Gap;
+use super::heal::Heal;
 use super::lane::{Flags, Lane};
 use super::loads::Loads;
 use super::parked::Waiting;
@@ -34,14 +36,6 @@ const REPLAY_BYTES: usize = 256 << 10;
 struct TailEntry {
     kind: EntryKind,
     payload: Box<[u8]>,
-}
-
-/// Damage in a group's log, from its end on.
-struct Gap {
-    /// The last index that was acknowledged; `u64::MAX` if nothing tells.
-    last: u64,
-    /// Its term, if that can be read.
-    term: Option<Term>,
 }
 
 /// What is known of a group so far.
@@ -99,7 +93,9 @@ impl Replayed {
             && let Some(gap) = &mut self.gap
         {
             // Behind the damage. It cannot be used without what is missing, but it was acknowledged.
-            *gap = Gap { last: index, term: Some(Term(header.tag)) };
+            (gap.last, gap.term) = (index, Some(Term(header.tag)));
+            gap.held.split_off(&index);
+            gap.hold(header, payload);
             return Ok(());
         }
         self.gap = None;
@@ -132,10 +128,34 @@ impl Replayed {
         if first <= self.log.last.0 {
             self.cut(first);
         }
-        let known = self.gap.as_ref().map_or(0, |gap| gap.last);
-        if last > known {
-            self.gap = Some(Gap { last, term: None });
+        let gap = self.gap.get_or_insert_default();
+        gap.held.split_off(&first);
+        if last > gap.last {
+            (gap.last, gap.term) = (last, None);
         }
+    }
+
+    /// An entry that was damaged was put back later. With the last one that is missing the log goes on to its end.
+    fn repaired(
+        &mut self,
+        group: GroupId,
+        header: EntryHeader,
+        payload: &[u8],
+    ) -> Result<(), InvalidMembership> {
+        let Some(gap) = self.gap.as_mut().filter(|gap| gap.last != u64::MAX) else { return Ok(()) };
+        if header.index <= self.log.last.0 || header.index > gap.last {
+            return Ok(());
+        }
+        gap.hold(header, payload);
+        if gap.held.len() as u64 != gap.last - self.log.last.0 {
+            return Ok(());
+        }
+        let held = std::mem::take(&mut gap.held);
+        self.gap = None;
+        for (header, payload) in held.into_values() {
+            self.entry(group, header, &payload)?;
+        }
+        Ok(())
     }
 
     /// Takes the log back before `index`, which is not applied.
@@ -344,6 +364,17 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
         }
     }
 
+    fn repaired(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
+        if let Some(slot) = self.slot(stream) {
+            if self.groups[slot].repaired(self.ids[slot], header, payload).is_err() {
+                let found = payload.first().copied().unwrap_or(0);
+                self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
+                return;
+            }
+            self.advance(slot);
+        }
+    }
+
     fn state_in_doubt(&mut self, stream: StreamId) {
         if let Some(slot) = self.slot(stream) {
             self.groups[slot].fresh = false;
@@ -406,6 +437,7 @@ impl<D: Disk> Io<D> {
             transfers: Vec::new(),
             handing_over: false,
             draining: false,
+            heal: Heal::new(),
             effects: Effects::default(),
             counters: Counters { applied, ..Counters::default() },
             lanes,

@@ -242,3 +242,57 @@ fn streams_that_nothing_is_known_of_may_have_had_anything() {
     assert_eq!(floor(&groups[1]), Some((0, u64::MAX)));
     assert!(groups[1].hard_state().lost.state && !groups[1].fresh);
 }
+
+fn put_back(replay: &mut Replay<'_, Journal>, group: u64, index: u64, term: u64, commit: u64) {
+    let note = entry_note(EntryKind::Payload, LogIndex(commit));
+    replay.repaired(StreamId(group), EntryHeader { index, tag: term, note }, &index.to_le_bytes());
+}
+
+#[test]
+fn a_log_whose_missing_entries_were_put_back_later_is_whole() {
+    let (groups, applied, _) = replay(|replay| {
+        (1..=3).for_each(|index| entry(replay, 5, index, 1, 0));
+        replay.damaged(StreamId(5), 4, 5);
+        (6..=8).for_each(|index| entry(replay, 5, index, 2, 0));
+        replay.damaged(StreamId(5), 9, 9);
+        entry(replay, 5, 10, 2, 0);
+        put_back(replay, 5, 9, 2, 7);
+        put_back(replay, 5, 5, 2, 7);
+        assert_eq!(replay.groups[0].log.last, LogIndex(3));
+        put_back(replay, 5, 4, 1, 7);
+    });
+    assert_eq!(groups[0].log.last, LogIndex(10));
+    assert!(!groups[0].hard_state().lost.is_any());
+    let indexes: Vec<u64> = applied.iter().map(|applied| applied.1).collect();
+    assert_eq!(indexes, (1..=7).collect::<Vec<_>>());
+    assert_eq!(groups[0].log.term_runs, [(LogIndex(1), Term(1)), (LogIndex(5), Term(2))]);
+}
+
+#[test]
+fn a_log_of_which_only_a_part_was_put_back_ends_before_the_damage_and_knows_how_far_it_went() {
+    let (groups, ..) = replay(|replay| {
+        (1..=3).for_each(|index| entry(replay, 5, index, 1, 0));
+        replay.damaged(StreamId(5), 4, 6);
+        (7..=8).for_each(|index| entry(replay, 5, index, 2, 0));
+        put_back(replay, 5, 4, 1, 0);
+        put_back(replay, 5, 6, 1, 0);
+    });
+    assert_eq!(groups[0].log.last, LogIndex(3));
+    let lost = groups[0].hard_state().lost.log.unwrap();
+    assert_eq!((lost.index, lost.term), (LogIndex(8), Term(2)));
+}
+
+#[test]
+fn what_was_put_back_and_replaced_afterwards_stays_replaced() {
+    let (groups, ..) = replay(|replay| {
+        (1..=3).for_each(|index| entry(replay, 5, index, 1, 0));
+        replay.damaged(StreamId(5), 2, 2);
+        entry(replay, 5, 3, 1, 0);
+        // A leader of a later term replaced all from the missing entry on.
+        entry(replay, 5, 2, 4, 0);
+        put_back(replay, 5, 2, 1, 0);
+    });
+    assert_eq!(groups[0].log.last, LogIndex(2));
+    assert_eq!(groups[0].log.term_runs.last(), Some(&(LogIndex(2), Term(4))));
+    assert!(!groups[0].hard_state().lost.is_any());
+}

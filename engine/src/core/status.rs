@@ -41,6 +41,8 @@ pub struct Counters {
     pub cold_entries: u64,
     /// Times that the log asked a group to give up old entries.
     pub log_pressure: u64,
+    /// Groups of which the disk lost entries while the core ran, and got them all back.
+    pub healed: u64,
 }
 
 impl<D: Disk, M: StateMachine> Core<D, M> {
@@ -67,9 +69,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             frames_out: counters.frames_out,
             links_alive: self.io.links.iter().filter(|link| link.contact).count() as u32,
             draining: self.io.draining,
+            disk_failing: self.io.heal.failing,
             ..CoreStatus::default()
         };
-        for (group, lane) in self.groups.iter().zip(&self.io.lanes) {
+        for ((slot, group), lane) in (0..).zip(&self.groups).zip(&self.io.lanes) {
             if !group.membership().contains(self.io.me) {
                 continue;
             }
@@ -82,7 +85,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 Role::PreCandidate | Role::Candidate => status.candidates += 1,
             }
             status.leaderless += u32::from(!group.leader().is_some());
-            status.damaged += u32::from(group.lost().is_any());
+            status.damaged += u32::from(group.lost().is_any() || self.io.heal.is_wounded(slot));
             status.apply_lag += group.commit().0 - lane.applied.0;
         }
         status

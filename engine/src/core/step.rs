@@ -10,6 +10,7 @@ use logdrive_shard::{
 use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
 
 use super::cache::Cache;
+use super::heal::Heal;
 use super::lane::{Flags, Lane, unpack};
 use super::links::Link;
 use super::loads::{Loads, Purpose, Want};
@@ -101,6 +102,7 @@ pub(super) struct Io<D: Disk> {
     pub(super) handing_over: bool,
     /// An operator wants nothing to be led here until told otherwise.
     pub(super) draining: bool,
+    pub(super) heal: Heal,
     pub(super) effects: Effects,
     pub(super) counters: Counters,
 }
@@ -252,7 +254,7 @@ impl<D: Disk> Io<D> {
 
     /// Whether leadership is given away to whoever takes it.
     pub(super) fn gives_away(&self) -> bool {
-        self.handing_over || self.draining
+        self.handing_over || self.draining || self.heal.failing
     }
 
     /// Queues a slot for [`logdrive_shard::Group::flush`] at the end of the turn.
@@ -523,13 +525,14 @@ impl<D: Disk> Sink for StepSink<'_, D> {
 
     fn role_changed(&mut self, role: Role, _leader: NodeId, _term: Term) {
         let io = &mut *self.io;
+        let away = io.gives_away() || io.heal.is_wounded(self.slot);
         let flags = &mut io.lanes[self.slot as usize].flags;
         if flags.raise(Flags::LEADER_CHANGED) {
             io.queues.leader_changes.push(self.slot);
         }
         let preferred = io.preferred[self.slot as usize];
         let elsewhere = preferred.is_some() && preferred != io.me;
-        let misplaced = role == Role::Leader && (elsewhere || io.handing_over || io.draining);
+        let misplaced = role == Role::Leader && (elsewhere || away);
         if misplaced && flags.raise(Flags::MISPLACED) {
             io.queues.misplaced.push_back(self.slot);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use logdrive_shard::Moment;
 use logdrive_wal::{Disk, Health, ReadError};
 
+use super::heal::Heal;
 use super::lane::Flags;
 use super::loads::Purpose;
 use super::prefetch::AHEAD;
@@ -66,6 +67,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .min(self.io.loads.next_retry())
             .min(self.next_balance())
             .min(self.next_retirement())
+            .min(self.next_healing())
+            .min(self.io.wal.scrub_due_nanos().map_or(Moment::NEVER, Moment))
     }
 
     // -- the log ------------------------------------------------------------------------------------------------------
@@ -84,6 +87,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.finish_loads();
         let written = self.io.wal.last_ticket();
         let durable = if mutant::DURABLE_WHEN_WRITTEN { written } else { self.io.wal.durable() };
+        self.take_damage();
+        let durable = self.io.wal.durable();
         while let Some(touch) = self.io.waiting.pop_touch(durable) {
             if let Some(next) = self.io.waiting.peek_touch(AHEAD) {
                 self.prefetch_slot(next);
@@ -127,6 +132,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     fn finish_loads(&mut self) {
         while let Some(done) = self.io.wal.poll_read() {
+            if Heal::is_token(done.token) {
+                self.on_served(done);
+                continue;
+            }
             let entries = done.result.as_ref().map_or(0, Vec::len) as u64;
             let (want, result) = self.io.loads.on_read(done);
             self.io.counters.cold_entries += entries;
@@ -136,7 +145,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 (Err(error), purpose) => {
                     let slot = want.slot;
                     let group = self.ids[slot as usize];
-                    tracing::error!(%group, %error, damaged = matches!(error, ReadError::Corrupt { .. }), "reading the log failed");
+                    // What is damaged is on its way already.
+                    if !matches!(error, ReadError::Damaged { .. }) {
+                        tracing::error!(%group, %error, "reading the log failed");
+                    }
                     self.io.loads.retry_at(self.io.now.after(READ_RETRY), slot, purpose);
                 }
             }
@@ -193,6 +205,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.pulse_when_due();
         self.balance_when_due();
         self.retire_when_due();
+        self.heal_when_due();
     }
 
     fn flush_groups(&mut self) {

@@ -195,6 +195,8 @@ pub struct CoreStatus {
     pub links_alive: u32,
     /// Leaders are moved off and stay off.
     pub draining: bool,
+    /// The disk of the log was damaged again where it had been repaired: nothing more is repaired, and leaders are moved off.
+    pub disk_failing: bool,
 }
 
 /// One group in a list of many: what costs nothing to find out.

@@ -18,8 +18,8 @@
 //! is validated before anything in it is looked at; the length is exact, because an archive's root is found from its end.
 
 use logdrive_shard::{
-    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, ReadIndexReply, ReadIndexRequest,
-    TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, LogIndex, ReadIndexReply, ReadIndexRequest,
+    Term, TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
 };
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
@@ -39,6 +39,9 @@ pub const FRAME_BYTES_MAX: usize = 16 << 20;
 pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"LDF\x1a");
 pub(super) const OUTCOME_MATCHED: u64 = 0;
 pub(super) const OUTCOME_REJECTED: u64 = 1;
+pub(super) const OUTCOME_FETCH: u64 = 2;
+/// See [`WireAppend::count`].
+pub(super) const COUNT_FETCHED: u32 = 1 << 31;
 pub(super) const KIND_SHIFT: u32 = 28;
 pub(super) const LENGTH_MASK: u32 = (1 << KIND_SHIFT) - 1;
 /// Terms, indexes and rounds from the wire are below this, so that sums of them cannot overflow.
@@ -131,6 +134,42 @@ impl FrameBuilder {
         }
         let added = self.body.entries.len() - before;
         assert!(added == m.count as usize, "an append of {} entries was given {added}", m.count);
+        self.close_append(to, m, 0);
+    }
+
+    /// Adds entries that a member asked for because its disk has lost them: one behind the other from `first` on, all of one
+    /// term, each shorter than 256 MiB.
+    pub fn fetched<'p>(
+        &mut self,
+        to: Address,
+        first: LogIndex,
+        term: Term,
+        entries: impl Iterator<Item = (EntryKind, &'p [u8])>,
+    ) {
+        self.start();
+        let mut count = 0;
+        for (kind, payload) in entries {
+            assert!(payload.len() <= LENGTH_MASK as usize, "a payload of {} bytes", payload.len());
+            self.body.entries.push((kind as u32) << KIND_SHIFT | payload.len() as u32);
+            self.frame.extend_from_slice(payload);
+            count += 1;
+        }
+        let prev_index = LogIndex(first.0.saturating_sub(1));
+        let (prev_term, commit) = (Term(0), LogIndex(0));
+        let message = Append { term, prev_index, prev_term, entry_term: term, count, commit };
+        self.close_append(to, &message, COUNT_FETCHED);
+    }
+
+    /// Asks for entries that this member's disk has lost.
+    pub fn fetch(&mut self, to: Address, first: LogIndex, last: LogIndex) {
+        self.body.hints.push(WireHint { index: last.0, term: 0 });
+        let Address { slot, history } = to;
+        let question =
+            WireAppendReply { term: 0, index: first.0, slot, history, outcome: OUTCOME_FETCH };
+        self.body.append_replies.push(question);
+    }
+
+    fn close_append(&mut self, to: Address, m: &Append, flag: u32) {
         let entry_term_gap = match m.term.0.checked_sub(m.entry_term.0) {
             Some(gap) if gap < u64::from(TERM_ELSEWHERE) => gap as u32,
             _ => {
@@ -145,7 +184,7 @@ impl FrameBuilder {
             commit: m.commit.0,
             slot: to.slot,
             history: to.history,
-            count: m.count,
+            count: m.count | flag,
             entry_term_gap,
         });
     }

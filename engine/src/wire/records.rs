@@ -16,6 +16,7 @@ pub(super) struct WireAppend {
     pub(super) commit: u64,
     pub(super) slot: u32,
     pub(super) history: u32,
+    /// Bit 31: the entries were asked for with outcome 2 of [`WireAppendReply`], and the append is no append.
     pub(super) count: u32,
     /// `term - entry_term`, or [`TERM_ELSEWHERE`]: then the entries' term is the next of [`Body::entry_terms`].
     pub(super) entry_term_gap: u32,
@@ -34,7 +35,8 @@ pub(super) struct WireAppendReply {
     pub(super) index: u64,
     pub(super) slot: u32,
     pub(super) history: u32,
-    /// 0: matched. 1: rejected, the hint is the next of [`Body::hints`].
+    /// 0: matched. 1: rejected, the hint is the next of [`Body::hints`]. 2: no reply to an append, but a member that asks for
+    /// entries which its disk has lost: from `index` to that of the next hint.
     pub(super) outcome: u64,
 }
 
@@ -163,7 +165,7 @@ pub(super) struct Body {
     /// Terms of entries that [`WireAppend::entry_term_gap`] cannot express.
     pub(super) entry_terms: Vec<u64>,
     pub(super) append_replies: Vec<WireAppendReply>,
-    /// One for each rejection.
+    /// One for each rejection and each question for entries.
     pub(super) hints: Vec<WireHint>,
     pub(super) heartbeats: Vec<WireHeartbeat>,
     pub(super) heartbeat_replies: Vec<WireHeartbeatReply>,

@@ -8,8 +8,8 @@ use rkyv::primitive::{ArchivedU32, ArchivedU64};
 use rkyv::rancor::Failure;
 
 use super::frame::{
-    Address, EntryKind, FRAME_BYTES_MAX, HEADER_LEN, KIND_SHIFT, LENGTH_MASK, MAGIC, NUMBER_LIMIT,
-    OUTCOME_MATCHED, OUTCOME_REJECTED, Pulse,
+    Address, COUNT_FETCHED, EntryKind, FRAME_BYTES_MAX, HEADER_LEN, KIND_SHIFT, LENGTH_MASK, MAGIC,
+    NUMBER_LIMIT, OUTCOME_FETCH, OUTCOME_MATCHED, OUTCOME_REJECTED, Pulse,
 };
 use super::records::{
     ArchivedBody, ArchivedWireAppend, ArchivedWireAppendReply, ArchivedWireHint, TERM_ELSEWHERE,
@@ -102,7 +102,18 @@ impl<'a> FrameView<'a> {
 
     /// The appends with their entries, in the order in which they were added.
     pub fn appends(&self) -> Appends<'a> {
+        self.appends_of(false)
+    }
+
+    /// Entries that this node asked for because its disk has lost them. Index and term of the first are `prev_index + 1` and
+    /// `entry_term`; the rest of the message says nothing.
+    pub fn fetched(&self) -> Appends<'a> {
+        self.appends_of(true)
+    }
+
+    fn appends_of(&self, fetched: bool) -> Appends<'a> {
         Appends {
+            fetched,
             appends: self.body.appends.iter(),
             entries: &self.body.entries,
             terms: self.body.entry_terms.iter(),
@@ -123,6 +134,17 @@ impl<'a> FrameView<'a> {
     /// The append replies.
     pub fn append_replies(&self) -> AppendReplies<'a> {
         AppendReplies { replies: self.body.append_replies.iter(), hints: self.body.hints.iter() }
+    }
+
+    /// Questions for entries that the sender's disk has lost: the first and the last.
+    pub fn fetches(&self) -> impl Iterator<Item = (Address, LogIndex, LogIndex)> + use<'a> {
+        let mut hints = self.body.hints.iter();
+        self.body.append_replies.iter().filter_map(move |m| {
+            let outcome = m.outcome.to_native();
+            let hint = if outcome == OUTCOME_MATCHED { None } else { hints.next() }?;
+            let range = (LogIndex(m.index.to_native()), LogIndex(hint.index.to_native()));
+            (outcome == OUTCOME_FETCH).then(|| (address(m.slot, m.history), range.0, range.1))
+        })
     }
 
     /// The heartbeats.
@@ -221,7 +243,7 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
     for m in body.appends.iter() {
         numbers |= m.term.to_native() | m.prev_index.to_native() | m.prev_term.to_native();
         numbers |= m.commit.to_native();
-        count += u64::from(m.count.to_native());
+        count += u64::from(m.count.to_native() & !COUNT_FETCHED);
         let gap = m.entry_term_gap.to_native();
         elsewhere += usize::from(gap == TERM_ELSEWHERE);
         if gap != TERM_ELSEWHERE && u64::from(gap) > m.term.to_native() {
@@ -283,7 +305,7 @@ fn check_replies(body: &ArchivedBody) -> Result<u64, &'static str> {
         numbers |= m.term.to_native() | m.index.to_native();
         match m.outcome.to_native() {
             OUTCOME_MATCHED => {}
-            OUTCOME_REJECTED => rejected += 1,
+            OUTCOME_REJECTED | OUTCOME_FETCH => rejected += 1,
             _ => return Err("an append reply of an unknown kind"),
         }
     }
@@ -313,6 +335,8 @@ fn check_votes(body: &ArchivedBody) -> Result<u64, &'static str> {
 /// See [`FrameView::appends`].
 #[derive(Clone, Debug)]
 pub struct Appends<'a> {
+    /// Entries that were asked for, instead of appends.
+    fetched: bool,
     appends: std::slice::Iter<'a, ArchivedWireAppend>,
     /// What the appends to come have.
     entries: &'a [ArchivedU32],
@@ -324,6 +348,18 @@ impl<'a> Iterator for Appends<'a> {
     type Item = (Address, Append, Entries<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (is_fetched, item) = self.step()?;
+            if is_fetched == self.fetched {
+                return Some(item);
+            }
+        }
+    }
+}
+
+impl<'a> Appends<'a> {
+    /// The next record with its entries, and whether they were asked for.
+    fn step(&mut self) -> Option<(bool, (Address, Append, Entries<'a>))> {
         let m = self.appends.next()?;
         let term = m.term.to_native();
         let entry_term = match m.entry_term_gap.to_native() {
@@ -335,14 +371,15 @@ impl<'a> Iterator for Appends<'a> {
             prev_index: LogIndex(m.prev_index.to_native()),
             prev_term: Term(m.prev_term.to_native()),
             entry_term: Term(entry_term),
-            count: m.count.to_native(),
+            count: m.count.to_native() & !COUNT_FETCHED,
             commit: LogIndex(m.commit.to_native()),
         };
         let (words, later) = self.entries.split_at(append.count as usize);
         let bytes = words.iter().map(|word| (word.to_native() & LENGTH_MASK) as usize).sum();
         let (payloads, later_payloads) = self.payloads.split_at(bytes);
         (self.entries, self.payloads) = (later, later_payloads);
-        Some((address(m.slot, m.history), append, Entries { words: words.iter(), payloads }))
+        let is_fetched = m.count.to_native() & COUNT_FETCHED != 0;
+        Some((is_fetched, (address(m.slot, m.history), append, Entries { words: words.iter(), payloads })))
     }
 }
 
@@ -394,7 +431,13 @@ impl Iterator for AppendReplies<'_> {
     type Item = (Address, AppendReply);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let m = self.replies.next()?;
+        let m = loop {
+            let m = self.replies.next()?;
+            if m.outcome.to_native() != OUTCOME_FETCH {
+                break m;
+            }
+            self.hints.next()?;
+        };
         let index = LogIndex(m.index.to_native());
         let outcome = if m.outcome.to_native() == OUTCOME_MATCHED {
             AppendOutcome::Matched(index)
