@@ -145,13 +145,12 @@ fn fill(cluster: &mut Cluster, writes: std::ops::Range<u64>) -> BTreeMap<u64, Ve
     acknowledged
 }
 
-/// Damages the first of a node's segments, with whatever entries lie there. Returns its name.
-fn damage(cluster: &mut Cluster, node: u32, what: FaultKind) -> String {
-    let (name, end) = used(cluster, node).remove(0);
+/// Damages some blocks of one of a node's segments that is full of entries.
+fn damage(cluster: &mut Cluster, node: u32, what: FaultKind) {
+    let (name, end) = used(cluster, node).remove(4);
     for offset in (4096 * 3..end / 4096 * 4096).step_by(4096 * 3) {
         assert!(cluster.node(node).platter.damage(&name, offset, what));
     }
-    name
 }
 
 #[test]
@@ -168,8 +167,6 @@ fn damage_while_running_is_found_by_the_scrubber_and_fetched_without_a_restart()
         let mut acknowledged = fill(&mut cluster, 0..320);
         let victim = seed as u32 % 3 + 1;
         damage(&mut cluster, victim, what);
-        cluster.run_for(ms(9_000));
-        eprintln!("{what:?} {:?} {:?}", cluster.core(victim).wal().stats(), cluster.core(victim).counters());
         cluster.run_until(ms(20_000), |cluster| cluster.core(victim).counters().healed > 0);
         cluster.run_for(ms(10_000));
         let status = cluster.core(victim).status();
@@ -251,7 +248,7 @@ fn damage_that_comes_back_stops_the_repairing_and_sheds_leadership_and_the_group
         name_contains: ".seg".to_owned(),
         durable: Some(true),
         times: u32::MAX,
-        ..Fault::next(OpKind::Write, FaultKind::Garbage { sector: 2, seed: 4 })
+        ..Fault::next(OpKind::Write, FaultKind::Garbage { sector: 1, seed: 4 })
     };
     cluster.node(victim).platter.inject(rot);
     for n in 0..400u64 {

@@ -54,20 +54,25 @@ fn read(wal: &mut Log, stream: u64, index: u64) -> Result<(EntryHeader, Vec<u8>)
     }
 }
 
-/// Three streams. The last entry of stream 2 is in batch 12 (from 0), its last state in batch 13; the others go on behind.
-fn log(behind: u64) -> (SimPlatter, Streams) {
+/// Three streams with so many entries each, in turn; then an entry of stream 2, its last, and a state of it; then stream 1 goes on.
+/// The batch of that entry has the number `3 * each`, counted from 0, the one of the state comes next.
+fn log_of(each: u64, behind: u64) -> (SimPlatter, Streams) {
     let (mut wal, platter) = new_log();
     let (mut model, mut now) = (Streams::default(), 0);
-    for index in 1..=4 {
+    for index in 1..=each {
         (1..=3).for_each(|stream| append(&mut wal, &mut model, stream, index, &mut now));
     }
-    append(&mut wal, &mut model, 2, 5, &mut now);
+    append(&mut wal, &mut model, 2, each + 1, &mut now);
     put_state(&mut wal, &mut model, 2, 1, &mut now);
-    for index in 5..5 + behind {
+    for index in each + 1..=each + behind {
         append(&mut wal, &mut model, 1, index, &mut now);
     }
     wal.close(now).unwrap();
     (platter, model)
+}
+
+fn log(behind: u64) -> (SimPlatter, Streams) {
+    log_of(1, behind)
 }
 
 #[test]
@@ -77,28 +82,30 @@ fn field_43_the_damaged_last_record_of_a_stream_is_told_by_what_stands_behind_it
         let (platter, model) = log(behind);
         let places = batches(&platter);
         let copy = platter.copy(1);
-        destroy(&copy, &places[12]);
+        destroy(&copy, &places[3]);
         let (wal, told) = open(&copy);
-        assert_eq!(told.damaged, [(2, 5, 5)], "{behind} behind");
+        assert_eq!(told.damaged, [(2, 2, 2)], "{behind} behind");
         assert_eq!(told.missing(&model, "entry"), 1);
         assert!(told.in_doubt.is_empty() && !told.unknown);
         assert!(wal.recovered().damage[0].is_exact);
 
+        // A state is written once more as soon as the next segment has begun: until then the directory tells of it.
+        let is_copied = places.iter().filter(|place| place.0 != places[4].0).count() >= 2;
         let copy = platter.copy(1);
-        destroy(&copy, &places[13]);
+        destroy(&copy, &places[4]);
         let (wal, told) = open(&copy);
-        assert_eq!((told.in_doubt.as_slice(), told.damaged.len()), (&[2][..], 0), "{behind} behind");
+        let in_doubt: &[u64] = if is_copied { &[] } else { &[2] };
+        assert_eq!((told.in_doubt.as_slice(), told.damaged.len()), (in_doubt, 0), "{behind} behind");
         assert_eq!(told.missing(&model, "state"), 0);
         assert_eq!(wal.recovered().damage[0].states, [2]);
+        assert_eq!(told.streams.states.contains_key(&2), is_copied);
 
-        let last = places.last().unwrap();
         let copy = platter.copy(1);
-        destroy(&copy, last);
+        destroy(&copy, places.last().unwrap());
         let (_, told) = open(&copy);
-        let (stream, index) = if behind == 0 { (2, 0) } else { (1, 4 + behind) };
         match behind {
             0 => assert_eq!(told.in_doubt, [2]),
-            _ => assert_eq!(told.damaged, [(stream, index, index)]),
+            _ => assert_eq!(told.damaged, [(1, 1 + behind, 1 + behind)]),
         }
     }
 }
@@ -106,51 +113,61 @@ fn field_43_the_damaged_last_record_of_a_stream_is_told_by_what_stands_behind_it
 #[test]
 fn field_43_where_a_batch_and_the_copy_of_its_directory_are_lost_every_stream_without_a_later_record_is_tainted()
  {
-    let (platter, model) = log(8);
+    let (platter, model) = log(6);
     let places = batches(&platter);
     // Stream 2's last entry, and the batch behind it, which says so (and holds its state).
-    for number in [12, 13] {
+    for number in [3, 4] {
         destroy(&platter, &places[number]);
     }
     let (mut wal, told) = open(&platter);
     // Stream 1 goes on without a gap behind it: it lost nothing. Nobody knows that of the others.
-    assert_eq!(told.damaged, [(2, 5, u64::MAX), (3, 5, u64::MAX)]);
-    assert_eq!(told.in_doubt, [1, 2, 3], "a state was among them, and none came later");
+    assert_eq!(told.damaged, [(2, 2, u64::MAX), (3, 2, u64::MAX)]);
+    // Of the second batch the directory is there: the state was stream 2's, and the only one.
+    assert_eq!(told.in_doubt, [2]);
     assert!(told.unknown, "a stream may have had its only record there");
     assert_eq!(told.missing(&model, "two batches"), 1);
     assert!(!wal.recovered().damage[0].is_exact);
     // A stream that the log never named may have lost everything.
     let stranger = wal.stream(StreamId(77));
     assert_eq!((wal.is_tainted(stranger), wal.is_state_in_doubt(stranger)), (Some(0), true));
+}
 
-    // Damage that leaves a gap in a stream is told exactly, also without a directory.
-    let (platter, model) = log(8);
-    let places = batches(&platter);
-    for number in [9, 10, 11] {
-        destroy(&platter, &places[number]);
+#[test]
+fn field_43_damage_that_leaves_a_gap_in_a_stream_is_told_exactly_without_a_directory() {
+    for (round, later) in [(2, true), (3, false)] {
+        let (platter, model) = log_of(3, 2);
+        let places = batches(&platter);
+        let first = 3 * (round as usize - 1);
+        for place in &places[first..first + 3] {
+            destroy(&platter, place);
+        }
+        let (_, told) = open(&platter);
+        assert_eq!(told.missing(&model, "three batches"), 3);
+        for stream in [1, 2] {
+            assert!(told.damaged.contains(&(stream, round, round)), "{:?}", told.damaged);
+        }
+        // The last of the three is known by its directory. Stream 3 has an entry behind the damage, or it has none.
+        assert!(told.damaged.contains(&(3, round, round)), "{:?}", told.damaged);
+        assert_eq!(told.damaged.contains(&(3, round + 1, u64::MAX)), !later, "{:?}", told.damaged);
     }
-    let (_, told) = open(&platter);
-    assert!(told.damaged.contains(&(2, 4, 4)) && told.damaged.contains(&(1, 4, 4)), "{:?}", told.damaged);
-    assert!(told.damaged.contains(&(3, 4, u64::MAX)), "{:?}", told.damaged);
-    assert_eq!(told.missing(&model, "three batches"), 3);
 }
 
 #[test]
 fn verdicts_are_told_at_every_open_until_the_owner_has_dealt_with_them() {
-    let (platter, mut model) = log(8);
+    let (platter, mut model) = log(6);
     let places = batches(&platter);
-    for number in [12, 13] {
+    for number in [3, 4] {
         destroy(&platter, &places[number]);
     }
     let mut now = 0;
     for round in 0..4 {
         let (mut wal, told) = open(&platter);
         // What was written to them since is no evidence.
-        assert_eq!(told.damaged, [(2, 5, u64::MAX), (3, 5, u64::MAX)], "round {round}");
-        assert_eq!(told.in_doubt, [1, 2, 3], "round {round}");
+        assert_eq!(told.damaged, [(2, 2, u64::MAX), (3, 2, u64::MAX)], "round {round}");
+        assert_eq!(told.in_doubt, [2], "round {round}");
         assert!(told.unknown, "round {round}");
-        append(&mut wal, &mut model, 3, 5 + round, &mut now);
-        append(&mut wal, &mut model, 1, 13 + round, &mut now);
+        append(&mut wal, &mut model, 3, 2 + round, &mut now);
+        append(&mut wal, &mut model, 1, 8 + round, &mut now);
         match round % 2 {
             0 => wal.close(now).unwrap(),
             _ => drop(wal.into_disk().power_loss()),
@@ -159,7 +176,9 @@ fn verdicts_are_told_at_every_open_until_the_owner_has_dealt_with_them() {
     // The owner deals with one after the other.
     for healed in 1..=3 {
         let (mut wal, told) = open(&platter);
-        assert_eq!(told.in_doubt, (healed..=3).collect::<Vec<_>>());
+        assert_eq!(told.in_doubt, if healed <= 2 { vec![2] } else { vec![] });
+        let tainted: Vec<u64> = told.damaged.iter().map(|lost| lost.0).collect();
+        assert_eq!(tainted, (healed.max(2)..=3).collect::<Vec<_>>());
         put_state(&mut wal, &mut model, healed, 50, &mut now);
         let slot = wal.stream(StreamId(healed));
         wal.heal(slot).unwrap();
@@ -172,14 +191,14 @@ fn verdicts_are_told_at_every_open_until_the_owner_has_dealt_with_them() {
     for stream in 1..=3 {
         assert_eq!(told.streams.states[&stream], payload(stream, 50, 16));
     }
-    assert_eq!(told.streams.entries[&3].len(), 8);
+    assert_eq!(told.streams.entries[&3].len(), 5);
 }
 
 #[test]
 fn verdicts_outlive_the_segments_they_are_written_in() {
-    let (platter, _) = log(8);
+    let (platter, _) = log(6);
     let places = batches(&platter);
-    for number in [12, 13] {
+    for number in [3, 4] {
         destroy(&platter, &places[number]);
     }
     let (mut wal, _) = open(&platter);
@@ -201,13 +220,14 @@ fn verdicts_outlive_the_segments_they_are_written_in() {
     assert!(wal.stats().segments_recycled > 0);
     drop(wal.into_disk().power_loss());
     let (_, told) = open(&platter);
-    assert_eq!(told.in_doubt, [1, 2, 3]);
+    // Stream 9 was a stranger to a log that had lost strangers' records.
+    assert_eq!(told.in_doubt, [2, 9]);
     assert!(told.damaged.iter().any(|lost| (lost.0, lost.2) == (2, u64::MAX)), "{:?}", told.damaged);
 }
 
 #[test]
 fn damaged_entries_are_repaired_in_any_order_and_stay_repaired() {
-    let (platter, model) = log(20);
+    let (platter, model) = log_of(4, 20);
     let places = batches(&platter);
     for number in [3, 4, 5, 12] {
         destroy(&platter, &places[number]);
@@ -246,7 +266,7 @@ fn damaged_entries_are_repaired_in_any_order_and_stay_repaired() {
 
 #[test]
 fn damaged_entries_are_given_up_by_replacing_or_compacting_them() {
-    let (platter, mut model) = log(20);
+    let (platter, mut model) = log_of(4, 20);
     let places = batches(&platter);
     for number in [3, 4, 5] {
         destroy(&platter, &places[number]);

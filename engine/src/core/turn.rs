@@ -85,10 +85,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             Health::Running => {}
         }
         self.finish_loads();
+        self.take_damage();
         let written = self.io.wal.last_ticket();
         let durable = if mutant::DURABLE_WHEN_WRITTEN { written } else { self.io.wal.durable() };
-        self.take_damage();
-        let durable = self.io.wal.durable();
         while let Some(touch) = self.io.waiting.pop_touch(durable) {
             if let Some(next) = self.io.waiting.peek_touch(AHEAD) {
                 self.prefetch_slot(next);
