@@ -92,7 +92,8 @@ impl Group {
         if !self.follow(env, peer, message.term) {
             return self.refuse_message();
         }
-        if env.now >= self.cold.may_vote_from && self.may_campaign() && !self.has_losses() && !self.is_unfit() {
+        if env.now >= self.cold.may_vote_from && self.may_campaign() && !self.has_losses() && !self.is_unfit()
+        {
             self.become_candidate(env, true);
         }
         self.save(env);

@@ -18,8 +18,8 @@
 //! is validated before anything in it is looked at; the length is exact, because an archive's root is found from its end.
 
 use logdrive_shard::{
-    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, LogIndex, ReadIndexReply, ReadIndexRequest,
-    Term, TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
+    Append, AppendOutcome, AppendReply, Heartbeat, HeartbeatReply, LogIndex, ReadIndexReply,
+    ReadIndexRequest, Term, TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
 };
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
@@ -164,8 +164,7 @@ impl FrameBuilder {
     pub fn fetch(&mut self, to: Address, first: LogIndex, last: LogIndex) {
         self.body.hints.push(WireHint { index: last.0, term: 0 });
         let Address { slot, history } = to;
-        let question =
-            WireAppendReply { term: 0, index: first.0, slot, history, outcome: OUTCOME_FETCH };
+        let question = WireAppendReply { term: 0, index: first.0, slot, history, outcome: OUTCOME_FETCH };
         self.body.append_replies.push(question);
     }
 

@@ -88,6 +88,7 @@ pub(crate) struct Log {
     pub(crate) segment_bytes: Option<Spanned<Bytes>>,
     pub(crate) segments_ahead: Option<Spanned<u32>>,
     pub(crate) writes_in_flight: Option<Spanned<u32>>,
+    pub(crate) scrub_bytes_per_s: Option<Spanned<Bytes>>,
     pub(crate) batch_bytes: Option<Spanned<Bytes>>,
     pub(crate) durable_writes: Option<DurableWrites>,
 }

@@ -105,6 +105,8 @@ impl Check<'_> {
         self.size("log.segment_bytes", &log.segment_bytes, MIB, 4096 * MIB, &mut wal.segment_bytes);
         self.number("log.segments_ahead", &log.segments_ahead, 0, 64, &mut wal.segments_ahead);
         self.number("log.writes_in_flight", &log.writes_in_flight, 1, 64, &mut wal.writes_in_flight);
+        let scrub = &mut wal.scrub_bytes_per_s;
+        self.size("log.scrub_bytes_per_s", &log.scrub_bytes_per_s, 0, 4096 * MIB, scrub);
         self.size("log.batch_bytes", &log.batch_bytes, 4096, 16 * MIB, &mut wal.batch_bytes_max);
         let segment = wal.segment_bytes;
         if let Some(written) = &log.segment_bytes {

@@ -66,6 +66,7 @@ struct Sums {
     log_used: u64,
     log_budget: u64,
     out_of_space: bool,
+    disk_failing: bool,
     links: u64,
 }
 
@@ -85,6 +86,7 @@ impl Sums {
             log_used: sums.log_used + core.log_used_bytes,
             log_budget: sums.log_budget + core.log_budget_bytes,
             out_of_space: sums.out_of_space || core.log_out_of_space,
+            disk_failing: sums.disk_failing || core.disk_failing,
             links: sums.links + u64::from(core.links_alive),
         })
     }
@@ -184,6 +186,8 @@ fn logdrive_fields<B: Backend>(hub: &Hub<B>, sums: &Sums) -> Vec<(&'static str, 
         ("log_used_bytes", sums.log_used.to_string()),
         ("log_budget_bytes", sums.log_budget.to_string()),
         ("log_out_of_space", u8::from(sums.out_of_space).to_string()),
+        // Damaged again where it was repaired: replace it.
+        ("disk_failing", u8::from(sums.disk_failing).to_string()),
         ("peer_links", sums.links.to_string()),
         ("refused_busy", (sums.busy).to_string()),
         ("answered_moved", shared.sum(|c| &c.moved).to_string()),
