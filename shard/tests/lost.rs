@@ -229,3 +229,53 @@ fn a_single_voter_that_lost_entries_stays_down() {
     assert_eq!(cluster.leader(), None);
     assert!(cluster.group(1).lost().is_any());
 }
+
+#[test]
+fn a_member_that_cannot_read_all_of_its_log_follows_and_votes_and_does_not_campaign() {
+    let mut cluster = led_by_one(4);
+    for id in [2, 3] {
+        cluster.plain(id, |group, _| group.set_fit(false));
+    }
+    cluster.propose(1, 1, 10).unwrap();
+    cluster.stabilize();
+    assert_eq!(cluster.group(1).commit(), LogIndex(6), "they acknowledge");
+    cluster.crash(1, usize::MAX);
+    cluster.run_for(ms(20_000));
+    cluster.plain(2, |group, env| group.campaign(env));
+    cluster.run_for(ms(5_000));
+    assert!([2, 3].iter().all(|&id| !cluster.group(id).is_leader()));
+    assert_eq!(cluster.group(2).term(), Term(1), "nobody even tried");
+    // Node 3 has got its entries back: node 2 votes for it.
+    cluster.plain(3, |group, _| group.set_fit(true));
+    cluster.run_for(ms(20_000));
+    assert!(cluster.group(3).is_leader());
+    assert_eq!(cluster.group(2).leader(), NodeId(3));
+}
+
+#[test]
+fn a_leader_that_cannot_read_all_of_its_log_goes_on_until_it_hands_over_and_is_not_handed_to() {
+    let mut cluster = led_by_one(4);
+    cluster.plain(1, |group, _| group.set_fit(false));
+    cluster.propose(1, 1, 10).unwrap();
+    cluster.stabilize();
+    assert_eq!(cluster.group(1).commit(), LogIndex(6));
+    cluster.plain(1, |group, env| group.transfer_leadership(env, NodeId(2)).unwrap());
+    cluster.run_for(ms(1_000));
+    assert!(cluster.group(2).is_leader());
+    cluster.plain(2, |group, env| group.transfer_leadership(env, NodeId(1)).unwrap());
+    cluster.run_for(ms(5_000));
+    assert!(cluster.group(2).is_leader(), "the order to campaign is not followed");
+    cluster.plain(1, |group, _| group.set_fit(true));
+    cluster.plain(2, |group, env| group.transfer_leadership(env, NodeId(1)).unwrap());
+    cluster.run_for(ms(1_000));
+    assert!(cluster.group(1).is_leader());
+}
+
+#[test]
+fn a_single_voter_leads_whatever_it_can_read() {
+    let start = Start { fresh: true, ..Start::default() };
+    let mut cluster = Cluster::dark(1, config(), 7, &start);
+    cluster.plain(1, |group, _| group.set_fit(false));
+    cluster.run_for(ms(5_000));
+    assert!(cluster.group(1).is_leader());
+}

@@ -53,6 +53,7 @@ pub(crate) struct CoreReport {
     pub(crate) log_out_of_space: bool,
     pub(crate) links_alive: u64,
     pub(crate) draining: bool,
+    pub(crate) disk_failing: bool,
 }
 
 impl NodeReport {

@@ -101,7 +101,8 @@ impl Cluster {
     fn is_well(&self) -> bool {
         let is_sound = self.groups_without_leader == 0 && !self.out_of_space;
         let is_whole = self.damages().next().is_none();
-        is_sound && is_whole && self.nodes_unreachable == 0 && self.refusals().next().is_none()
+        let keeps = self.failing_disks().next().is_none();
+        is_sound && is_whole && keeps && self.nodes_unreachable == 0 && self.refusals().next().is_none()
     }
 
     /// Nodes whose disk lost something, and in how many groups it is not made up for.
@@ -109,6 +110,12 @@ impl Cluster {
         let reports = self.nodes.iter().filter_map(|node| node.report.as_ref());
         let damages = reports.map(|report| (report.node, report.sum(|core| core.damaged)));
         damages.filter(|(_, damaged)| *damaged > 0)
+    }
+
+    /// Nodes with a disk that was damaged again where it had been repaired.
+    fn failing_disks(&self) -> impl Iterator<Item = u32> {
+        let reports = self.nodes.iter().filter_map(|node| node.report.as_ref());
+        reports.filter(|report| report.cores.iter().any(|core| core.disk_failing)).map(|report| report.node)
     }
 
     /// Nodes that refuse each other: who says it, about whom, and why.
@@ -149,6 +156,13 @@ impl Cluster {
                 text,
                 "node {node} has lost a part of the logs of {damaged} groups, which their other members have not made up for \
                  yet: check its disk"
+            );
+        }
+        for node in self.failing_disks() {
+            let _ = writeln!(
+                text,
+                "node {node} has a disk that loses what is written to it, also after it was repaired (its log names file and place): \
+                 replace it"
             );
         }
         for (node, peer, reason) in self.refusals() {
@@ -213,6 +227,15 @@ mod tests {
         let cluster = Cluster::new(vec![refusing]);
         assert!(!cluster.is_well());
         assert!(cluster.table().contains("node 1 has no connection to node 2: another incarnation"));
+    }
+
+    #[test]
+    fn a_disk_that_does_not_keep_what_is_written_is_not_well() {
+        let mut failing = node(2, 0, 0);
+        failing.report.as_mut().expect("it has one").cores[0].disk_failing = true;
+        let cluster = Cluster::new(vec![node(1, 8, 0), failing]);
+        assert!(!cluster.is_well());
+        assert!(cluster.table().contains("node 2 has a disk that loses what is written to it"));
     }
 
     #[test]

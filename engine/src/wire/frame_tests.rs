@@ -373,3 +373,54 @@ fn numbers_that_could_overflow_are_refused() {
     let error = FrameView::parse(&bytes, 1).unwrap_err();
     assert_eq!(error, FrameError::Malformed { what: "a term, index or round beyond all bounds" });
 }
+
+#[test]
+fn questions_for_lost_entries_and_their_answers_do_not_mix_with_appends_and_replies() {
+    let to = |slot| Address { slot, history: 7 };
+    let append = |count, prev_index| Append {
+        term: Term(9),
+        prev_index: LogIndex(prev_index),
+        prev_term: Term(8),
+        entry_term: Term(9),
+        count,
+        commit: LogIndex(3),
+    };
+    let rejected = |index| AppendReply {
+        term: Term(9),
+        outcome: AppendOutcome::Rejected {
+            prev_index: LogIndex(index),
+            hint_index: LogIndex(index - 1),
+            hint_term: Term(2),
+        },
+    };
+    let payloads: [&[u8]; 3] = [b"one", b"", b"three"];
+    let entries = |kind| payloads.iter().map(move |payload| (kind, *payload));
+    let mut builder = FrameBuilder::new();
+    builder.append(to(1), &append(3, 10), entries(EntryKind::Payload));
+    builder.fetched(to(2), LogIndex(40), Term(5), entries(EntryKind::Config));
+    builder.append(to(3), &append(3, 20), entries(EntryKind::Session));
+    builder.append_reply(to(4), &rejected(30));
+    builder.fetch(to(5), LogIndex(50), LogIndex(59));
+    builder.append_reply(to(6), &rejected(31));
+    builder.fetch(to(7), LogIndex(1), LogIndex(1));
+    assert!(!builder.is_empty());
+    let mut bytes = Vec::new();
+    builder.finish(1, VERSION_MAX, &mut bytes);
+    let frame = FrameView::parse(&bytes, VERSION_MAX).unwrap();
+
+    let appends: Vec<(u32, u64, Vec<(EntryKind, &[u8])>)> =
+        frame.appends().map(|(to, m, entries)| (to.slot, m.prev_index.0, entries.collect())).collect();
+    let all = |kind| entries(kind).collect::<Vec<_>>();
+    assert_eq!(appends, [(1, 10, all(EntryKind::Payload)), (3, 20, all(EntryKind::Session))]);
+    let (at, message, fetched) = frame.fetched().next().unwrap();
+    assert_eq!(
+        (at, message.prev_index, message.entry_term, message.count),
+        (to(2), LogIndex(39), Term(5), 3)
+    );
+    assert_eq!(fetched.collect::<Vec<_>>(), all(EntryKind::Config));
+    assert_eq!(frame.fetched().count(), 1);
+    let replies: Vec<_> = frame.append_replies().map(|(to, m)| (to.slot, m)).collect();
+    assert_eq!(replies, [(4, rejected(30)), (6, rejected(31))]);
+    let fetches: Vec<_> = frame.fetches().map(|(to, first, last)| (to.slot, first.0, last.0)).collect();
+    assert_eq!(fetches, [(5, 50, 59), (7, 1, 1)]);
+}
