@@ -17,11 +17,15 @@
 //! | `cold 1 below=5`, `load 1`, `compact 1 index=5`, `snapshot 1 peer=2 index=5` | entries out of memory, back, gone, sent otherwise |
 //! | `take 1 index=5 keep=2`, `send-snapshots`, `receive 3` | a snapshot is taken and the log cut; leaders send what they were asked for; one on its way is durable with its receiver and nothing more |
 //! | `transfer-to-best 1`, `cancel-transfer 1`, `forward-read 2`, `lease-read 1`, `pulse` | more inputs; `pulse`: among all in contact |
+//! | `damage 1 keep=2 back=0 vague` | of a node that is down: its log behind so many entries is unreadable, its newest hard states are lost |
+//! | `session open time=5 expires=9`, `session command of=1 number=1 answered-below=1`, `session keep of=1`, `session close of=1`, `session opens=9`, `session snapshot`, `session show` | entries of sessions, as one member's table takes them; needs no cluster |
 //! | `status 1`, `logs`, `network`, `history 1` | what is, and what was |
 //!
 //! Any of them with `quiet` says only `ok`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod common;
+#[path = "table/mod.rs"]
+mod table;
 
 use common::node::{Node, Start};
 use common::{Cluster, Envelope, Message, config, ms, show};
@@ -34,8 +38,11 @@ use logdrive_shard::{
 #[test]
 fn scripts() {
     datadriven::walk("tests/testdata", |file| {
-        let mut cluster = None;
-        file.run(|case| run(&mut cluster, case));
+        let (mut cluster, mut sessions) = (None, table::Table::default());
+        file.run(|case| match case.directive.as_str() {
+            "session" => sessions.run(case),
+            _ => run(&mut cluster, case),
+        });
     });
 }
 
@@ -274,6 +281,15 @@ fn world(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
             } else {
                 cluster.crash(id, keep);
             }
+        }
+        "damage" => {
+            let id = node(cluster, case);
+            let (keep, back) = (number(case, "keep").unwrap_or(usize::MAX), number(case, "back"));
+            if back.is_some() {
+                cluster.checks.forget_own_votes(id);
+            }
+            let is_vague = case.take_flag("vague").unwrap();
+            cluster.nodes.get_mut(&id).unwrap().disk.damage(keep, is_vague, back);
         }
         "boot" => {
             let id = node(cluster, case);
