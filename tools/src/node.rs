@@ -29,7 +29,8 @@ pub(crate) enum Command {
     /// Make a new node known to all nodes, durably, so that it can connect and be made a member of groups.
     ///
     /// It is started with `logdrive serve --join` and a configuration that lists all nodes and itself. Nodes that do not
-    /// answer now have to be told later: repeat it.
+    /// answer now have to be told later: repeat it. The node's priority as a leader is 0 until each node was started again with a
+    /// configuration that says otherwise: priorities are read when a node starts, and are in no group's log.
     Add {
         /// Its id: one that no node of this cluster ever had.
         #[arg(value_name = "NODE")]
