@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod explorer;
 
+use explorer::model::{Action, Budget, Model};
 use explorer::search::{explore, report};
-use explorer::world::{Action, Budget, Model};
 use logdrive_shard::{MemberStep, MembershipChange, NodeId};
 
 /// Explores a model. It must have at least so many states: a model in which nothing happens proves nothing.
@@ -126,6 +126,59 @@ fn explore_transfers() {
     visit(Model { led: true, ..Model::new("transfer", budget) }, large, 40_000);
 }
 
+/// A leader with a lease of two ticks, while its followers lose contact with it one by one, and one of them campaigns. In every state a read
+/// under the lease would be fresh.
+#[test]
+fn explore_a_lease() {
+    let budget = Budget { deadlines: 1, contacts: 2, ticks: 4, pulses: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, contacts: 3, ticks: 5, pulses: 2, proposals: 1, ..Budget::default() };
+    let model = Model {
+        led: true,
+        leased: true,
+        check_quorum: true,
+        campaigners: vec![1],
+        ..Model::new("lease", budget)
+    };
+    visit(model, large, 5_000);
+}
+
+/// Leadership is handed over while there is a lease.
+#[test]
+fn explore_a_lease_and_a_transfer() {
+    let budget = Budget { transfers: 1, ticks: 1, pulses: 1, ..Budget::default() };
+    let large = Budget { transfers: 1, ticks: 4, pulses: 2, crashes: 1, deadlines: 1, ..Budget::default() };
+    let model =
+        Model { led: true, leased: true, check_quorum: true, ..Model::new("lease, transfer", budget) };
+    visit(model, large, 1_000);
+}
+
+/// One disk loses entries that were acknowledged, and the next leader may lack them.
+#[test]
+fn explore_a_damaged_log() {
+    let logs = vec![vec![1, 1], vec![1], vec![1, 1]];
+    let budget = Budget { deadlines: 1, damages: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, damages: 1, ..Budget::default() };
+    let model =
+        Model { logs, commit: 2, term_max: 3, campaigners: vec![0, 1], ..Model::new("damaged log", budget) };
+    visit(model, large, 500);
+}
+
+/// Member 0 was given the vote of member 2, which is on its way. The disk of member 2 loses its newest hard state, perhaps, and
+/// member 1 campaigns.
+#[test]
+fn explore_a_lost_vote() {
+    let budget = Budget { deadlines: 1, damages: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, damages: 1, losses: 1, ..Budget::default() };
+    let prefix = vec![
+        Action::Deadline(0),
+        Action::Write(0),
+        Action::Deliver { from: 0, to: 2, at: 0, keep: false },
+        Action::Write(2),
+    ];
+    let model = Model { campaigners: vec![1], damaged: vec![2], prefix, ..Model::new("lost vote", budget) };
+    visit(model, large, 500);
+}
+
 /// From two members to three and back, one voter at a time, while anybody crashes and another one campaigns.
 #[test]
 fn explore_simple_changes() {
@@ -188,6 +241,20 @@ fn explore_snapshots_of_what_diverged() {
         ..Model::new("snapshots, diverged", budget)
     };
     visit(model, large, 2_000);
+}
+
+/// A learner gets the log, becomes a voter, and another one campaigns meanwhile.
+#[test]
+fn explore_a_learner() {
+    let changes = vec![
+        MembershipChange::of(&[MemberStep::AddLearner(NodeId(3))]),
+        MembershipChange { even_if_behind: true, ..MembershipChange::of(&[MemberStep::Promote(NodeId(3))]) },
+    ];
+    let budget = Budget { deadlines: 1, changes: 2, ..Budget::default() };
+    let large = Budget { deadlines: 2, changes: 2, crashes: 1, losses: 1, ..Budget::default() };
+    let model =
+        Model { led: true, founders: 2, changes, campaigners: vec![1, 2], ..Model::new("learner", budget) };
+    visit(model, large, 10_000);
 }
 
 /// Four members, two leaders, each of which removes one: what single changes went wrong with in 2015.

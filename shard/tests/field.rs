@@ -5,24 +5,31 @@
 //!
 //! | item | also shown by | mutants |
 //! |---|---|---|
-//! | 1 | `explore.rs` | `own_copy_early` |
+//! | 1 | `testdata/persistence.txt`, `explore.rs` | `own_copy_early` |
 //! | 2 | `testdata/persistence.txt`; that callers park is shown where the engine parks | `own_vote_early` |
-//! | 5 | `explore.rs` (diverged logs) | `reports_last`, `commits_last` |
+//! | 5 | `testdata/matched.txt`, `explore.rs` (diverged logs) | `reports_last`, `commits_last` |
 //! | 6 | `testdata/figure_8.txt`, `explore.rs` (figure 8) | `commits_older_term` |
 //! | 7 | `explore.rs` (first reads), `linear.rs` | `reads_before_commit` |
 //! | 8 | `testdata/read_index.txt`, `testdata/forwarded_reads.txt`, `linear.rs` | |
 //! | 9 | `field_members.rs`, `members.rs`, `testdata/members_truncated.txt` | `members_not_undone` |
+//! | 10 | `testdata/inside_snapshot.txt` | |
 //! | 11 | `testdata/aba.txt`, `explore.rs` | `aba` |
 //! | 12 | `field_members.rs`, `testdata/members_partition.txt`, `explore.rs` (joint change) | `members_at_commit` |
 //! | 13 | `field_members.rs`, `testdata/members_two_changes.txt`, `explore.rs` (two leaders) | `two_changes`, `change_before_commit` |
-//! | 15 | every step of every cluster here, and of the explorer | `vote_unsaved` |
-//! | 16 | `lease.rs` | `votes_after_restart`, `promise_broken` |
-//! | 17 | `lease.rs`, `field_members.rs`, `random.rs` | `lease_after_transfer`, `lease_ignores_withdrawal` |
-//! | 20 | `lease.rs`, `linear.rs` | |
-//! | 21 | | `snapshot_twice` |
-//! | 22 | `testdata/elevated_term.txt` | `elevated_term` |
+//! | 14 | `testdata/snapshot_and_crash.txt` | |
+//! | 15 | `testdata/election.txt`; every step of every cluster here, and of the explorer | `vote_unsaved` |
+//! | 16 | `lease.rs`, `testdata/restart.txt` | `votes_after_restart`, `promise_broken` |
+//! | 17 | `lease.rs`, `testdata/leases.txt`, `field_members.rs`, `random.rs`, `explore.rs` (leases) | `lease_after_transfer`, `lease_ignores_withdrawal` |
+//! | 18 | `testdata/one_way.txt` | |
+//! | 19 | `testdata/slow_disk.txt` | |
+//! | 20 | `testdata/read_index.txt`, `lease.rs`, `linear.rs` | |
+//! | 21 | `testdata/snapshots.txt` | `snapshot_twice` |
+//! | 22 | `testdata/elevated_term.txt`, `testdata/pre_vote_mixed.txt` | `elevated_term` |
+//! | 42 | `lost.rs`, `testdata/lost_vote.txt`, `explore.rs` (lost vote) | `doubt_ignored`, `named_ignored` |
+//! | 44 | `lease.rs`, `testdata/leases.txt`; where the clock is read is shown where the engine reads it | |
+//! | 45 | `testdata/undurable_leader.txt` | |
 //!
-//! Items 10, 14, 18 and 19 have only the tests below; 3 and 4 are about the log and shown there; 33 is in `smoke.rs`.
+//! Items 3 and 4 are about the log and shown there; 33 is in `smoke.rs`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod common;
 
@@ -35,17 +42,7 @@ use logdrive_shard::{
 
 /// Three nodes, all quiet, node 1 leads term 1.
 fn led_by_one() -> Cluster {
-    led(3)
-}
-
-fn led(nodes: u32) -> Cluster {
-    let start = Start { fresh: true, ..Start::default() };
-    let mut cluster = Cluster::dark(nodes, config(), 7, &start);
-    cluster.connect_all();
-    cluster.lead(1);
-    cluster.plain(1, |group, env| group.flush_commit(env));
-    cluster.run_for(ms(2_000));
-    cluster
+    Cluster::led(3)
 }
 
 /// Nodes with the given logs, restarted long enough ago to vote.
@@ -410,7 +407,7 @@ fn field_16_no_vote_and_no_campaign_within_one_election_timeout_after_a_restart(
 #[test]
 fn field_18_a_lasting_broken_link_to_the_leader_does_not_livelock_elections() {
     for cut in [vec![(1, 3)], vec![(1, 4), (1, 5)], vec![(2, 3), (3, 4), (1, 5)]] {
-        let mut cluster = led(5);
+        let mut cluster = Cluster::led(5);
         for &(a, b) in &cut {
             cluster.cut(a, b);
         }
@@ -421,7 +418,7 @@ fn field_18_a_lasting_broken_link_to_the_leader_does_not_livelock_elections() {
         assert_eq!(cluster.group(1).term(), Term(1), "with {cut:?}");
     }
     // The leader loses so many that it is none any more: one of those who see a majority takes over, and stays.
-    let mut cluster = led(5);
+    let mut cluster = Cluster::led(5);
     for other in [3, 4, 5] {
         cluster.cut(1, other);
     }
@@ -527,7 +524,7 @@ fn field_21_a_snapshot_reported_twice_or_late_moves_nothing() {
 
 #[test]
 fn field_22_an_elevated_term_of_a_healed_minority_does_not_depose_the_leader() {
-    let mut cluster = led(5);
+    let mut cluster = Cluster::led(5);
     cluster.partition(&[&[1, 2, 3], &[4, 5]]);
     cluster.run_for(ms(60_000));
     assert_eq!(cluster.group(5).term(), Term(1), "with pre-vote there is no elevated term");

@@ -2,20 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod common;
 
-use common::node::Start;
-use common::{Cluster, config, ms};
+use common::{Cluster, ms};
 use logdrive_shard::{LeaseRefused, LogIndex, MemberStep, MembershipChange, NodeId, Refused, Role};
-
-/// Node 1 leads, and all is quiet.
-fn led(nodes: u32) -> Cluster {
-    let start = Start { fresh: true, ..Start::default() };
-    let mut cluster = Cluster::dark(nodes, config(), 7, &start);
-    cluster.connect_all();
-    cluster.lead(1);
-    cluster.plain(1, |group, env| group.flush_commit(env));
-    cluster.run_for(ms(2_000));
-    cluster
-}
 
 fn remove(node: u32) -> MembershipChange {
     MembershipChange::of(&[MemberStep::Remove(NodeId(node))])
@@ -27,7 +15,7 @@ fn voters(cluster: &Cluster, id: u32) -> Vec<u32> {
 
 #[test]
 fn field_09_a_configuration_that_is_cut_off_is_undone_also_after_a_restart() {
-    let mut cluster = led(3);
+    let mut cluster = Cluster::led(3);
     cluster.change(1, &remove(3)).unwrap();
     cluster.complete_writes(1);
     cluster.network.clear();
@@ -45,7 +33,7 @@ fn field_09_a_configuration_that_is_cut_off_is_undone_also_after_a_restart() {
 
 #[test]
 fn field_12_a_change_during_a_partition_loses_no_update() {
-    let mut cluster = led(5);
+    let mut cluster = Cluster::led(5);
     // The leader and one follower, cut off, shrink the group to themselves: the configuration is in force at once, but the
     // majority that has to commit it is one of the new configuration and not enough alone for a joint one.
     let shrink = MembershipChange::of(&[3, 4, 5].map(|node| MemberStep::Remove(NodeId(node))));
@@ -76,14 +64,14 @@ fn field_12_a_change_during_a_partition_loses_no_update() {
 
 #[test]
 fn field_13_one_change_at_a_time_and_none_before_a_commit_in_the_own_term() {
-    let mut cluster = led(4);
+    let mut cluster = Cluster::led(4);
     let first = cluster.change(1, &remove(4)).unwrap().first;
     assert_eq!(cluster.change(1, &remove(3)), Err(Refused::ChangePending { index: first }));
     cluster.stabilize();
     cluster.change(1, &remove(3)).expect("the first one is committed");
     cluster.stabilize();
 
-    let mut cluster = led(3);
+    let mut cluster = Cluster::led(3);
     cluster.crash(1, 9);
     for _ in 0..200 {
         if (2..=3).any(|id| cluster.group(id).is_leader()) {
@@ -104,7 +92,7 @@ fn field_13_one_change_at_a_time_and_none_before_a_commit_in_the_own_term() {
 
 #[test]
 fn field_17_a_lease_does_not_survive_a_change_of_the_configuration() {
-    let mut cluster = led(3);
+    let mut cluster = Cluster::led(3);
     cluster.pulse_all();
     cluster.read(1).unwrap();
     cluster.stabilize();

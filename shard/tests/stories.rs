@@ -11,25 +11,13 @@ use std::time::Duration;
 
 use clients::history::Op;
 use clients::machine::{Command, Machine, Work};
-use common::node::Start;
 use common::{Cluster, config, ms};
 use logdrive_shard::{Config, LogIndex, Role, Term};
 use timed::Timed;
 
-/// Node 1 leads, and all is quiet.
-fn led(nodes: u32) -> Cluster {
-    let start = Start { fresh: true, ..Start::default() };
-    let mut cluster = Cluster::dark(nodes, config(), 7, &start);
-    cluster.connect_all();
-    cluster.lead(1);
-    cluster.plain(1, |group, env| group.flush_commit(env));
-    cluster.run_for(ms(2_000));
-    cluster
-}
-
 #[test]
 fn replicated_but_not_committed_the_next_leader_commits_what_a_majority_has() {
-    let mut cluster = led(3);
+    let mut cluster = Cluster::led(3);
     let before = cluster.group(1).commit();
     let at = cluster.propose(1, 1, 10).unwrap().first;
     cluster.deliver(|e| e.to.0 == 2);
@@ -47,7 +35,7 @@ fn replicated_but_not_committed_the_next_leader_commits_what_a_majority_has() {
 
 #[test]
 fn replicated_to_nobody_a_write_is_gone_with_its_leader_and_was_never_confirmed() {
-    let mut cluster = led(3);
+    let mut cluster = Cluster::led(3);
     let at = cluster.propose(1, 1, 10).unwrap().first;
     let data = cluster.nodes[&1].log[at.0 as usize - 1].data;
     cluster.complete_writes(1);
@@ -61,7 +49,7 @@ fn replicated_to_nobody_a_write_is_gone_with_its_leader_and_was_never_confirmed(
 
 #[test]
 fn logs_of_three_nodes_that_diverged_twice_come_together() {
-    let mut cluster = led(3);
+    let mut cluster = Cluster::led(3);
     cluster.partition(&[&[1], &[2, 3]]);
     // Node 1 does not know yet that it leads alone: contact ends later than the connection.
     cluster.run_for(ms(10_000));
@@ -86,7 +74,7 @@ fn logs_of_three_nodes_that_diverged_twice_come_together() {
 
 #[test]
 fn partition_2_3_of_five_the_minority_appends_and_cannot_commit_the_majority_goes_on() {
-    let mut cluster = led(5);
+    let mut cluster = Cluster::led(5);
     let before = cluster.group(1).commit();
     cluster.cut(1, 3);
     cluster.cut(1, 4);
@@ -122,7 +110,7 @@ fn partition_2_3_of_five_the_minority_appends_and_cannot_commit_the_majority_goe
 
 #[test]
 fn partition_1_2_2_of_five_nobody_leads_no_term_rises_and_healing_elects_once() {
-    let mut cluster = led(5);
+    let mut cluster = Cluster::led(5);
     cluster.propose(1, 3, 1).unwrap();
     cluster.run_for(ms(1_000));
     cluster.plain(1, |group, env| group.flush_commit(env));
@@ -144,7 +132,7 @@ fn partition_1_2_2_of_five_nobody_leads_no_term_rises_and_healing_elects_once() 
 /// How long the leader (node 1) needs to commit one entry, when peer `i + 2` answers after `answers[i]`.
 fn commit_latency(answers: &[Option<u64>]) -> Duration {
     let nodes = answers.len() as u32 + 1;
-    let mut cluster = led(nodes);
+    let mut cluster = Cluster::led(nodes);
     for (peer, answer) in (2..).zip(answers) {
         if answer.is_none() {
             cluster.crash(peer, 9);
@@ -231,7 +219,7 @@ fn seven_nodes_far_apart_cannot_be_led_with_settings_for_one_room() {
 #[test]
 fn a_retry_after_a_lost_reply_is_applied_once_in_a_session_and_twice_outside() {
     for in_session in [true, false] {
-        let mut cluster = led(3);
+        let mut cluster = Cluster::led(3);
         let mut work = BTreeMap::new();
         let mut propose = |cluster: &mut Cluster, leader: u32, command: Command| {
             let at = cluster.propose(leader, 1, 1).unwrap().first;

@@ -10,6 +10,7 @@ pub mod chaos;
 pub mod checks;
 pub mod node;
 pub mod pulses;
+mod says;
 pub mod show;
 pub mod snapshot_chaos;
 pub mod snapshots;
@@ -572,6 +573,17 @@ impl Cluster {
         self.plain(id, |group, env| group.campaign(env));
         self.stabilize();
         assert_eq!(self.group(id).role(), Role::Leader, "node {id} was not elected");
+    }
+
+    /// So many nodes, led by node 1, and all is quiet.
+    pub fn led(nodes: u32) -> Cluster {
+        let start = node::Start { fresh: true, ..node::Start::default() };
+        let mut cluster = Cluster::dark(nodes, config(), 7, &start);
+        cluster.connect_all();
+        cluster.lead(1);
+        cluster.plain(1, |group, env| group.flush_commit(env));
+        cluster.run_for(ms(2_000));
+        cluster
     }
 
     /// The leader with the highest term.

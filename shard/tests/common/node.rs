@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use logdrive_shard::{
-    Append, AppendReply, Config, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogEnd, LogIndex,
-    Membership, Moment, NodeId, Random, ReadIndexReply, ReadIndexRequest, Role, Route, Setup, Sink,
-    SnapshotWanted, Support, Term, TermQuery, TermReport, TimeoutNow, TransferEnd, VoteReply, VoteRequest,
+    Append, Config, Fit, Group, HardState, LogEnd, LogIndex, Membership, Moment, NodeId, Random, Role, Route,
+    Setup, Sink, SnapshotWanted, Support, Term, TransferEnd,
 };
 
 use super::pulses::Pulses;
+use super::says::says;
 use super::snapshots::Snapshot;
 use super::{Envelope, Message};
 
@@ -343,32 +343,14 @@ impl<'a> Recorder<'a> {
 }
 
 impl Sink for Recorder<'_> {
+    says!();
+
     fn append(&mut self, to: Route, message: Append) {
         let first = message.prev_index.0 as usize;
         assert!(first >= *self.base, "append after {first}, the log begins behind {}", self.base);
         let entries = self.log[first..first + message.count as usize].to_vec();
         assert!(entries.iter().all(|e| e.term == message.entry_term), "entries of one append have one term");
         self.now(to, Message::Append(message, entries));
-    }
-
-    fn heartbeat(&mut self, to: Route, message: Heartbeat) {
-        self.now(to, Message::Heartbeat(message));
-    }
-
-    fn heartbeat_reply(&mut self, to: Route, message: HeartbeatReply) {
-        self.park(to, Message::HeartbeatReply(message));
-    }
-
-    fn append_reply(&mut self, to: Route, message: AppendReply) {
-        self.park(to, Message::AppendReply(message));
-    }
-
-    fn read_index_request(&mut self, to: Route, message: ReadIndexRequest) {
-        self.now(to, Message::ReadIndexRequest(message));
-    }
-
-    fn read_index_reply(&mut self, to: Route, message: ReadIndexReply) {
-        self.now(to, Message::ReadIndexReply(message));
     }
 
     fn support(&mut self, from: Route) -> Option<Support> {
@@ -392,34 +374,6 @@ impl Sink for Recorder<'_> {
     fn forwarded_reads_lost(&mut self) {
         self.effects.trace.push("loses the reads that it forwarded".to_owned());
         self.effects.forwarded_lost = true;
-    }
-
-    fn vote_request(&mut self, to: Route, message: VoteRequest) {
-        if message.pre_vote {
-            self.now(to, Message::VoteRequest(message));
-        } else {
-            self.park(to, Message::VoteRequest(message));
-        }
-    }
-
-    fn vote_reply(&mut self, to: Route, message: VoteReply) {
-        if message.pre_vote {
-            self.now(to, Message::VoteReply(message));
-        } else {
-            self.park(to, Message::VoteReply(message));
-        }
-    }
-
-    fn timeout_now(&mut self, to: Route, message: TimeoutNow) {
-        self.now(to, Message::TimeoutNow(message));
-    }
-
-    fn term_query(&mut self, to: Route, message: TermQuery) {
-        self.now(to, Message::TermQuery(message));
-    }
-
-    fn term_report(&mut self, to: Route, message: TermReport) {
-        self.park(to, Message::TermReport(message));
     }
 
     fn save_hard_state(&mut self, state: HardState) {

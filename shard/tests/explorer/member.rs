@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::Hash;
 
+use super::pulses::Pulses;
+use super::says::says;
 use logdrive_shard::{
-    Append, AppendReply, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, LogState, Membership,
-    NodeId, ReadIndexReply, ReadIndexRequest, Role, Route, Sink, SnapshotWanted, Term, TimeoutNow, VoteReply,
-    VoteRequest,
+    Append, AppendReply, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogEnd, LogIndex, LogState,
+    Membership, Moment, NodeId, ReadIndexReply, ReadIndexRequest, Role, Route, Sink, SnapshotWanted, Support,
+    Term, TermQuery, TermReport, TimeoutNow, VoteReply, VoteRequest,
 };
 
 use super::snapshots::Snapshot;
@@ -35,6 +37,8 @@ pub enum Message {
     ReadIndexReply(ReadIndexReply),
     /// A snapshot with all its bytes, under the term of the leader that sends it.
     Snapshot(Term, Snapshot),
+    TermQuery(TermQuery),
+    TermReport(TermReport),
 }
 
 /// Something written.
@@ -68,6 +72,8 @@ pub struct Disk {
     /// The log begins behind so many entries.
     pub base: usize,
     pub snapshot: Option<Snapshot>,
+    /// The hard state before, in models whose disks may lose the newest one.
+    pub older_state: Option<HardState>,
 }
 
 impl Disk {
@@ -79,7 +85,12 @@ impl Disk {
                     self.log.truncate(*first as usize - 1);
                     self.log.extend_from_slice(entries);
                 }
-                Write::HardState(state) => self.hard_state = *state,
+                Write::HardState(state) => {
+                    if let Some(older) = &mut self.older_state {
+                        *older = self.hard_state;
+                    }
+                    self.hard_state = *state;
+                }
                 Write::OwnVote(_) => {}
                 Write::Compact(index) => self.base = self.base.max(index.0 as usize),
                 Write::Replace(entries) => {
@@ -88,6 +99,24 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// The log behind `keep` is unreadable, and if `state` the newest hard state as well. What a caller would find is written down.
+    pub fn damage(&mut self, keep: usize, state: bool) {
+        let term_of = |log: &[Entry]| log.last().map_or(Term(0), |entry| entry.term);
+        if keep < self.log.len() {
+            let end = LogEnd { term: term_of(&self.log), index: LogIndex(self.log.len() as u64) };
+            self.log.truncate(keep);
+            self.hard_state.lost.log = Some(end);
+        }
+        let lost = self.hard_state.lost;
+        if let Some(older) = self.older_state.filter(|_| state) {
+            self.hard_state = older;
+            self.hard_state.lost.log = lost.log;
+            self.hard_state.lost.state = true;
+        }
+        self.hard_state.term = self.hard_state.term.max(term_of(&self.log));
+        self.hard_state.commit = self.hard_state.commit.min(LogIndex(self.log.len() as u64));
     }
 
     pub fn log_state(&self) -> LogState {
@@ -112,6 +141,7 @@ pub struct Member {
     pub journal: VecDeque<Batch>,
     /// Reads that wait: `(round, length of what was committed anywhere when the read was registered)`.
     pub reads: Vec<(u64, usize)>,
+    pub pulses: Pulses,
 }
 
 /// What a step produced, beside what it changed in the member.
@@ -128,6 +158,7 @@ pub struct Effects {
 /// The sink. Routes are the positions of the members.
 pub struct Recorder<'a> {
     pub log: &'a mut Vec<Entry>,
+    pub pulses: &'a mut Pulses,
     pub effects: Effects,
 }
 
@@ -160,6 +191,8 @@ impl Recorder<'_> {
 }
 
 impl Sink for Recorder<'_> {
+    says!();
+
     fn snapshot_wanted(&mut self, _to: NodeId, route: Route, _wanted: SnapshotWanted) {
         self.effects.snapshots_wanted.push(route);
     }
@@ -171,44 +204,16 @@ impl Sink for Recorder<'_> {
         self.now(to, Message::Append(message, entries));
     }
 
-    fn heartbeat(&mut self, to: Route, message: Heartbeat) {
-        self.now(to, Message::Heartbeat(message));
+    fn support(&mut self, from: Route) -> Option<Support> {
+        self.pulses.support(from.0 as usize)
     }
 
-    fn heartbeat_reply(&mut self, to: Route, message: HeartbeatReply) {
-        self.park(to, Message::HeartbeatReply(message));
+    fn promised(&mut self, to: NodeId) -> Moment {
+        self.pulses.promised(to.0 as usize - 1)
     }
 
-    fn append_reply(&mut self, to: Route, message: AppendReply) {
-        self.park(to, Message::AppendReply(message));
-    }
-
-    fn vote_request(&mut self, to: Route, message: VoteRequest) {
-        if message.pre_vote {
-            self.now(to, Message::VoteRequest(message));
-        } else {
-            self.park(to, Message::VoteRequest(message));
-        }
-    }
-
-    fn vote_reply(&mut self, to: Route, message: VoteReply) {
-        if message.pre_vote {
-            self.now(to, Message::VoteReply(message));
-        } else {
-            self.park(to, Message::VoteReply(message));
-        }
-    }
-
-    fn timeout_now(&mut self, to: Route, message: TimeoutNow) {
-        self.now(to, Message::TimeoutNow(message));
-    }
-
-    fn read_index_request(&mut self, to: Route, message: ReadIndexRequest) {
-        self.now(to, Message::ReadIndexRequest(message));
-    }
-
-    fn read_index_reply(&mut self, to: Route, message: ReadIndexReply) {
-        self.now(to, Message::ReadIndexReply(message));
+    fn withdraw_support(&mut self, from: NodeId) {
+        self.pulses.withdraw(from.0 as usize - 1);
     }
 
     fn forwarded_reads_lost(&mut self) {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ahash::RandomState;
 use logdrive_shard::Config;
 
-use super::world::{Action, Model, World};
+use super::model::{Action, Model};
+use super::world::World;
 
 /// What an exploration saw.
 #[derive(Clone, Copy, Debug, Default)]

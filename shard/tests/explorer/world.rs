@@ -2,7 +2,6 @@
 
 use std::hash::Hash;
 use std::rc::Rc;
-use std::time::Duration;
 
 use ahash::RandomState;
 use logdrive_shard::{
@@ -10,145 +9,17 @@ use logdrive_shard::{
 };
 
 use super::member::{Batch, Disk, Effects, Entry, Member, Message, Recorder, Write, id, memberships};
+use super::model::{Action, Budget, Model};
 use super::properties::{self, Before, History};
+use super::pulses::Pulses;
 
-/// What may still happen. Each use takes one away; what is zero does not happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Budget {
-    /// Deadlines that pass: campaigns, and repetitions of a leader.
-    pub deadlines: u8,
-    pub proposals: u8,
-    pub reads: u8,
-    /// Crashes, each followed by a restart, with each possible part of the journal on disk.
-    pub crashes: u8,
-    /// Messages lost.
-    pub losses: u8,
-    /// Messages delivered twice.
-    pub duplicates: u8,
-    /// Messages delivered before older ones of the same link.
-    pub reorders: u8,
-    /// Changes of contact, as one side judges it.
-    pub contacts: u8,
-    pub transfers: u8,
-    /// Changes of the configuration, out of those that the model names.
-    pub changes: u8,
-    /// Snapshots taken, each with the log cut behind it. Who needs one is sent it.
-    pub snapshots: u8,
-}
-
-/// A small world and what may happen in it.
-#[derive(Clone)]
-pub struct Model {
-    pub name: &'static str,
-    pub members: usize,
-    /// The first so many found the group; the others know nothing of it.
-    pub founders: usize,
-    /// What a leader may be asked to change.
-    pub changes: Vec<MembershipChange>,
-    /// Members that may campaign, by position: all by default. For models that would be too large otherwise.
-    pub campaigners: Vec<usize>,
-    /// Members that may be read from.
-    pub readers: Vec<usize>,
-    /// What has happened when the exploration begins, once there is a leader. The messages of a change are lost.
-    pub prefix: Vec<Action>,
-    /// Terms of the entries in each member's log.
-    pub logs: Vec<Vec<u64>>,
-    pub commit: u64,
-    /// Begins with member 0 leading and everybody knowing it, and nothing under way.
-    pub led: bool,
-    /// Nobody campaigns beyond this term.
-    pub term_max: u64,
-    pub pre_vote: bool,
-    pub check_quorum: bool,
-    /// What a member sent before a crash may arrive after it.
-    pub late: bool,
-    /// Entries of one append, at most.
-    pub append_entries_max: u32,
-    pub budget: Budget,
-    /// By default only the first so many states are visited: there are too many.
-    pub first_states: Option<u64>,
-}
-
-impl Model {
-    /// Three members with empty logs, in the plainest settings.
-    pub fn new(name: &'static str, budget: Budget) -> Model {
-        Model {
-            name,
-            members: 3,
-            founders: 3,
-            changes: Vec::new(),
-            campaigners: vec![0, 1, 2, 3, 4],
-            readers: vec![0, 1, 2, 3, 4],
-            prefix: Vec::new(),
-            logs: vec![Vec::new(); 3],
-            commit: 0,
-            led: false,
-            term_max: 2,
-            pre_vote: false,
-            check_quorum: false,
-            late: false,
-            append_entries_max: 8,
-            budget,
-            first_states: None,
-        }
-    }
-
-    pub fn config(&self) -> Config {
-        Config {
-            election_base: Duration::ZERO,
-            election_spread: Duration::ZERO,
-            heartbeat_interval: Duration::ZERO,
-            pre_vote: self.pre_vote,
-            check_quorum: self.check_quorum,
-            append_bytes_max: self.append_entries_max,
-            inflight_messages_max: 4,
-            ..Config::default()
-        }
-    }
-}
-
-/// A step. Members are named by position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The message at a position of the link; 0 is the oldest.
-    Deliver {
-        from: usize,
-        to: usize,
-        at: usize,
-        keep: bool,
-    },
-    Lose {
-        from: usize,
-        to: usize,
-    },
-    /// The oldest write of a member is durable.
-    Write(usize),
-    Deadline(usize),
-    Propose(usize),
-    Read(usize),
-    Transfer {
-        from: usize,
-        to: usize,
-    },
-    /// One of the model's changes.
-    Change {
-        member: usize,
-        which: usize,
-    },
-    /// A snapshot is taken, and the log begins behind it.
-    Snapshot(usize),
-    /// Memory is lost, and all writes under way but the first so many. What was sent to the member is lost, and so is what it
-    /// sent, unless that arrives `late`, on a connection that outlives the sender.
-    Crash {
-        member: usize,
-        writes: usize,
-        late: bool,
-    },
-    Contact {
-        member: usize,
-        peer: usize,
-        alive: bool,
-    },
+/// An answer to a pulse, under way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct PulseAnswer {
+    from: usize,
+    to: usize,
+    epoch: u64,
+    sent_at: Moment,
 }
 
 /// Messages under way from one member to another, oldest first.
@@ -163,6 +34,9 @@ pub struct World {
     pub budget: Budget,
     /// Who is in contact with whom, as each judges it: a bit per pair.
     contact: u64,
+    /// The clock, in milliseconds; stands still in models without one.
+    now: u64,
+    answers: Vec<PulseAnswer>,
     pub founders: usize,
     changes: Rc<[MembershipChange]>,
     /// Hashes of members and links, kept because most steps change few of them.
@@ -197,9 +71,12 @@ impl World {
                     commit,
                     ..HardState::default()
                 },
+                older_state: (model.budget.damages > 0).then(HardState::default),
                 ..Disk::default()
             };
-            members.push(Rc::new(boot(at, model.founders, config, disk)));
+            let mut member = boot(at, model.founders, config, disk, Moment(0), true);
+            member.pulses.life = u64::from(model.leased);
+            members.push(Rc::new(member));
         }
         let mut world = World {
             members,
@@ -207,6 +84,8 @@ impl World {
             history: Rc::new(history),
             budget: model.budget,
             contact: 0,
+            now: 0,
+            answers: Vec::new(),
             founders: model.founders,
             changes: model.changes.clone().into(),
             hashes: vec![0; count + count * count],
@@ -216,14 +95,19 @@ impl World {
         }
         (0..world.hashes.len()).for_each(|part| world.rehash(part));
         if model.led {
+            // Where there is a clock, the first deadlines are over.
+            world.now = if model.leased { 100 } else { 0 };
             world.budget.deadlines += 1;
             world.apply(config, Action::Deadline(0));
             world.calm(model, config);
             assert!(world.members[0].group.is_leader());
         }
+        if model.leased {
+            world.take_lease(model, config);
+        }
         for &action in &model.prefix {
             // The budget is for what is explored.
-            world.budget = Budget { changes: 1, crashes: 1, deadlines: 1, ..model.budget };
+            world.budget = Budget { changes: 1, crashes: 1, deadlines: 1, ..Budget::default() };
             world.apply(config, action);
             if matches!(action, Action::Change { .. }) {
                 (0..count * count).for_each(|link| world.clear(link));
@@ -232,6 +116,18 @@ impl World {
         (0..world.hashes.len()).for_each(|part| world.rehash(part));
         world.budget = model.budget;
         world
+    }
+
+    /// Everybody answers a pulse of the leader, and a round shows that they follow.
+    fn take_lease(&mut self, model: &Model, config: &Config) {
+        self.budget = Budget { pulses: 2, reads: 1, ..Budget::default() };
+        for to in 1..self.members.len() {
+            self.apply(config, Action::Pulse { from: 0, to });
+            self.apply(config, Action::Answer { from: to, to: 0 });
+        }
+        self.apply(config, Action::Read(0));
+        self.calm(model, config);
+        assert!(self.members[0].reads.is_empty() && self.lease_read(config, 0).is_some());
     }
 
     /// Writes and delivers until nothing is under way.
@@ -276,7 +172,8 @@ impl World {
 
     /// Equal worlds have equal keys, and (with a probability that is known) no others do.
     pub fn key(&self) -> u64 {
-        HASHER.hash_one((&self.hashes, &*self.history, &self.budget, self.contact))
+        let clock = (self.now, &self.answers);
+        HASHER.hash_one((&self.hashes, &*self.history, &self.budget, self.contact, clock))
     }
 
     // -- what may happen --------------------------------------------------------------------------------------------
@@ -303,6 +200,10 @@ impl World {
         for (at, member) in self.members.iter().enumerate() {
             self.member_actions(model, at, member, actions);
         }
+        if budget.ticks > 0 {
+            actions.push(Action::Tick);
+        }
+        actions.extend(self.answers.iter().map(|answer| Action::Answer { from: answer.from, to: answer.to }));
     }
 
     fn member_actions(&self, model: &Model, at: usize, member: &Member, actions: &mut Vec<Action>) {
@@ -311,7 +212,10 @@ impl World {
         if !member.journal.is_empty() {
             actions.push(Action::Write(at));
         }
-        let is_armed = group.next_deadline() != Moment::NEVER;
+        let is_armed = match model.leased {
+            true => group.next_deadline() <= self.time(),
+            false => group.next_deadline() != Moment::NEVER,
+        };
         let may_campaign = group.term().0 < model.term_max
             && model.campaigners.contains(&at)
             && (at == 0 || !self.is_untouched(model));
@@ -342,6 +246,18 @@ impl World {
                     actions.push(Action::Crash { member: at, writes, late: true });
                 }
             }
+        }
+        if budget.damages > 0 && model.damaged.contains(&at) {
+            for keep in 0..=member.disk.log.len() {
+                let choices =
+                    [false, true].into_iter().filter(|&state| state || keep < member.disk.log.len());
+                actions.extend(choices.map(|state| Action::Damage { member: at, keep, state }));
+            }
+        }
+        if budget.pulses > 0 && group.is_leader() {
+            let is_out = |to| self.answers.iter().any(|answer| (answer.from, answer.to) == (to, at));
+            let pulses = peers().filter(|&to| !is_out(to)).map(|to| Action::Pulse { from: at, to });
+            actions.extend(pulses);
         }
         if budget.contacts > 0 {
             actions.extend(peers().map(|peer| {
@@ -384,6 +300,10 @@ impl World {
             Action::Snapshot(_) => budget.snapshots -= 1,
             Action::Crash { .. } => budget.crashes -= 1,
             Action::Contact { .. } => budget.contacts -= 1,
+            Action::Damage { .. } => budget.damages -= 1,
+            Action::Tick => budget.ticks -= 1,
+            Action::Pulse { .. } => budget.pulses -= 1,
+            Action::Answer { .. } => {}
         }
         match action {
             Action::Deliver { from, to, at, keep } => self.deliver(config, from, to, at, keep),
@@ -403,7 +323,22 @@ impl World {
                 });
             }
             Action::Snapshot(at) => self.take_snapshot(config, at),
-            Action::Crash { member, writes, late } => self.crash(config, member, writes, late),
+            Action::Crash { member, writes, late } => self.crash(config, member, writes, late, None),
+            Action::Damage { member, keep, state } => {
+                self.crash(config, member, 0, false, Some((keep, state)));
+            }
+            Action::Tick => self.now += 1,
+            Action::Pulse { from, to } => {
+                let sent_at = self.time();
+                let epoch = self.member(to).pulses.hear(from, sent_at);
+                self.answers.push(PulseAnswer { from: to, to: from, epoch, sent_at });
+                self.answers.sort_unstable();
+            }
+            Action::Answer { from, to } => {
+                let arrived = self.answers.iter().position(|answer| (answer.from, answer.to) == (from, to));
+                let answer = self.answers.remove(arrived.expect("it is under way"));
+                self.member(to).pulses.on_answer(from, answer.epoch, answer.sent_at);
+            }
             Action::Contact { member, peer, alive } => {
                 self.contact ^= self.pair(member, peer);
                 self.step(config, member, |group, env| group.on_contact(env, id(peer), alive));
@@ -414,6 +349,30 @@ impl World {
                 self.rehash(part);
             }
         }
+        for at in 0..self.members.len() {
+            if let Some(index) = self.lease_read(config, at) {
+                let committed = self.history.committed_len() as u64;
+                assert!(index.0 >= committed, "{at} would serve a stale read at {index} under its lease");
+            }
+        }
+    }
+
+    fn time(&self) -> Moment {
+        Moment(self.now * 1_000_000)
+    }
+
+    /// What a read would be served with under a member's lease, if it has one.
+    fn lease_read(&self, config: &Config, at: usize) -> Option<LogIndex> {
+        let member = &self.members[at];
+        if member.pulses.life == 0 || !member.group.is_leader() {
+            return None;
+        }
+        let mut member = Member::clone(member);
+        let mut recorder =
+            Recorder { log: &mut member.log, pulses: &mut member.pulses, effects: Effects::default() };
+        let mut random = Random::new(0);
+        let mut env = Env { now: self.time(), config, random: &mut random, sink: &mut recorder };
+        member.group.lease_read(&mut env).ok()
     }
 
     fn take(&mut self, from: usize, to: usize, at: usize) -> Rc<Message> {
@@ -457,6 +416,8 @@ impl World {
             Message::ReadIndexRequest(request) => group.on_read_index_request(env, from, request),
             Message::ReadIndexReply(reply) => group.on_read_index_reply(env, from, reply),
             Message::Snapshot(..) => unreachable!("installed above"),
+            Message::TermQuery(query) => group.on_term_query(env, from, query),
+            Message::TermReport(report) => group.on_term_report(env, from, report),
         });
     }
 
@@ -500,14 +461,31 @@ impl World {
         }
     }
 
-    fn crash(&mut self, config: &Config, at: usize, writes: usize, late: bool) {
+    fn crash(
+        &mut self,
+        config: &Config,
+        at: usize,
+        writes: usize,
+        late: bool,
+        damage: Option<(usize, bool)>,
+    ) {
         let mut disk = self.members[at].disk.clone();
         for batch in self.members[at].journal.iter().take(writes) {
             disk.apply(&batch.writes);
         }
-        self.members[at] = Rc::new(boot(at, self.founders, config, disk));
+        if let Some((keep, state)) = damage {
+            disk.damage(keep, state);
+        }
+        let pulses = self.members[at].pulses.next();
+        // Where there are clocks a member that restarts has promises to keep.
+        let booted = boot(at, self.founders, config, disk, self.time(), pulses.life == 0);
+        self.members[at] = Rc::new(Member { pulses, ..booted });
         self.hashes[at] = 0;
         let count = self.members.len();
+        self.answers.retain(|answer| answer.from != at && answer.to != at);
+        if self.members[at].pulses.life > 0 {
+            (0..count).filter(|&peer| peer != at).for_each(|peer| self.member(peer).pulses.forget(at));
+        }
         for peer in (0..count).filter(|&peer| peer != at) {
             self.clear(peer * count + at);
             if !late {
@@ -539,11 +517,13 @@ impl World {
         at: usize,
         step: impl FnOnce(&mut Group, &mut Env<'_, Recorder<'_>>),
     ) {
+        let now = self.time();
         let before = Before::of(&self.members[at]);
         let member = self.member(at);
-        let mut recorder = Recorder { log: &mut member.log, effects: Effects::default() };
+        let mut recorder =
+            Recorder { log: &mut member.log, pulses: &mut member.pulses, effects: Effects::default() };
         let mut random = Random::new(0);
-        let mut env = Env { now: Moment(0), config, random: &mut random, sink: &mut recorder };
+        let mut env = Env { now, config, random: &mut random, sink: &mut recorder };
         step(&mut member.group, &mut env);
         let mut effects = recorder.effects;
         for to in std::mem::take(&mut effects.snapshots_wanted) {
@@ -583,9 +563,10 @@ impl World {
     }
 }
 
-fn boot(at: usize, founders: usize, config: &Config, mut disk: Disk) -> Member {
+fn boot(at: usize, founders: usize, config: &Config, mut disk: Disk, now: Moment, fresh: bool) -> Member {
     let start = disk.start(at, founders);
-    let setup = Setup { fresh: true, ..start.setup(id(at)) };
-    let group = Group::new(Moment(0), config, &mut Random::new(0), &setup);
-    Member { group, log: disk.log.clone(), disk, journal: Default::default(), reads: Vec::new() }
+    let setup = Setup { fresh, ..start.setup(id(at)) };
+    let group = Group::new(now, config, &mut Random::new(0), &setup);
+    let log = disk.log.clone();
+    Member { group, log, disk, journal: Default::default(), reads: Vec::new(), pulses: Pulses::default() }
 }
