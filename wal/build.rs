@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 8] = [
+const MUTANTS: [&str; 10] = [
     "failed_write_repeated",
     "old_segment_unsynced",
     "directory_unsynced",
@@ -10,6 +10,8 @@ const MUTANTS: [&str; 8] = [
     "recovery_unflushed",
     "empty_segment_recycled",
     "rewrite_not_atomic",
+    "tombstones_lost",
+    "trim_unsettled",
 ];
 
 fn main() {

@@ -8,7 +8,8 @@
 //!
 //! 1. [`Wal::poll`] takes the disk's completions: [`Wal::durable`] may have moved, [`Wal::poll_read`] may have reads.
 //! 2. [`Wal::append`], [`Wal::put_state`], [`Wal::compact`] copy records into the open batch and name the [`Ticket`] that
-//!    they become durable with. [`Wal::read`] asks for entries.
+//!    they become durable with. [`Wal::read`] asks for entries. [`Wal::poll_pressure`] names streams that the owner had
+//!    better compact, for they hold old segments.
 //! 3. [`Wal::submit`] sends batches off while fewer than [`Options::writes_in_flight`] are under way; otherwise the open
 //!    batch goes on growing. No timer is involved. If it answers `true` there is something to poll for at once; otherwise
 //!    wait for the ring's eventfd ([`RingDisk::event_fd`]), or 100 ms while [`Wal::health`] is `OutOfSpace`.

@@ -17,3 +17,7 @@ pub(crate) const RECOVERY_UNFLUSHED: bool = cfg!(mutant_recovery_unflushed);
 pub(crate) const EMPTY_SEGMENT_RECYCLED: bool = cfg!(mutant_empty_segment_recycled);
 /// Copies of a stream that is rewritten count one by one, and not all together with the end record (raft-engine#288).
 pub(crate) const REWRITE_NOT_ATOMIC: bool = cfg!(mutant_rewrite_not_atomic);
+/// Segments are given up although the compaction of a stream is said only there: what it buried comes back.
+pub(crate) const TOMBSTONES_LOST: bool = cfg!(mutant_tombstones_lost);
+/// What a trim record relies on may still be on its way when it is written.
+pub(crate) const TRIM_UNSETTLED: bool = cfg!(mutant_trim_unsettled);

@@ -10,6 +10,7 @@ mod moved;
 mod reader;
 mod reclaim;
 mod recovery;
+mod resume;
 mod rewrite;
 mod scan;
 mod scrub;

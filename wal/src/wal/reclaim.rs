@@ -18,6 +18,7 @@ use super::space::{Segment, Segments, Spare};
 use super::{Kind, StreamSlot, Ticket, Wal};
 use crate::disk::Disk;
 use crate::format::{Incarnation, Lsn, MOVE_BYTES, RecordHeader, encode_moves};
+use crate::mutant;
 
 /// Streams whose state is written again in one turn at most.
 const STATES_PER_TURN: usize = 1024;
@@ -131,6 +132,10 @@ impl<D: Disk> Wal<D> {
     }
 
     pub(super) fn pressure(&self) -> Pressure {
+        if self.segments.blocked_until.is_some() {
+            // The disk is full before the budget is used.
+            return Pressure::Urgent;
+        }
         let limit = self.segments.budget_bytes - self.segments.reserve_bytes();
         match self.segments.used_bytes().saturating_mul(8) / limit.max(1) {
             0..4 => Pressure::Calm,
@@ -209,7 +214,7 @@ impl<D: Disk> Wal<D> {
             low = low
                 .min(first)
                 .min(stream.state_low().unwrap_or(head))
-                .min(stream.compacted_at.unwrap_or(head));
+                .min(stream.compacted_at.filter(|_| !mutant::TOMBSTONES_LOST).unwrap_or(head));
         }
         if !pins.is_empty() {
             return self.begin_round(oldest, pins, now_nanos);
@@ -293,7 +298,7 @@ impl<D: Disk> Wal<D> {
     /// Takes what is free one step further: everything settled, so the trim record; that durable, so the files.
     fn maybe_trim(&mut self) {
         if let Stage::Settle(ticket, first_live, payload) = &mut self.reclaim.stage
-            && self.durable >= *ticket
+            && (self.durable >= *ticket || mutant::TRIM_UNSETTLED)
         {
             let (first_live, payload) = (*first_live, std::mem::take(payload));
             let record = RecordHeader { kind: Kind::Trim, stream: 0, index: first_live.0, tag: 0, note: 0 };

@@ -7,6 +7,7 @@ use super::follow::{Replay, rebuild_header};
 use super::marks::{FoundMarks, Marks, create_marks, find_marks};
 use super::reader::Reader;
 use super::reclaim::Reclaim;
+use super::resume::resume_last;
 use super::scan::{Found, is_unreadable, perform, read_around};
 use super::scrub::Scrub;
 use super::space::{SEGMENTS_MIN, Segments, Spare, capacity, directory_bytes_max};
@@ -352,8 +353,11 @@ fn start<D: Disk>(wal: &mut Wal<D>, listing: &Listing, now_nanos: u64) -> Result
         }
         wal.maybe_prepare(now_nanos);
         let ready = wal.flights.is_empty() && wal.segments.prepared_count() >= wanted;
-        // On a full disk the log opens for reading; writing goes on when there is space.
+        // On a full disk the log opens with what there is.
         let blocked = wal.segments.is_idle() && (wal.flights.is_empty() || wal.retry_at.is_some());
+        if blocked && !ready {
+            resume_last(wal, &listing.segments)?;
+        }
         if ready || blocked {
             wal.update_room();
             return Ok(());

@@ -4,6 +4,8 @@
 //! step, so readers and writers never see a half. A stream that is overwritten or compacted meanwhile is given up and left for
 //! the next round (its copies are garbage then); entries appended meanwhile are copied too.
 
+use std::collections::VecDeque;
+
 use super::reclaim::Pressure;
 use super::{EntryHeader, Kind, StreamSlot, Wal};
 use crate::disk::Disk;
@@ -16,6 +18,9 @@ const PIECE_BYTES: u32 = 64 << 10;
 const PIECES_PER_TURN: u32 = 4;
 /// Unused allowance that is kept at most, in nanoseconds of the rate.
 const BURST_NANOS: u64 = 10_000_000;
+
+/// Orders that wait at most.
+const ORDERS_MAX: usize = 1024;
 
 /// Entries as read.
 type Piece = Vec<(EntryHeader, Vec<u8>)>;
@@ -47,6 +52,8 @@ impl Job {
 /// The job, its reads and its rate.
 #[derive(Debug, Default)]
 pub(super) struct Rewriter {
+    /// Streams whose owner ordered it.
+    orders: VecDeque<StreamSlot>,
     job: Option<Job>,
     /// A read is under way; whether it is of the present job.
     reading: Option<bool>,
@@ -111,8 +118,57 @@ impl<D: Disk> Wal<D> {
         rewriter.allowance = rewriter.allowance.saturating_add(more).min(most.max(1));
     }
 
-    /// Takes the next stream of the round, if it is time.
+    /// Orders a stream to be written again at the head of the log, in the background, whatever the policy says: for an owner that knows
+    /// better which streams stay as they are. Not done if the stream is too large for
+    /// [`Options::rewrite_bytes_max`](crate::Options) or for the room, lost entries, or changes meanwhile; nothing depends on it.
+    /// Returns false if too many orders wait.
+    pub fn rewrite(&mut self, stream: StreamSlot) -> bool {
+        let orders = &mut self.reclaim.rewriter.orders;
+        let accepted = orders.len() < ORDERS_MAX || orders.contains(&stream);
+        if accepted && !orders.contains(&stream) {
+            orders.push_back(stream);
+        }
+        accepted
+    }
+
+    /// Takes the next stream that was ordered.
+    fn next_order(&mut self) -> bool {
+        let Some(stream) = self.reclaim.rewriter.orders.pop_front() else { return false };
+        let bytes = self.live_bytes(stream);
+        let (Some(limit), true) = (self.segments.front().map(|s| s.end), self.may_rewrite(stream, bytes))
+        else {
+            self.stats.rewrites_refused += 1;
+            return true;
+        };
+        if !self.begin_job(stream, bytes, limit, 0) {
+            self.stats.rewrites_refused += 1;
+        }
+        true
+    }
+
+    /// Begins to rewrite a stream, unless it has no entries, or there is no room for so many bytes or for its name in trim records.
+    fn begin_job(&mut self, stream: StreamSlot, bytes: u64, limit: Lsn, debt_bytes: u64) -> bool {
+        let named = self.reclaim.moved.iter().filter(|moved| moved.dead_until >= limit).count();
+        let entries = self.index.stream(stream);
+        let (first, last) = (entries.first, entries.next.saturating_sub(1));
+        let last_at = entries.lsn(last).filter(|_| !entries.is_empty());
+        let Some(last_at) = last_at.filter(|_| bytes <= self.reclaim.room && named < self.moves_max()) else {
+            return false;
+        };
+        let (positions, piece) = (Vec::new(), Vec::new());
+        let job = Job { stream, first, last, last_at, begin: None, positions, bytes: 0, debt_bytes, piece };
+        self.reclaim.rewriter.job = Some(job);
+        if let Some(reading) = &mut self.reclaim.rewriter.reading {
+            *reading = false;
+        }
+        true
+    }
+
+    /// Takes the next stream that was ordered, or of the round if it is time.
     fn next_job(&mut self, now_nanos: u64) -> bool {
+        if self.next_order() {
+            return true;
+        }
         let pressure = self.pressure();
         let Some(limit) = self.segments.front().map(|oldest| oldest.end) else { return false };
         let patience = self.options.reclaim_patience_ms.saturating_mul(1_000_000);
@@ -136,23 +192,10 @@ impl<D: Disk> Wal<D> {
             self.pay(debt_bytes);
             return true;
         }
-        let named = self.reclaim.moved.iter().filter(|moved| moved.dead_until >= limit).count();
-        if debt_bytes != bytes || bytes > self.reclaim.room || named >= self.moves_max() {
+        if debt_bytes != bytes || !self.begin_job(stream, bytes, limit, debt_bytes) {
             self.pay(debt_bytes);
             self.reclaim.request(stream, bytes);
             self.stats.rewrites_refused += 1;
-            return true;
-        }
-        let (first, last) = {
-            let stream = self.index.stream(stream);
-            (stream.first, stream.next - 1)
-        };
-        let Some(last_at) = self.index.stream(stream).lsn(last) else { return true };
-        let (positions, piece) = (Vec::new(), Vec::new());
-        let job = Job { stream, first, last, last_at, begin: None, positions, bytes: 0, debt_bytes, piece };
-        self.reclaim.rewriter.job = Some(job);
-        if let Some(reading) = &mut self.reclaim.rewriter.reading {
-            *reading = false;
         }
         true
     }

@@ -39,6 +39,12 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// A segment without batches.
+    pub(super) fn empty(incarnation: Incarnation, file: FileId, bytes: u64, start: Lsn) -> Segment {
+        let end = start;
+        Segment { incarnation, file, bytes, start, end, readers: 0, entries: 0, dead: 0, entry_bytes: 0 }
+    }
+
     pub(super) fn offset(&self, lsn: Lsn) -> u64 {
         BLOCK + lsn.since(self.start)
     }
@@ -99,6 +105,7 @@ enum Step {
         file: FileId,
     },
     Renaming {
+        name: String,
         file: FileId,
         bytes: u64,
         incarnation: Incarnation,
@@ -185,18 +192,18 @@ impl Segments {
     }
     pub(super) fn start(&mut self, prepared: Prepared, start: Lsn) {
         let Prepared { incarnation, file, bytes } = prepared;
-        self.push(Segment {
-            incarnation,
-            file,
-            bytes,
-            start,
-            end: start,
-            readers: 0,
-            entries: 0,
-            dead: 0,
-            entry_bytes: 0,
-        });
+        self.push(Segment::empty(incarnation, file, bytes, start));
         self.active = true;
+    }
+    /// The last segment takes batches again, if it has room for any.
+    pub(super) fn resume(&mut self) -> bool {
+        self.active = true;
+        self.active = self.active_room() >= BLOCK;
+        self.active
+    }
+    /// The last segment takes no batches.
+    pub(super) fn suspend(&mut self) {
+        self.active = false;
     }
     /// A segment behind the others.
     pub(super) fn push(&mut self, segment: Segment) {
@@ -326,16 +333,20 @@ impl Segments {
         let spares: u64 = self.spares.iter().chain(&self.held).map(|s| s.bytes).sum();
         self.used_bytes() + prepared + spares
     }
-    /// Bytes for batches within a limit: what is left of the active segment and whole segments beside it.
-    fn room(&self, limit_bytes: u64) -> u64 {
+    /// Bytes for batches within a limit: what is left of the active segment and whole segments beside it. On a full disk
+    /// there is no more than the files that are there, of which so many quarters of a segment are kept back.
+    fn room(&self, limit_bytes: u64, quarters: u64) -> u64 {
         let used = self.used_bytes();
         if used > limit_bytes {
             return 0;
         }
         let allowed = (limit_bytes - used) / self.segment_bytes;
+        let capacity = capacity(self.segment_bytes);
+        if self.blocked_until.is_none() {
+            return self.active_room() + allowed * capacity;
+        }
         let ready = self.prepared.len() as u64 + self.spares.len() as u64;
-        let more = if self.blocked_until.is_some() { allowed.min(ready) } else { allowed };
-        self.active_room() + more * capacity(self.segment_bytes)
+        (self.active_room() + allowed.min(ready) * capacity).saturating_sub(capacity / 4 * quarters)
     }
     /// What nobody but the log itself may use: the record that frees segments, and what is lost where a batch does not fit
     /// into the rest of a segment.
@@ -359,13 +370,13 @@ impl<D: Disk> Wal<D> {
         let reserve = self.segments.reserve_bytes();
         // What is being rewritten needs its room, or nothing would become free.
         let debt = self.reclaim.debt_bytes();
-        self.entry_room = self.segments.room(budget - reserve).saturating_sub(backlog + own + debt);
+        self.entry_room = self.segments.room(budget - reserve, 4).saturating_sub(backlog + own + debt);
         let segment = self.segments.segment_bytes;
-        self.append_room = self.segments.room(budget - 2 * segment).saturating_sub(backlog);
+        self.append_room = self.segments.room(budget - 2 * segment, 3).saturating_sub(backlog);
         // A start at the budget adds a segment over it rather than leave the node without a vote.
         let used = self.segments.used_bytes();
-        self.vital_room = self.segments.room((budget - segment).max(used)).saturating_sub(backlog + own);
-        self.reclaim.room = self.segments.room(budget.max(used)).saturating_sub(backlog + own / 2);
+        self.vital_room = self.segments.room((budget - segment).max(used), 2).saturating_sub(backlog + own);
+        self.reclaim.room = self.segments.room(budget.max(used), 0).saturating_sub(backlog + own / 2);
         if self.retry_at.is_some() {
             self.entry_room = 0;
         }
@@ -419,7 +430,7 @@ impl<D: Disk> Wal<D> {
     fn rename_prepared(&mut self, from: String, file: FileId, bytes: u64) {
         let incarnation = self.segments.next_incarnation;
         self.segments.next_incarnation = incarnation.next();
-        self.segments.step = Step::Renaming { file, bytes, incarnation };
+        self.segments.step = Step::Renaming { name: from.clone(), file, bytes, incarnation };
         self.disk.submit(token(CLASS_SPACE, 0), Op::Rename { from, to: incarnation.file_name() });
     }
 
@@ -465,7 +476,7 @@ impl<D: Disk> Wal<D> {
                 self.stats.segments_created += 1;
                 self.rename_prepared(name, file, self.segments.segment_bytes);
             }
-            (Ok(_), Step::Renaming { file, bytes, incarnation }) => {
+            (Ok(_), Step::Renaming { file, bytes, incarnation, .. }) => {
                 self.segments.step = Step::SyncingDir { file, bytes, incarnation };
                 let op = if mutant::DIRECTORY_UNSYNCED { Op::List } else { Op::SyncDir };
                 self.disk.submit(token(CLASS_SPACE, 0), op);
@@ -483,6 +494,13 @@ impl<D: Disk> Wal<D> {
             {
                 self.give_up(name, Some(file), now_nanos);
             }
+            (Err(error), Step::Renaming { name, file, bytes, .. }) if error.is_out_of_space() => {
+                self.postpone(name, file, bytes, now_nanos);
+            }
+            // What the directory holds is not known: it is renamed once more, and synced.
+            (Err(error), Step::SyncingDir { file, bytes, incarnation }) if error.is_out_of_space() => {
+                self.postpone(incarnation.file_name(), file, bytes, now_nanos);
+            }
             (Err(error), _) => self.poison(error),
             (Ok(done), step) => unreachable!("{done:?} while a segment was prepared: {step:?}"),
         }
@@ -497,6 +515,12 @@ impl<D: Disk> Wal<D> {
             self.segments.step = Step::Removing;
             self.disk.submit(token(CLASS_SPACE, 0), Op::Unlink { name });
         }
+    }
+
+    /// The directory has no room for a name: the file waits.
+    fn postpone(&mut self, name: String, file: FileId, bytes: u64, now_nanos: u64) {
+        self.segments.blocked_until = Some(now_nanos.saturating_add(RETRY_NANOS));
+        self.segments.spares.push_front(Spare { name, file, bytes });
     }
 
     /// Waits for what runs in the background, so that nothing is under way when the log closes.

@@ -8,7 +8,7 @@ use crate::disk::{Disk, DiskError, Done, FileId, Op};
 use crate::format::{BLOCK, BatchHeader, Incarnation, Lsn, SegmentHeader};
 
 /// Bytes of one write.
-const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// Moves the batches of the last segment, if they fill at most half of one, to the front of the next prepared file and makes
 /// that the active segment. Positions stay what they were. The batches are durable before the header that makes the file
@@ -97,7 +97,12 @@ fn write<D: Disk>(disk: &mut D, file: FileId, batches: &[u8], header: &[u8]) -> 
     write_piece(disk, file, 0, header)
 }
 
-fn write_piece<D: Disk>(disk: &mut D, file: FileId, offset: u64, piece: &[u8]) -> Result<(), DiskError> {
+pub(super) fn write_piece<D: Disk>(
+    disk: &mut D,
+    file: FileId,
+    offset: u64,
+    piece: &[u8],
+) -> Result<(), DiskError> {
     let mut buffer = disk.buffer(piece.len());
     buffer.as_mut_slice()[..piece.len()].copy_from_slice(piece);
     let len = piece.len() as u32;
