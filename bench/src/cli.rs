@@ -35,6 +35,8 @@ pub(crate) enum Command {
     WalAlone(WalAloneArgs),
     /// How many writes of the log in flight, and of what size, are best on this disk.
     WalSweep(WalSweepArgs),
+    /// Hot streams that write many times the log's budget, and cold ones that hold its oldest segments.
+    WalSoak(WalSoakArgs),
     /// How long a log takes to open.
     WalRecovery(WalRecoveryArgs),
     /// The disk alone: durable writes of several sizes, one or more in flight.
@@ -210,6 +212,36 @@ pub(crate) struct WalSweepArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct WalSoakArgs {
+    /// How much is written, as a multiple of the budget.
+    #[arg(long, default_value_t = 20.0, value_parser = multiple)]
+    pub(crate) budgets: f64,
+    /// Budget of the log, MiB.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u64).range(16..=65_536))]
+    pub(crate) budget_mib: u64,
+    /// Size of a segment file, MiB.
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u64).range(1..=1024))]
+    pub(crate) segment_mib: u64,
+    /// Streams that are written, and compacted.
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(1..=100_000))]
+    pub(crate) hot: u64,
+    /// Streams that are written once, in the beginning, and never compacted.
+    #[arg(long, default_value_t = 1000, value_parser = value_parser!(u64).range(0..=1_000_000))]
+    pub(crate) cold: u64,
+    /// Entries of each cold stream.
+    #[arg(long, default_value_t = 16, value_parser = value_parser!(u64).range(1..=100_000))]
+    pub(crate) cold_entries: u64,
+    /// Bytes of an entry.
+    #[arg(long, default_value_t = 1024, value_parser = value_parser!(u32).range(8..=1_000_000))]
+    pub(crate) payload: u32,
+    /// Appends outstanding at once.
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) in_flight: u32,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct WalRecoveryArgs {
     /// Size of the log, GiB.
     #[arg(long, default_value_t = 4.0, value_parser = gibibytes)]
@@ -286,6 +318,11 @@ fn seconds(text: &str) -> Result<f64, String> {
 fn gibibytes(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of GiB"))?;
     if (0.05..=1024.0).contains(&value) { Ok(value) } else { Err("must be within 0.05..=1024".to_owned()) }
+}
+
+fn multiple(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if (0.5..=10_000.0).contains(&value) { Ok(value) } else { Err("must be within 0.5..=10000".to_owned()) }
 }
 
 fn positive_seconds(text: &str) -> Result<f64, String> {

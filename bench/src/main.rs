@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Wal(arguments) => wal::run_compare(arguments),
         Command::WalAlone(arguments) => wal::run_alone(arguments),
         Command::WalSweep(arguments) => wal::run_sweep(arguments),
+        Command::WalSoak(arguments) => wal::run_soak(arguments),
         Command::WalRecovery(arguments) => wal::run_recovery(arguments),
         Command::Disk(arguments) => disk_probe::run(arguments).map(|()| true),
     });

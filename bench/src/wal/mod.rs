@@ -7,6 +7,7 @@ mod limit;
 mod peer;
 mod recovery;
 mod shapes;
+mod soak;
 mod sweep;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ use logdrive_wal::{Options, Recovery, RingDisk, RingOptions, Wal};
 pub(crate) use self::alone::run as run_alone;
 pub(crate) use self::compare::run as run_compare;
 pub(crate) use self::recovery::run as run_recovery;
+pub(crate) use self::soak::run as run_soak;
 pub(crate) use self::sweep::run as run_sweep;
 use crate::cli::LogArgs;
 use crate::clock;
