@@ -408,8 +408,8 @@ fn questions_for_lost_entries_and_their_answers_do_not_mix_with_appends_and_repl
     builder.finish(1, VERSION_MAX, &mut bytes);
     let frame = FrameView::parse(&bytes, VERSION_MAX).unwrap();
 
-    let appends: Vec<(u32, u64, Vec<(EntryKind, &[u8])>)> =
-        frame.appends().map(|(to, m, entries)| (to.slot, m.prev_index.0, entries.collect())).collect();
+    let appends = frame.appends().map(|(to, m, entries)| (to.slot, m.prev_index.0, entries.collect()));
+    let appends: Vec<(u32, u64, Vec<_>)> = appends.collect();
     let all = |kind| entries(kind).collect::<Vec<_>>();
     assert_eq!(appends, [(1, 10, all(EntryKind::Payload)), (3, 20, all(EntryKind::Session))]);
     let (at, message, fetched) = frame.fetched().next().unwrap();
