@@ -30,7 +30,7 @@ fn exhaust(cluster: &mut Cluster, leader: u32, node: u32, votes: u64) {
             let stream = cluster.core(node).wal().stream(StreamId(1 << 40));
             let index = cluster.core(node).wal().entries(stream).map_or(1, |(_, last)| last + 1);
             let header = EntryHeader { index, tag: 1, note: 0 };
-            cluster.core(node).wal().append(stream, header, &[]).unwrap();
+            cluster.core(node).wal().append(stream, header, &[]).expect("there is room for what is vital");
             cluster.wake(node);
             cluster.run_for(ms(5));
             continue;
