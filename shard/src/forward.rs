@@ -10,6 +10,9 @@ use crate::{Env, Group, Moment, NodeId, ReadIndexReply, ReadIndexRequest, Refuse
 
 /// A follower repeats a question that got no answer after so many heartbeat intervals.
 const REPEAT_AFTER_INTERVALS: u32 = 3;
+/// A question that was repeated so often goes to somebody who does not answer: a leader that this member is no member for any more
+/// says nothing to it. The reads end then, as when the leader is lost.
+const REPEATS_MAX: u8 = 10;
 
 /// The questions of a follower.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -22,11 +25,13 @@ pub(crate) struct Forward {
     out: u64,
     /// When to ask again.
     pub(crate) retry_at: Moment,
+    /// How often it was repeated.
+    repeats: u8,
 }
 
 impl Forward {
     pub(crate) fn new() -> Forward {
-        Forward { life: 0, waiting: false, out: 0, retry_at: Moment::NEVER }
+        Forward { life: 0, waiting: false, out: 0, retry_at: Moment::NEVER, repeats: 0 }
     }
 
     /// The number on the wire.
@@ -42,13 +47,16 @@ impl Group {
     /// [`Group::read_index`].
     ///
     /// # Errors
-    /// [`Refused::NotLeader`] if no leader is known.
+    /// [`Refused::NotLeader`] if no leader is known, or if this node is no member: its leader would not listen to it.
     pub fn forward_read<S: Sink>(&mut self, env: &mut Env<'_, S>) -> Result<u64, Refused> {
         if self.is_leader() {
             return self.read_index(env);
         }
         if !self.leader.is_some() {
             return Err(Refused::NotLeader { leader: NodeId::NONE });
+        }
+        if !self.membership().contains(self.me) {
+            return Err(Refused::NotLeader { leader: self.leader });
         }
         self.flags.set(Flags::FORWARD);
         self.cold.forward.waiting = true;
@@ -90,8 +98,14 @@ impl Group {
 
     /// The deadline for an answer, if it passed.
     pub(crate) fn maybe_ask_again<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        if self.cold.forward.out != 0 && env.now >= self.cold.forward.retry_at {
-            self.ask_again(env);
+        let forward = &mut self.cold.forward;
+        if forward.out == 0 || env.now < forward.retry_at {
+            return;
+        }
+        forward.repeats += 1;
+        match forward.repeats > REPEATS_MAX {
+            true => self.lose_forwarded(env),
+            false => self.ask_again(env),
         }
     }
 
@@ -117,6 +131,7 @@ impl Group {
         forward.waiting = false;
         forward.out = 0;
         forward.retry_at = Moment::NEVER;
+        forward.repeats = 0;
     }
 
     /// A follower asks for an index that is confirmed after its question came.
@@ -165,6 +180,7 @@ impl Group {
         let forward = &mut self.cold.forward;
         let ticket = std::mem::take(&mut forward.out);
         forward.retry_at = Moment::NEVER;
+        forward.repeats = 0;
         if !forward.waiting {
             self.flags.clear(Flags::FORWARD);
         }

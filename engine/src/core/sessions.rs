@@ -183,9 +183,11 @@ impl Sessions {
         self.done = 0;
     }
 
-    /// A digest of a group's sessions, equal on nodes that applied the same entries; 0 for a group that never had one.
+    /// A digest of a group's sessions, equal on nodes that applied the same entries; 0 for a group that never had one. A leader has a
+    /// table as soon as it was asked for a session, whether or not anything came of it.
     pub(super) fn digest(&self, slot: u32) -> u64 {
-        self.groups[slot as usize].as_ref().map_or(0, |group| group.table.digest())
+        let table = self.groups[slot as usize].as_ref().map(|group| &group.table);
+        table.filter(|table| table.now_millis() > 0 || !table.is_empty()).map_or(0, |table| table.digest())
     }
 
     /// Sessions open in a group.

@@ -12,7 +12,7 @@ use super::plan::{Plan, Profile};
 use super::random::{Purpose, chance, stream};
 
 /// Size of a core's disk.
-pub(super) const DISK_BYTES: u64 = 256 << 20;
+pub(super) const DISK_BYTES: u64 = 4 << 30;
 
 /// The shape of a run.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ impl Shape {
         };
         let think = match plan.profile {
             Profile::Default | Profile::Scale => 2_000,
-            _ => [6, 60, 600][random.below(3) as usize],
+            _ => [60, 300, 1_500][random.below(3) as usize],
         } * MILLISECOND;
         let unit = match preset {
             TimingPreset::Lan => 150 * MILLISECOND,
@@ -77,7 +77,7 @@ impl Shape {
             think,
             patience: 10 * unit,
             padding: 300,
-            log_bytes: 64 << 20,
+            log_bytes: 2 << 30,
             calm,
             everybody_votes: false,
             leases_hold: !mix::clocks_jump(plan),

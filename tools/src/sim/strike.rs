@@ -62,7 +62,9 @@ impl World {
             FaultKind::CrashSlowLeader { group, .. } => self.leader_of(self.group(*group)),
             FaultKind::Restore { node } | FaultKind::Wipe { node } => {
                 let node = (node % nodes) as usize;
-                self.can_do_without(node).then_some(node)
+                let is_wipe = matches!(what, FaultKind::Wipe { .. });
+                let fits = self.can_do_without(node) && (!is_wipe || self.all_have_met(node));
+                fits.then_some(node)
             }
             FaultKind::SlowCore { node, .. }
             | FaultKind::Bridge { node, .. }
@@ -172,7 +174,9 @@ impl World {
         match what {
             FaultKind::Pause { .. } if self.nodes[node].paused_until <= self.now => self.resume(node),
             FaultKind::SlowCore { .. } => self.slow_cores(),
-            FaultKind::Restore { .. } if self.can_do_without(node) => self.restore(node)?,
+            FaultKind::Restore { .. } if self.can_do_without(node) && self.all_would_know(node) => {
+                self.restore(node)?;
+            }
             FaultKind::Restore { .. } => self.nodes[node].backup = None,
             FaultKind::Partition { .. }
             | FaultKind::Bridge { .. }
@@ -372,11 +376,27 @@ impl World {
         self.nodes.len() >= 3 && spoiled == 0 && !self.nodes[node].is_spoiled
     }
 
+    /// Whether all others have met a node. Somebody who never did cannot know that it came back with less than it had.
+    fn all_have_met(&self, node: usize) -> bool {
+        let others = self.nodes.iter().filter(|other| other.id != self.nodes[node].id);
+        others.map(|other| other.memory.of(self.nodes[node].id)).all(|known| known.is_some())
+    }
+
+    /// Whether all others have met a later boot of the node than the one that it would begin on its backup. (Who has met the same boot
+    /// takes the copy for what it knows: see the README.)
+    fn all_would_know(&self, node: usize) -> bool {
+        let id = self.nodes[node].id;
+        let Some(boot) = self.nodes[node].backup.as_ref().map(|backup| backup.boot + 1) else { return false };
+        let others = self.nodes.iter().filter(|other| other.id != id);
+        others.map(|other| other.memory.of(id)).all(|known| known.is_some_and(|known| known.boot > boot))
+    }
+
     /// Ends all faults that are active, at once.
     pub(super) fn end_all_faults(&mut self) -> Verdict {
         for active in 0..self.active.len() {
-            if !matches!(self.active[active].fault.what, FaultKind::Restore { .. }) {
-                self.end_fault(active)?;
+            match self.active[active].fault.what {
+                FaultKind::Restore { .. } => self.active[active].is_over = true,
+                _ => self.end_fault(active)?,
             }
         }
         for node in 0..self.nodes.len() {
