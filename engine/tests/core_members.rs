@@ -4,7 +4,7 @@ mod common;
 mod members;
 
 use common::{Answer, Cluster, Setup, ms, payload};
-use logdrive::api::Error;
+use logdrive::api::{Error, ReadPolicy};
 use logdrive_shard::{LogIndex, MemberStep, MembershipChange, NodeId, Role, Term, Transition};
 
 const LEARN: &[MemberStep] = &[MemberStep::AddLearner(NodeId(4))];
@@ -339,4 +339,20 @@ fn a_removed_member_gives_its_log_up_keeps_its_vote_and_can_learn_again_from_the
     cluster.start(gone);
     await_applied(&mut cluster, 1, gone);
     assert_eq!(cluster.core(gone).machine().entries[0].len(), 35, "its second life is what counts");
+}
+
+#[test]
+fn a_read_at_a_member_that_was_removed_is_refused_and_keeps_nothing_waiting() {
+    let mut cluster = with_a_spare(1);
+    write(&mut cluster, 1, 0, 5);
+    let gone = cluster.leader(1) % 3 + 1;
+    cluster.must_change(1, &change(&[MemberStep::Remove(NodeId(gone))]));
+    cluster.run_until(ms(10_000), |cluster| {
+        let status = cluster.core(gone).group_status(Cluster::slot(1));
+        !status.raft.membership.contains(NodeId(gone))
+    });
+    let token = cluster.read(gone, 1, ReadPolicy::Follower);
+    let answer = cluster.wait(gone, token);
+    assert!(matches!(answer.result, Err(Error::NotLeader { .. })), "{answer:?}");
+    assert_eq!(cluster.core(gone).requests_waiting(), 0);
 }

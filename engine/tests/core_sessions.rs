@@ -64,6 +64,26 @@ fn a_retry_after_a_lost_reply_applies_once_in_a_session_and_twice_outside() {
 }
 
 #[test]
+fn members_stay_equal_though_a_leader_was_asked_for_a_session_that_never_came_about() {
+    let mut cluster = one_group();
+    let leader = cluster.leader(1);
+    let others = [leader % 3 + 1, (leader + 1) % 3 + 1];
+    for other in others {
+        cluster.hold(leader, other);
+    }
+    cluster.session(leader, 1, SessionOp::Open);
+    cluster.run_until(ms(10_000), |cluster| cluster.find_leader(1).is_some_and(|now| now != leader));
+    for other in others {
+        cluster.lose(leader, other);
+        cluster.unhold(leader, other);
+    }
+    cluster.elect();
+    assert!(cluster.write(1, b"next").result.is_ok());
+    let digests = digests(&mut cluster);
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:x?}");
+}
+
+#[test]
 fn copies_that_meet_in_one_turn_are_executed_once_and_answered_alike_in_order() {
     let mut cluster = one_group();
     let (one, other) = (cluster.open_session(1), cluster.open_session(1));

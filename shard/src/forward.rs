@@ -10,9 +10,6 @@ use crate::{Env, Group, Moment, NodeId, ReadIndexReply, ReadIndexRequest, Refuse
 
 /// A follower repeats a question that got no answer after so many heartbeat intervals.
 const REPEAT_AFTER_INTERVALS: u32 = 3;
-/// A question that was repeated so often goes to somebody who does not answer: a leader that this member is no member for any more
-/// says nothing to it. The reads end then, as when the leader is lost.
-const REPEATS_MAX: u8 = 10;
 
 /// The questions of a follower.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -25,13 +22,11 @@ pub(crate) struct Forward {
     out: u64,
     /// When to ask again.
     pub(crate) retry_at: Moment,
-    /// How often it was repeated.
-    repeats: u8,
 }
 
 impl Forward {
     pub(crate) fn new() -> Forward {
-        Forward { life: 0, waiting: false, out: 0, retry_at: Moment::NEVER, repeats: 0 }
+        Forward { life: 0, waiting: false, out: 0, retry_at: Moment::NEVER }
     }
 
     /// The number on the wire.
@@ -55,7 +50,7 @@ impl Group {
         if !self.leader.is_some() {
             return Err(Refused::NotLeader { leader: NodeId::NONE });
         }
-        if !self.membership().contains(self.me) {
+        if !self.membership().contains(self.cold.me) {
             return Err(Refused::NotLeader { leader: self.leader });
         }
         self.flags.set(Flags::FORWARD);
@@ -98,14 +93,13 @@ impl Group {
 
     /// The deadline for an answer, if it passed.
     pub(crate) fn maybe_ask_again<S: Sink>(&mut self, env: &mut Env<'_, S>) {
-        let forward = &mut self.cold.forward;
-        if forward.out == 0 || env.now < forward.retry_at {
+        if self.cold.forward.out == 0 || env.now < self.cold.forward.retry_at {
             return;
         }
-        forward.repeats += 1;
-        match forward.repeats > REPEATS_MAX {
-            true => self.lose_forwarded(env),
-            false => self.ask_again(env),
+        match self.membership().contains(self.cold.me) {
+            true => self.ask_again(env),
+            // Removed since: the leader does not listen any more.
+            false => self.lose_forwarded(env),
         }
     }
 
@@ -131,7 +125,6 @@ impl Group {
         forward.waiting = false;
         forward.out = 0;
         forward.retry_at = Moment::NEVER;
-        forward.repeats = 0;
     }
 
     /// A follower asks for an index that is confirmed after its question came.
@@ -180,7 +173,6 @@ impl Group {
         let forward = &mut self.cold.forward;
         let ticket = std::mem::take(&mut forward.out);
         forward.retry_at = Moment::NEVER;
-        forward.repeats = 0;
         if !forward.waiting {
             self.flags.clear(Flags::FORWARD);
         }

@@ -36,6 +36,8 @@ pub(super) struct Client {
     /// The attempt it waits for.
     pub(super) waits_for: Option<u64>,
     since: Nanos,
+    /// When it acts next: what was queued for other times is void.
+    acts_at: Nanos,
     pub(super) session: Option<InGroup>,
     /// Commands go through sessions.
     has_sessions: bool,
@@ -46,9 +48,15 @@ impl World {
         for client in 0..self.plan.clients {
             let has_sessions = client % 3 == 2;
             self.clients.push(Client { has_sessions, ..Client::default() });
-            let at = self.now + self.random.clients.below(100 * MILLISECOND);
-            self.queue.put(at, Event::Client { client });
+            let pause = self.random.clients.below(100 * MILLISECOND);
+            self.client_acts_later(client as usize, pause);
         }
+    }
+
+    pub(super) fn client_acts_later(&mut self, client: usize, pause: Nanos) {
+        let at = self.now + pause;
+        self.clients[client].acts_at = at;
+        self.queue.put(at, Event::Client { client: client as u32 });
     }
 
     /// Begins an operation of nobody in particular at a node that runs. Returns its attempt.
@@ -166,7 +174,10 @@ impl World {
 
     pub(super) fn client_acts(&mut self, at: usize) -> Verdict {
         let client = &self.clients[at];
-        if !self.clients_run || client.waits_for.is_some() && self.now < client.since + self.shape.patience {
+        if !self.clients_run || client.acts_at != self.now {
+            return Ok(());
+        }
+        if client.waits_for.is_some() && self.now < client.since + self.shape.patience {
             return Ok(());
         }
         self.clients[at].waits_for = None;
@@ -177,7 +188,7 @@ impl World {
         let node = self.whom_to_ask(group);
         if !self.nodes[node].responds(self.now) {
             let pause = MILLISECOND + self.random.clients.below(20 * MILLISECOND).max(self.shape.think / 10);
-            self.queue.put(self.now + pause, Event::Client { client: at as u32 });
+            self.client_acts_later(at, pause);
             return Ok(());
         }
         let node = self.nodes[node].id;
@@ -185,7 +196,9 @@ impl World {
         let attempt = self.attempt(op, node, call)?;
         self.clients[at].waits_for = Some(attempt);
         self.clients[at].since = self.now;
-        self.queue.put(self.now + self.shape.patience, Event::Client { client: at as u32 });
+        if self.clients[at].waits_for == Some(attempt) {
+            self.client_acts_later(at, self.shape.patience);
+        }
         Ok(())
     }
 
@@ -302,7 +315,7 @@ impl World {
                 2 * MILLISECOND + self.random.clients.below(20 * MILLISECOND).max(self.shape.think / 10)
             }
         };
-        self.queue.put(self.now + pause, Event::Client { client: at as u32 });
+        self.client_acts_later(at, pause);
     }
 
     /// The connection of clients to a node that ended is gone: they will never know.
@@ -312,8 +325,8 @@ impl World {
             let waits = self.clients[client].waits_for;
             if waits.is_some_and(|attempt| self.history.attempts[attempt as usize].node == id) {
                 self.clients[client].waits_for = None;
-                let at = self.now + self.random.clients.below(20 * MILLISECOND);
-                self.queue.put(at, Event::Client { client: client as u32 });
+                let pause = self.random.clients.below(20 * MILLISECOND);
+                self.client_acts_later(client, pause);
             }
         }
     }

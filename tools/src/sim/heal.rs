@@ -21,13 +21,19 @@ impl World {
         for node in 0..self.nodes.len() {
             if broken == Some(node) {
                 self.break_for_good(node)?;
-            } else if !self.nodes[node].is_up {
+            } else if !self.nodes[node].is_up && !self.nodes[node].stays_down {
                 self.nodes[node].disk_is_suspect = false;
                 self.start_node(node)?;
             }
         }
         self.note(None, || format!("troubles stop; stays broken: {broken:?} (from 0)"));
         Ok(())
+    }
+
+    /// Stops all troubles, and starts whoever is down.
+    pub fn heal(&mut self) -> Verdict {
+        self.end_all_faults()?;
+        self.heal_the_rest()
     }
 
     /// One node of at least three, if none has lost its directories already; nobody in a third of the runs.
@@ -56,7 +62,10 @@ impl World {
     pub fn heal_the_rest(&mut self) -> Verdict {
         self.note(None, || "everybody comes back".to_owned());
         for node in 0..self.nodes.len() {
-            self.nodes[node].stays_down = false;
+            self.nodes[node].stays_down = self.nodes[node].is_spoiled && !self.nodes[node].is_up;
+            if self.nodes[node].stays_down {
+                continue;
+            }
             if !self.nodes[node].is_up {
                 self.nodes[node].disk_is_suspect = false;
                 self.start_node(node)?;
@@ -189,9 +198,9 @@ impl World {
     /// Nothing but the clients' load for a while, then rest.
     pub(super) fn come_to_rest(&mut self) -> Verdict {
         self.clients_run = true;
-        for client in 0..self.clients.len() as u32 {
-            let at = self.now + self.random.clients.below(100 * MILLISECOND);
-            self.queue.put(at, super::queue::Event::Client { client });
+        for client in 0..self.clients.len() {
+            let pause = self.random.clients.below(100 * MILLISECOND);
+            self.client_acts_later(client, pause);
         }
         self.run_for(2 * self.unit() + SECOND)?;
         self.stop_clients();

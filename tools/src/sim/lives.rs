@@ -202,6 +202,8 @@ impl World {
         self.nodes[node].is_up = false;
         self.nodes[node].paused_until = 0;
         self.nodes[node].doomed = None;
+        // Its operator has read why it was refused.
+        self.nodes[node].stays_down |= self.nodes[node].is_spoiled;
         for at in self.nodes[node].cores.clone() {
             self.stop_core(CoreAt(at), how)?;
         }
@@ -226,7 +228,7 @@ impl World {
             state.platter.power_loss();
         }
         match closed {
-            Err(error) if !node.disk_is_suspect => {
+            Err(error) if !node.disk_is_suspect && !state.platter.halted() => {
                 Err(Broken::new("a log is closed in order", error.to_string()).on_node(node.id))
             }
             _ => Ok(()),

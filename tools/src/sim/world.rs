@@ -88,8 +88,13 @@ pub(super) struct Scratch {
 impl World {
     /// A world in which nothing runs yet; [`World::start`] starts it.
     pub fn new(plan: Plan, trace: Trace) -> World {
-        let seed = plan.seed;
         let shape = Shape::of(&plan);
+        World::shaped(plan, shape, trace)
+    }
+
+    /// The same with another shape than the seed gives.
+    pub fn shaped(plan: Plan, shape: Shape, trace: Trace) -> World {
+        let seed = plan.seed;
         let faults = mix::faults(&plan, &shape);
         let purpose = |purpose| stream(seed, purpose, 0);
         World {

@@ -122,6 +122,12 @@ impl Group {
         }
     }
 
+    fn begins_anew(&mut self, node: NodeId) {
+        if let Some(promise) = self.promises.get_mut(&node) {
+            promise.matched = LogIndex(0);
+        }
+    }
+
     /// A node comes back with this state: whatever it has promised must be in it.
     fn came_back(&mut self, node: NodeId, status: &GroupStatus) -> Verdict {
         let Some(promise) = self.promises.get(&node) else { return Ok(()) };
@@ -162,6 +168,10 @@ impl Observer for Raft {
             return Ok(());
         }
         for changed in changed {
+            if changed.now.last == LogIndex(0) && changed.before.last > LogIndex(0) {
+                // It was removed and is no member any more: the group begins anew here, with term and vote.
+                self.groups.entry(changed.now.id).or_default().begins_anew(node);
+            }
             let status = live.group_status(changed.slot);
             let group = self.groups.entry(status.id).or_default();
             group.see(node, &status).map_err(|broken| broken.in_group(status.id).on_node(node))?;
