@@ -160,7 +160,7 @@ fn the_leader_of_a_minority_steps_down_and_the_majority_goes_on() {
 
 #[test]
 fn a_power_loss_of_all_nodes_under_load_loses_nothing_acknowledged() {
-    for_seeds(15, |seed| {
+    for_seeds(8, |seed| {
         let mut world = world(plan(seed, 3), |_| {});
         for round in 0..4 {
             world.run_for((300 + (seed * 97 + round * 211) % 900) * MILLISECOND).expect("all is well");
@@ -196,7 +196,7 @@ fn a_one_way_partition_does_not_stop_the_group() {
 
 #[test]
 fn a_leader_whose_disk_is_stuck_is_replaced() {
-    for_seeds(15, |seed| {
+    for_seeds(8, |seed| {
         let (mut world, leader) = calm(plan(seed, 3));
         strike(&mut world, FaultKind::DiskSlow { node: place(leader), up_to: 600 * SECOND });
         let stuck = world.ask(OpKind::Propose, GROUP, leader).expect("all is well");
@@ -258,7 +258,7 @@ fn everything_can_be_read(world: &mut World) {
 
 #[test]
 fn a_new_leader_finds_a_follower_whose_disk_is_full() {
-    for_seeds(15, |seed| {
+    for_seeds(8, |seed| {
         let (mut world, leader) = calm(plan(seed, 3));
         let others = all_but(&world, leader);
         let (full, next) = (others[0], others[1]);
