@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use logdrive::api::{Completions, CoreSettings};
-use logdrive::core::{Core, CoreId, CoreOptions, Event, GroupSetup, LinkId, PortId, Slot};
+use logdrive::core::{Core, CoreId, CoreOptions, Disks, Event, GroupSetup, LinkId, PortId, Slot};
 use logdrive_shard::{GroupId, Moment, NodeId, Random};
 use logdrive_wal::{RingDisk, RingOptions};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -215,7 +215,11 @@ impl Bench {
                 buffer_bytes: arguments.log.batch_bytes,
                 ..RingOptions::default()
             };
-            let disk = RingDisk::open(&path, ring).context("cannot open a log's disk")?;
+            let log = RingDisk::open(&path, ring).context("cannot open a log's disk")?;
+            let path = directory.join(format!("snapshots-{}", node + 1));
+            std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+            let ring = RingOptions { buffers: 0, ..RingOptions::default() };
+            let snapshots = RingDisk::open(&path, ring).context("cannot open the disk of the snapshots")?;
             let options = CoreOptions {
                 node: NodeId(node + 1),
                 core: CoreId(0),
@@ -227,8 +231,8 @@ impl Bench {
             };
             let machine = Counted::new(MachineKind::Digest, Arc::new(AtomicU64::new(0)));
             let now = Moment(clock::now_nanos());
-            let mut core =
-                Core::open(now, options, disk, machine, &mut |_, _| ()).context("cannot open a core")?;
+            let mut core = Core::open(now, options, Disks { log, snapshots }, machine, &mut |_, _| ())
+                .context("cannot open a core")?;
             let port = core.add_port();
             let clients =
                 arguments.clients / arguments.nodes + u32::from(node < arguments.clients % arguments.nodes);

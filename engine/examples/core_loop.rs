@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use logdrive::api::{
     ApplyEntry, BadSnapshot, BytesLoading, BytesView, Completions, CoreSettings, Replies, StateMachine,
 };
-use logdrive::core::{Core, CoreId, CoreOptions, Event, GroupSetup, LinkId, PortId, Slot};
+use logdrive::core::{Core, CoreId, CoreOptions, Disks, Event, GroupSetup, LinkId, PortId, Slot};
 use logdrive_shard::{GroupId, Moment, NodeId, Random};
 use logdrive_wal::{Buffer, Completion, Disk, Done, FileId, Op, Token};
 
@@ -205,6 +205,8 @@ impl Bench {
             };
             let mut settings = CoreSettings::default();
             settings.wal.budget_bytes = 1 << 40;
+            (settings.snapshots.every_entries, settings.snapshots.every_bytes) = (0, 0);
+            settings.snapshots.group_log_bytes_max = u64::MAX;
             let options = CoreOptions {
                 node: NodeId(node),
                 core: CoreId(0),
@@ -215,7 +217,8 @@ impl Bench {
                 settings,
             };
             let machine = Counter { groups: Vec::new() };
-            let core = Core::open(Moment(1), options, NullDisk::default(), machine, &mut |_, _| ());
+            let disks = Disks { log: NullDisk::default(), snapshots: NullDisk::default() };
+            let core = Core::open(Moment(1), options, disks, machine, &mut |_, _| ());
             let mut core = core.expect("a new log opens");
             let port = core.add_port();
             Node { core, port, inbox: VecDeque::new(), proposals: Vec::new(), turns: 0 }

@@ -28,6 +28,8 @@ pub enum Busy {
     CoreRequests,
     /// Bytes held for clients on this core.
     CoreBytes,
+    /// The group's log is as long as it may be: a snapshot is being taken, or cannot be (see the group's status).
+    GroupLog,
     /// Reads waiting for this group.
     GroupReads,
     /// Bytes waiting for the log.
@@ -173,6 +175,11 @@ pub enum Error {
          nodes: if a majority of the copies is damaged, a backup is needed"
     )]
     GroupCorrupt,
+    /// A snapshot could not be written, or not be taken now. The group goes on, and so does its log.
+    #[error(
+        "the snapshot could not be written; the group's status and the node's log say why. It is tried again after a pause"
+    )]
+    SnapshotFailed,
     /// The log reached its budget or the disk is full; nothing was appended; reads go on.
     #[error("the log is out of space ({used} of {budget} bytes used); nothing was appended; reads go on")]
     OutOfSpace {
@@ -201,7 +208,9 @@ impl Error {
             | Error::NoQuorum
             | Error::NobodyToTakeOver
             | Error::TransferTimedOut { .. } => Retry::After(Duration::from_millis(100)),
-            Error::OutOfSpace { .. } | Error::GroupCorrupt => Retry::After(Duration::from_secs(1)),
+            Error::OutOfSpace { .. } | Error::GroupCorrupt | Error::SnapshotFailed => {
+                Retry::After(Duration::from_secs(1))
+            }
             Error::Indeterminate | Error::Timeout => Retry::OnlyIfIdempotent,
             Error::PayloadTooLarge { .. }
             | Error::BadTransferee { .. }

@@ -13,5 +13,5 @@ pub use error::{Busy, Error, Retry};
 pub use machine::{ApplyEntry, Replies, StateMachine, VIEWS_PER_GROUP_MAX};
 pub use per_group::{GroupState, PerGroup};
 pub use session::{Session, SessionCall};
-pub use settings::{CoreSettings, ReadPolicy, TimingPreset};
+pub use settings::{CoreSettings, ReadPolicy, SnapshotSettings, TimingPreset};
 pub use snapshot::{BadSnapshot, BytesLoading, BytesView, exactly};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use logdrive_shard::{Config as ShardConfig, LogIndex, NodeId};
 
+use crate::snapshot::SnapshotFileSettings;
+
 /// How a read may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -92,6 +94,8 @@ pub struct CoreSettings {
     /// each voter in contact that is wanted more (three at most), and leads all the same when those cannot; leaders are spread
     /// over those that are wanted most. All nodes should have the same.
     pub priorities: Vec<(NodeId, u8)>,
+    /// Snapshots, and what of the logs goes with them.
+    pub snapshots: SnapshotSettings,
     /// The disk counts as stuck when its oldest write is under way for so long: this core then says it is not alive.
     pub disk_stall: Duration,
 }
@@ -125,7 +129,48 @@ impl Default for CoreSettings {
             session_expiry: Duration::from_secs(3600),
             balance_leaders: true,
             priorities: Vec::new(),
+            snapshots: SnapshotSettings::default(),
             disk_stall: Duration::from_secs(1),
+        }
+    }
+}
+
+/// When snapshots are taken, and how fast.
+#[derive(Clone, Debug)]
+pub struct SnapshotSettings {
+    /// Entries applied since the last one after which a group takes another; 0: they do not count. Groups are spread over the last
+    /// quarter of this.
+    pub every_entries: u64,
+    /// The same in bytes of the log; 0: they do not count.
+    pub every_bytes: u64,
+    /// Entries that a snapshot stands for and that stay in the log, for followers that are a little behind.
+    pub keep_trailing_entries: u64,
+    /// Being written on one core.
+    pub at_once: u32,
+    /// Bytes of entries that no snapshot stands for, above which a group takes no proposals until one does.
+    pub group_log_bytes_max: u64,
+    /// Bytes of a state that are written, or built from a snapshot, in one go.
+    pub slice_bytes: u32,
+    /// The least time from one such slice to the next on a core: together they bound the share of the core that snapshots take.
+    pub slice_interval: Duration,
+    /// Snapshots loaded at the same time when a core opens.
+    pub loads_at_once: u32,
+    /// The files.
+    pub files: SnapshotFileSettings,
+}
+
+impl Default for SnapshotSettings {
+    fn default() -> SnapshotSettings {
+        SnapshotSettings {
+            every_entries: 10_000,
+            every_bytes: 64 << 20,
+            keep_trailing_entries: 1_000,
+            at_once: 2,
+            group_log_bytes_max: 256 << 20,
+            slice_bytes: 64 << 10,
+            slice_interval: Duration::from_micros(500),
+            loads_at_once: 4,
+            files: SnapshotFileSettings::default(),
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Range {
     slot: u32,
     first: u64,
     last: u64,
+    /// Of the log, about.
+    bytes: u64,
 }
 
 /// The entry at `index`, cached or loaded.
@@ -86,8 +88,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let mut ranges = std::mem::take(&mut self.scratch.ranges);
         self.choose_ranges(&mut ranges);
         let mut entries = recycle(std::mem::take(&mut self.scratch.entries));
+        // Hardly ever one.
+        let mut configs = Vec::new();
         let io = &mut self.io;
-        for &Range { slot, first, last } in &ranges {
+        for &Range { slot, first, last, .. } in &ranges {
             let (lane, group) = (&io.lanes[slot as usize], self.ids[slot as usize]);
             for index in first..=last {
                 let entry = entry_at(&io.cache, &io.loads, lane, slot, index);
@@ -99,7 +103,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                         let Some(command) = command else { continue };
                         command
                     }
-                    EntryKind::Empty | EntryKind::Config => continue,
+                    EntryKind::Config => {
+                        configs.push((slot, LogIndex(index), payload.to_vec()));
+                        continue;
+                    }
+                    EntryKind::Empty => continue,
                 };
                 entries.push(ApplyEntry { slot, group, index: LogIndex(index), payload });
             }
@@ -131,6 +139,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         self.scratch.entries = recycle(entries);
         replies.clear();
+        for (slot, index, bytes) in configs {
+            self.note_membership(slot, index, &bytes);
+        }
         for range in ranges.drain(..) {
             self.end_range(range);
         }
@@ -155,7 +166,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let group = &self.groups[slot as usize];
             let limit = if mutant::APPLIES_UNDURABLE { group.commit() } else { group.applicable() }.0;
             let first = lane.applied.0 + 1;
-            let mut next = first;
+            let (mut next, mut bytes) = (first, 0);
             let mut is_cold = false;
             while next <= limit && budget > 0 {
                 let len = io
@@ -167,11 +178,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                     is_cold = true;
                     break;
                 };
+                bytes += len + ENTRY_COST_BYTES;
                 budget = budget.saturating_sub(len + ENTRY_COST_BYTES);
                 next += 1;
             }
             if next > first {
-                ranges.push(Range { slot, first, last: next - 1 });
+                ranges.push(Range { slot, first, last: next - 1, bytes });
             }
             if is_cold && next == first {
                 // Read back and applied later; nobody else waits for it.
@@ -193,9 +205,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     /// The entries of a range are applied.
     fn end_range(&mut self, range: Range) {
-        let Range { slot, last, .. } = range;
+        let Range { slot, first, last, bytes } = range;
         self.groups[slot as usize].on_applied(LogIndex(last));
         self.io.lanes[slot as usize].applied = LogIndex(last);
+        self.count_applied(slot, first, last, bytes);
         if !self.io.changes.is_empty() {
             self.io.finish_changes(slot, LogIndex(last));
         }

@@ -15,8 +15,8 @@ use logdrive_shard::{Append, LogIndex, Moment, Term};
 use logdrive_wal::{AppendError, Disk, EntryHeader, ReadDone, Ticket};
 
 use super::Core;
+use super::lives::life_of;
 use super::record::{entry_note, note_kind};
-use super::retire::life_of;
 use crate::api::StateMachine;
 use crate::wire::{Address, Entries};
 

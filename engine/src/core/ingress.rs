@@ -39,8 +39,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 self.on_read(ReadRequest { port, token, slot, policy, request });
             }
             Event::Disk => {}
+            Event::SnapshotDisk => self.on_snapshot_disk(),
             Event::Transfer { port, token, slot, to } => self.on_transfer(port, token, slot, to),
             Event::Change { port, token, slot, change } => self.on_change(port, token, slot, change),
+            Event::Snapshot { port, token, slot } => self.on_snapshot_order(port, token, slot),
             Event::Campaign { slot } => self.on_campaign(slot),
             Event::Drain(draining) => self.on_drain(draining),
             Event::HandOver => self.on_hand_over(),

@@ -38,6 +38,9 @@ impl Flags {
     /// Has reads that wait.
     pub(super) const HAS_READS: Flags = Flags(1 << 9);
 
+    /// Its log is as long as it may be: no proposals are taken until a snapshot is durable.
+    pub(super) const LOG_FULL: Flags = Flags(1 << 11);
+
     /// Sets a bit; whether it was clear.
     pub(super) fn raise(&mut self, flag: Flags) -> bool {
         let was_clear = self.0 & flag.0 == 0;
@@ -66,6 +69,8 @@ pub(super) struct Lane {
     pub(super) applied: LogIndex,
     /// Queues this slot is in.
     pub(super) flags: Flags,
+    /// Bytes of entries applied that its growth does not count yet.
+    pub(super) uncounted_bytes: u16,
     /// Where this slot's last write is in the list of writes under way (a running number, wrapping).
     pub(super) touch: u32,
     /// Proposals to be answered, in index order: first and last in the slab.
@@ -84,6 +89,7 @@ impl Lane {
             history,
             applied,
             flags: Flags::default(),
+            uncounted_bytes: 0,
             touch: 0,
             pending_head: NIL,
             pending_tail: NIL,

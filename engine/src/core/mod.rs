@@ -24,7 +24,9 @@
 //! | `balance` | leader placement, hand-over; `transfers`: orders to hand over |
 //! | `room` | room in the logs of a group's members; `pressure`: what the log asks to be given up |
 //! | `heal` | entries that the disk lost while the node runs |
-//! | `recovery`, `record` | opening, and what the log's records mean |
+//! | `snapshots` | when they are taken, writing, loading, installing; what of the log may go then |
+//! | `open`, `recovery`, `record` | opening, reading the log back, and what its records mean |
+//! | `lives` | the beginnings of a group's log |
 //!
 //! # Deliberately absent
 //!
@@ -39,8 +41,10 @@ mod heal;
 mod ingress;
 mod lane;
 mod links;
+mod lives;
 mod loads;
 mod members;
+mod open;
 mod parked;
 mod peers;
 mod prefetch;
@@ -51,6 +55,7 @@ mod requests;
 mod retire;
 mod room;
 mod sessions;
+mod snapshots;
 mod status;
 mod step;
 mod timers;
@@ -67,10 +72,14 @@ use logdrive_wal::{Disk, Wal};
 
 use crate::api::{Completions, Replies, StateMachine};
 use balance::Balance;
+use lives::Life;
 use room::Room;
 use sessions::Sessions;
+use snapshots::Snapshots;
 use step::Io;
 
+pub use open::{Disks, OpenError};
+pub use snapshots::{Offered, SnapshotCounters, SnapshotStatus};
 pub use status::Counters;
 pub use timers::TimerWheel;
 pub use types::{
@@ -100,8 +109,8 @@ pub struct Core<D: Disk, M: StateMachine> {
     sorted: Vec<(GroupId, u32)>,
     /// By slot: whether the group has a preferred leader, or has one as soon as its members are known.
     prefers: Vec<bool>,
-    /// By slot: how often the group began anew here.
-    lives: Vec<u32>,
+    /// By slot: which beginning of the group's log is the present one.
+    lives: Vec<Life>,
     /// Groups that this node is no member of, and when to look whether they can be given up. Each at most once.
     retiring: VecDeque<(Moment, u32)>,
     groups: Vec<Group>,
@@ -113,6 +122,7 @@ pub struct Core<D: Disk, M: StateMachine> {
     sessions: Sessions,
     balance: Balance,
     room: Room,
+    snapshots: Snapshots<D, M>,
     /// When the next pulses are due; `NEVER` without links.
     next_pulse: Moment,
     /// When a log that is out of space is tried again.
@@ -222,6 +232,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 self.io.write_state(slot as u32, group.hard_state());
             }
         }
+        self.snapshots.store.close();
         self.io.wal.close(now.0).map_err(|error| Fatal::LogPoisoned { core, error })
     }
 }

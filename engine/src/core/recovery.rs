@@ -1,67 +1,70 @@
-//! Opening a core: reading its log back, applying what is known to be committed, making the groups.
+//! Reading a log back, and applying what is known to be committed, on top of the snapshots that were loaded before.
+//!
+//! What is at or below a group's snapshot is looked at for the terms and configurations of the log only: it is applied already.
 
 use std::collections::VecDeque;
 
 use logdrive_shard::{
-    Group, GroupId, HardState, InvalidMembership, LogEnd, LogIndex, LogState, Membership, Moment, NodeId,
-    Random, Setup, Term,
+    GroupId, HardState, InvalidMembership, LogEnd, LogIndex, LogState, Membership, Moment, NodeId,
+    SnapshotMeta, Start, StartError, Term,
 };
-use logdrive_wal::{Disk, EntryHeader, OpenError, Recovery, StreamId, Wal};
+use logdrive_wal::{EntryHeader, OpenError, Recovery, StreamId};
 
-use super::balance::Balance;
-use super::cache::Cache;
 use super::gap::Gap;
-use super::heal::Heal;
-use super::lane::{Flags, Lane};
-use super::loads::Loads;
-use super::parked::Waiting;
-use super::record::{STATE_VERSION, decode_state, first_history, note_commit, note_kind};
-use super::requests::{Ports, Proposals, Reads};
-use super::retire::{life_of, stream_of};
-use super::room::Room;
+use super::lives::{Life, life_of};
+use super::record::{STATE_VERSION, decode_state, note_commit, note_kind};
 use super::sessions::Sessions;
-use super::status::Counters;
-use super::step::{Effects, Io, Queues};
-use super::timers::TimerWheel;
-use super::waits::{LeaseReads, LocalReads};
-use super::{Core, CoreOptions, GroupSetup, Scratch};
-use crate::api::{ApplyEntry, CoreSettings, Replies, StateMachine};
+use super::step::RECORD_BYTES;
+use crate::api::{ApplyEntry, Replies, StateMachine};
 use crate::mutant;
-use crate::wire::{EntryKind, FRAME_BYTES_MAX};
+use crate::wire::EntryKind;
 
 /// Payload bytes applied in one call while the log is read back.
 const REPLAY_BYTES: usize = 256 << 10;
 
 /// An entry that is not known to be committed yet.
-struct TailEntry {
-    kind: EntryKind,
-    payload: Box<[u8]>,
+pub(super) struct TailEntry {
+    pub(super) kind: EntryKind,
+    pub(super) payload: Box<[u8]>,
 }
 
 /// What is known of a group so far.
-struct Replayed {
+pub(super) struct Replayed {
     state: HardState,
-    history: u32,
-    fresh: bool,
+    pub(super) history: u32,
+    pub(super) fresh: bool,
+    /// The state is one of the present life.
+    has_state: bool,
     log: LogState,
-    /// Handed to the state machine up to here.
-    applied: u64,
-    /// Known to be committed up to here.
+    /// The snapshot that was loaded before the log is read; or, once the log has led on from there, where its present beginning found
+    /// the state.
+    base: Option<SnapshotMeta>,
+    /// Handed to the state machine up to here, the snapshot included.
+    pub(super) applied: u64,
+    /// The log tells that it is committed up to here.
     commit: u64,
-    /// Entries `applied + 1 ..= log.last`.
-    tail: VecDeque<TailEntry>,
+    /// Entries `applied + 1 ..= log.last`, unless the log is detached.
+    pub(super) tail: VecDeque<TailEntry>,
+    /// The log begins behind `applied + 1`: nothing of it can be applied.
+    detached: bool,
     /// Entries behind `log.last` that were acknowledged are damaged: the log is cut there.
     gap: Option<Gap>,
     /// The newest term and vote may be lost.
     in_doubt: bool,
     /// The founding configuration, if this node knows it, and those in the log.
     memberships: Vec<(LogIndex, Membership)>,
-    /// How often the group began anew here.
-    life: u32,
+    /// Which beginning of its log this is.
+    pub(super) life: Life,
+    /// Bytes of the entries behind the snapshot.
+    pub(super) log_bytes: u64,
+}
+
+fn empty_log() -> LogState {
+    LogState { first: LogIndex(1), last: LogIndex(0), ..LogState::default() }
 }
 
 impl Replayed {
-    fn new(history: u32, founders: &[NodeId]) -> Replayed {
+    pub(super) fn new(history: u32, founders: &[NodeId]) -> Replayed {
         let founding = (!founders.is_empty()).then(|| {
             Membership::founding(founders).expect("the founders were checked when the node started")
         });
@@ -69,15 +72,114 @@ impl Replayed {
             state: HardState::default(),
             history,
             fresh: true,
-            log: LogState { first: LogIndex(1), last: LogIndex(0), ..LogState::default() },
+            has_state: false,
+            log: empty_log(),
+            base: None,
             applied: 0,
             commit: 0,
             tail: VecDeque::new(),
+            detached: false,
             gap: None,
             in_doubt: false,
             memberships: founding.into_iter().map(|founding| (LogIndex(0), founding)).collect(),
-            life: 0,
+            life: Life::default(),
+            log_bytes: 0,
         }
+    }
+
+    /// A snapshot of this life was loaded.
+    pub(super) fn on_snapshot(&mut self, life: u16, snapshot: SnapshotMeta) {
+        self.fresh = false;
+        self.life = Life { count: life, log: 0 };
+        self.applied = snapshot.index.0;
+        self.base = Some(snapshot);
+    }
+
+    /// A later beginning of the log: what was in the one before is void. In another life of the group so is everything but term and vote.
+    fn begin_anew(&mut self, life: Life) {
+        let same_life = life.count == self.life.count;
+        if same_life {
+            self.rebase();
+            self.memberships.retain(|known| known.0 == LogIndex(0));
+        } else {
+            self.base = None;
+            (self.applied, self.memberships) = (0, Vec::new());
+        }
+        self.life = life;
+        self.state.commit = LogIndex(0);
+        self.commit = 0;
+        self.log = empty_log();
+        self.tail.clear();
+        (self.gap, self.detached, self.fresh, self.log_bytes) = (None, false, false, 0);
+    }
+
+    fn base_index(&self) -> u64 {
+        self.base.as_ref().map_or(0, |base| base.index.0)
+    }
+
+    /// The configuration in force at `index`.
+    fn membership_at(&self, index: u64) -> Option<(LogIndex, &Membership)> {
+        let base = self.base.iter().map(|base| (base.membership_index, &base.membership));
+        let known = self.memberships.iter().map(|known| (known.0, &known.1));
+        known.chain(base).filter(|known| known.0.0 <= index).max_by_key(|known| known.0)
+    }
+
+    /// The state went on from the snapshot: it is as if there were one of where it is now.
+    fn rebase(&mut self) {
+        let index = LogIndex(self.applied);
+        if index.0 <= self.base_index() {
+            return;
+        }
+        let run = self.log.term_runs.iter().rfind(|run| run.0 <= index);
+        let Some(term) = run.map(|run| run.1).or(Some(self.log.prev_term)).filter(|term| term.0 > 0) else {
+            return;
+        };
+        let Some((membership_index, membership)) = self.membership_at(self.applied) else { return };
+        let membership = membership.clone();
+        self.base = Some(SnapshotMeta { index, term, membership, membership_index });
+    }
+
+    /// What the group starts with: snapshot and log joined.
+    pub(super) fn start(&mut self) -> Result<Start, StartError> {
+        let reached = self.log.first.0 <= self.applied + 1;
+        if reached && self.base_index() + 1 < self.log.first.0 {
+            // An older snapshot than the one that the log was cut for; but all that was cut off was still there to be read.
+            self.rebase();
+        }
+        Start::join(self.base.as_ref(), self.log.clone(), self.hard_state(), self.memberships.clone())
+    }
+
+    /// What the group starts with when snapshot and log do not belong together: the snapshot alone, if it can be trusted and there is
+    /// one, and the knowledge of how far the log once went.
+    pub(super) fn start_without_log(&mut self, trusts_snapshot: bool) -> Start {
+        if !trusts_snapshot {
+            self.base = None;
+        }
+        let mut hard_state = self.hard_state();
+        let last = self.log.term_runs.last().map_or(self.log.prev_term, |run| run.1);
+        let term = if last.0 > 0 { last } else { hard_state.term };
+        let floor = LogEnd { term, index: self.log.last };
+        hard_state.lost.log = hard_state.lost.log.max(Some(floor));
+        let base = self.base.as_ref();
+        let (index, prev_term) = base.map_or_else(Default::default, |base| (base.index, base.term));
+        let founding = self.memberships.iter().find(|known| known.0 == LogIndex(0)).cloned();
+        let own = base.map(|base| (base.membership_index, base.membership.clone()));
+        hard_state.commit = index;
+        hard_state.term = hard_state.term.max(prev_term);
+        self.tail.clear();
+        self.applied = index.0;
+        Start {
+            log: LogState { first: index.next(), last: index, prev_term, term_runs: Vec::new() },
+            hard_state,
+            applied: index,
+            memberships: own.or(founding).into_iter().collect(),
+            log_is_void: true,
+        }
+    }
+
+    /// The last entry of the log as it was found.
+    pub(super) fn log_last(&self) -> LogIndex {
+        self.log.last
     }
 
     /// Takes the next entry; one at or below an earlier index replaces the log from there on.
@@ -99,8 +201,15 @@ impl Replayed {
             return Ok(());
         }
         self.gap = None;
+        if self.log.last < self.log.first && index > self.log.last.0 + 1 {
+            // The first one that is left of the log.
+            (self.log.first, self.log.last) = (LogIndex(index), LogIndex(index - 1));
+            self.log.prev_term = Term(0);
+            self.detached = index > self.applied + 1;
+        }
+        let replaces_base = index <= self.applied && self.applied == self.base_index();
         assert!(
-            index > self.applied && index <= self.log.last.0 + 1,
+            (index > self.applied || replaces_base) && index <= self.log.last.0 + 1,
             "group {group}: entry {index} after {} with {} committed",
             self.log.last,
             self.applied
@@ -115,7 +224,10 @@ impl Replayed {
         if kind == EntryKind::Config {
             self.memberships.push((LogIndex(index), Membership::decode(payload)?));
         }
-        self.tail.push_back(TailEntry { kind, payload: payload.into() });
+        if index > self.applied && !self.detached {
+            self.tail.push_back(TailEntry { kind, payload: payload.into() });
+            self.log_bytes += payload.len() as u64 + RECORD_BYTES;
+        }
         self.commit = self.commit.max(note_commit(header.note).0);
         Ok(())
     }
@@ -124,7 +236,18 @@ impl Replayed {
     /// them, and the group is told how far it once went.
     fn damaged(&mut self, first: u64, last: u64) {
         self.fresh = false;
-        let first = first.max(self.applied + 1);
+        let base = self.base_index();
+        if self.log.last.0 < base && first <= base {
+            // What the snapshot stands for is not missing.
+            let prev_term =
+                if last >= base { self.base.as_ref().map_or(Term(0), |base| base.term) } else { Term(0) };
+            let index = LogIndex(last.min(base));
+            self.log = LogState { first: index.next(), last: index, prev_term, term_runs: Vec::new() };
+        }
+        if last <= base {
+            return;
+        }
+        let first = first.max(self.applied + 1).max(self.log.first.0);
         if first <= self.log.last.0 {
             self.cut(first);
         }
@@ -158,9 +281,9 @@ impl Replayed {
         Ok(())
     }
 
-    /// Takes the log back before `index`, which is not applied.
+    /// Takes the log back before `index`, which is not applied from the log.
     fn cut(&mut self, index: u64) {
-        self.tail.truncate((index - self.applied - 1) as usize);
+        self.tail.truncate(index.saturating_sub(self.applied + 1) as usize);
         while self.memberships.last().is_some_and(|newest| newest.0.0 >= index) {
             self.memberships.pop();
         }
@@ -171,7 +294,7 @@ impl Replayed {
     }
 
     /// The hard state that the group starts with, and what it lost.
-    fn hard_state(&self) -> HardState {
+    pub(super) fn hard_state(&self) -> HardState {
         let log = &self.log;
         let mut state = self.state;
         if mutant::LOSS_UNNOTICED {
@@ -202,7 +325,9 @@ impl Replayed {
             return;
         }
         let run = log.term_runs.iter().rev().find(|run| run.0.0 <= index);
-        log.prev_term = run.map_or(log.prev_term, |run| run.1);
+        // The term of an entry that was never here is not known: a snapshot took its place.
+        let is_known = index <= log.last.0;
+        log.prev_term = run.filter(|_| is_known).map_or(Term(0), |run| run.1);
         log.first = LogIndex(index + 1);
         log.last = log.last.max(LogIndex(index));
         let kept = log.term_runs.partition_point(|run| run.0.0 <= index + 1).saturating_sub(1);
@@ -211,24 +336,28 @@ impl Replayed {
             Some(run) if log.last >= log.first => run.0 = run.0.max(log.first),
             _ => log.term_runs.clear(),
         }
+        if index > self.applied {
+            self.detached = true;
+            self.tail.clear();
+        }
     }
 }
 
 /// Applies in large batches.
-struct Applier<M> {
-    machine: M,
+pub(super) struct Applier<M> {
+    pub(super) machine: M,
     bytes: Vec<u8>,
     /// Slot, index, end of the payload in `bytes`.
     entries: Vec<(u32, u64, usize)>,
     replies: Replies,
-    sessions: Sessions,
+    pub(super) sessions: Sessions,
     now: Moment,
-    applied: u64,
+    pub(super) applied: u64,
 }
 
 impl<M: StateMachine> Applier<M> {
-    fn new(machine: M, slots: usize, now: Moment) -> Applier<M> {
-        let (replies, sessions) = (Replies::default(), Sessions::new(slots));
+    pub(super) fn new(machine: M, sessions: Sessions, now: Moment) -> Applier<M> {
+        let replies = Replies::default();
         Applier { machine, bytes: Vec::new(), entries: Vec::new(), replies, sessions, now, applied: 0 }
     }
 
@@ -257,7 +386,7 @@ impl<M: StateMachine> Applier<M> {
         self.sessions.forget(slot);
     }
 
-    fn flush(&mut self, ids: &[GroupId]) {
+    pub(super) fn flush(&mut self, ids: &[GroupId]) {
         let mut start = 0;
         let entries = self.entries.iter().map(|&(slot, index, end)| {
             let payload = &self.bytes[start..end];
@@ -285,16 +414,16 @@ impl<M: StateMachine> Applier<M> {
 }
 
 /// Receives the log's records.
-struct Replay<'a, M> {
-    ids: &'a [GroupId],
-    sorted: &'a [(GroupId, u32)],
-    groups: Vec<Replayed>,
-    applier: Applier<M>,
+pub(super) struct Replay<'a, M> {
+    pub(super) ids: &'a [GroupId],
+    pub(super) sorted: &'a [(GroupId, u32)],
+    pub(super) groups: Vec<Replayed>,
+    pub(super) applier: Applier<M>,
     /// Records of groups that do not live here.
-    strangers: u64,
+    pub(super) strangers: u64,
     /// A state that this software does not understand.
-    unknown: Option<OpenError>,
-    progress: &'a mut dyn FnMut(u64, u64),
+    pub(super) unknown: Option<OpenError>,
+    pub(super) progress: &'a mut dyn FnMut(u64, u64),
 }
 
 impl<M: StateMachine> Replay<'_, M> {
@@ -307,9 +436,11 @@ impl<M: StateMachine> Replay<'_, M> {
         };
         let at = slot as usize;
         if life > self.groups[at].life {
-            // The node was no member any more: what it had of the group is void.
-            self.applier.forget(self.ids, slot);
-            self.groups[at] = Replayed { life, ..Replayed::new(self.groups[at].history, &[]) };
+            if life.count > self.groups[at].life.count {
+                // The node was no member any more: what it had of the group is void.
+                self.applier.forget(self.ids, slot);
+            }
+            self.groups[at].begin_anew(life);
         }
         (life == self.groups[at].life).then_some(at)
     }
@@ -317,7 +448,7 @@ impl<M: StateMachine> Replay<'_, M> {
     /// Applies what is known to be committed of a group.
     fn advance(&mut self, slot: usize) {
         let group = &mut self.groups[slot];
-        while group.applied < group.commit.min(group.log.last.0) {
+        while !group.detached && group.applied < group.commit.min(group.log.last.0) {
             let Some(entry) = group.tail.pop_front() else { break };
             group.applied += 1;
             self.applier.push(self.ids, slot as u32, group.applied, &entry);
@@ -338,6 +469,17 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
     }
 
     fn state(&mut self, stream: StreamId, state: &[u8]) {
+        let (group, life) = life_of(stream);
+        let known = super::find(self.sorted, group).map(|slot| slot as usize);
+        if let Some(slot) = known.filter(|&slot| life < self.groups[slot].life) {
+            // A snapshot of the present life was loaded, and nothing of it has been read yet: term and vote go on from life to life.
+            if let Some((state, history)) = decode_state(state).filter(|_| !self.groups[slot].has_state) {
+                let group = &mut self.groups[slot];
+                group.state = HardState { commit: LogIndex(0), ..state };
+                group.history = history;
+            }
+            return;
+        }
         let Some(slot) = self.slot(stream) else { return };
         let Some((state, history)) = decode_state(state) else {
             let found = state.first().copied().unwrap_or(0);
@@ -345,7 +487,7 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
             return;
         };
         let group = &mut self.groups[slot];
-        group.fresh = false;
+        (group.fresh, group.has_state) = (false, true);
         group.state = state;
         group.history = history;
         group.commit = group.commit.max(state.commit.0);
@@ -391,187 +533,6 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
 
     fn progress(&mut self, done: u64, total: u64) {
         (self.progress)(done, total);
-    }
-}
-
-/// Settings that fit each other whatever was asked for.
-fn clamp(mut settings: CoreSettings) -> CoreSettings {
-    settings.payload_bytes_max = settings.payload_bytes_max.min(settings.wal.payload_bytes_max);
-    // A frame never outgrows its limit: the outbox, one append on top of it, and messages without payload.
-    let largest = u64::from(settings.payload_bytes_max.max(settings.shard.append_bytes_max));
-    let room = (FRAME_BYTES_MAX as u64 - (2 << 20)).saturating_sub(largest);
-    settings.outbox_bytes_max = settings.outbox_bytes_max.clamp(1, room.max(1));
-    settings
-}
-
-impl<D: Disk> Io<D> {
-    fn new(
-        now: Moment,
-        me: NodeId,
-        settings: CoreSettings,
-        wal: Wal<D>,
-        lanes: Vec<Lane>,
-        preferred: Vec<NodeId>,
-        applied: u64,
-    ) -> Io<D> {
-        Io {
-            me,
-            now,
-            wal,
-            streams: lanes.iter().map(|lane| lane.stream).collect(),
-            preferred,
-            cache: Cache::new(settings.cache_bytes_max),
-            loads: Loads::default(),
-            links: Vec::new(),
-            waiting: Waiting::default(),
-            proposals: Proposals::default(),
-            reads: Reads::new(lanes.len()),
-            lease_reads: LeaseReads::default(),
-            local_reads: LocalReads::default(),
-            ports: Ports::default(),
-            requests: 0,
-            request_bytes: 0,
-            queues: Queues::default(),
-            unwritten: Vec::new(),
-            changes: Vec::new(),
-            transfers: Vec::new(),
-            handing_over: false,
-            draining: false,
-            heal: Heal::new(),
-            effects: Effects::default(),
-            counters: Counters { applied, ..Counters::default() },
-            lanes,
-            settings,
-        }
-    }
-}
-
-impl<D: Disk, M: StateMachine> Core<D, M> {
-    /// Opens the log, replays what is known committed into `machine`, and creates the groups. Blocks on the disk: start-up.
-    pub fn open(
-        now: Moment,
-        options: CoreOptions,
-        disk: D,
-        mut machine: M,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Self, OpenError> {
-        let settings = clamp(options.settings);
-        let ids: Vec<GroupId> = options.groups.iter().map(|group| group.id).collect();
-        let mut sorted: Vec<(GroupId, u32)> =
-            ids.iter().enumerate().map(|(slot, &id)| (id, slot as u32)).collect();
-        sorted.sort_unstable();
-        assert!(sorted.windows(2).all(|pair| pair[0].0 != pair[1].0), "a group is named twice");
-        machine.open(&ids);
-        let mut replay = Replay {
-            ids: &ids,
-            sorted: &sorted,
-            groups: options
-                .groups
-                .iter()
-                .map(|group| Replayed::new(first_history(options.cluster, group.id), &group.founders))
-                .collect(),
-            applier: Applier::new(machine, ids.len(), now),
-            strangers: 0,
-            unknown: None,
-            progress,
-        };
-        let mut wal = Wal::open(disk, settings.wal.clone(), now.0, &mut replay)?;
-        if let Some(unknown) = replay.unknown {
-            return Err(unknown);
-        }
-        replay.applier.flush(&ids);
-        if replay.strangers > 0 {
-            tracing::warn!(records = replay.strangers, "the log has records of groups that do not live here");
-        }
-        let Replay { groups: replayed, applier, .. } = replay;
-
-        let lanes = ids
-            .iter()
-            .zip(&replayed)
-            .map(|(id, group)| (wal.stream(stream_of(*id, group.life)), group))
-            .map(|(stream, group)| Lane::new(stream, group.history, LogIndex(group.applied)));
-        let lanes: Vec<Lane> = lanes.collect();
-        let prefers = |group: &GroupSetup| group.preferred_leader.is_some() || group.founders.is_empty();
-        let prefers = options.groups.iter().map(prefers).collect();
-        let preferred = options.groups.iter().map(|group| group.preferred_leader).collect();
-        let config = settings.shard.clone();
-        let room = Room::new(&settings, wal.space().budget_bytes);
-        let mut core = Core {
-            core: options.core,
-            boot: options.boot,
-            prefers,
-            lives: replayed.iter().map(|group| group.life).collect(),
-            retiring: VecDeque::new(),
-            groups: Vec::with_capacity(ids.len()),
-            random: Random::new(options.seed),
-            timers: TimerWheel::new(now, ids.len() as u32),
-            io: Io::new(now, options.node, settings, wal, lanes, preferred, applier.applied),
-            ids,
-            sorted,
-            config,
-            machine: applier.machine,
-            sessions: applier.sessions,
-            balance: Balance::new(),
-            room,
-            next_pulse: Moment::NEVER,
-            next_log_retry: Moment::NEVER,
-            log_news: false,
-            scratch: Scratch::default(),
-        };
-        for (slot, group) in replayed.into_iter().enumerate() {
-            core.create_group(slot as u32, group);
-        }
-        Ok(core)
-    }
-
-    fn create_group(&mut self, slot: u32, replayed: Replayed) {
-        let at = slot as usize;
-        let hard_state = replayed.hard_state();
-        let setup = Setup {
-            me: self.io.me,
-            memberships: &replayed.memberships,
-            hard_state,
-            log: &replayed.log,
-            applied: LogIndex(replayed.applied),
-            fresh: replayed.fresh,
-            preferred_leader: self.io.preferred[at],
-            priorities: &self.io.settings.priorities,
-        };
-        let group = Group::new(self.io.now, &self.config, &mut self.random, &setup);
-        let deadline = group.next_deadline();
-        if deadline != Moment::NEVER {
-            self.timers.arm(slot, deadline);
-        }
-        self.groups.push(group);
-        if hard_state.lost.is_any() {
-            self.write_losses(slot, hard_state);
-        }
-        self.prefer_a_voter(slot);
-        self.maybe_retire(slot);
-        // What is not known to be committed is what will be asked for first.
-        for (n, entry) in replayed.tail.into_iter().enumerate() {
-            let index = LogIndex(replayed.applied + 1 + n as u64);
-            self.io.keep_entry(slot, index, entry.kind, &entry.payload);
-        }
-    }
-
-    /// What a group lost is written down before the group does anything: the log tells of damage only until something replaces it.
-    fn write_losses(&mut self, slot: u32, state: HardState) {
-        let (id, lost) = (self.ids[slot as usize], state.lost);
-        tracing::error!(
-            group = id.0,
-            %lost,
-            "the disk lost something that this node had acknowledged for the group; until the other members have made up for it, \
-             this node neither leads the group nor elects a leader who lacks it. Check the disk"
-        );
-        self.io.write_state(slot, state);
-        let lane = &self.io.lanes[slot as usize];
-        if !lane.flags.has(Flags::UNWRITTEN)
-            && let Err(error) = self.io.wal.heal(lane.stream)
-        {
-            // The next start finds the same again.
-            tracing::warn!(group = id.0, %error, "the log keeps its verdict");
-        }
     }
 }
 

@@ -61,7 +61,7 @@ impl StateMachine for Journal {
 fn replay(feed: impl FnOnce(&mut Replay<'_, Journal>)) -> (Vec<Replayed>, Applied, u64) {
     let ids = [GroupId(5), GroupId(9)];
     let sorted = [(GroupId(5), 0), (GroupId(9), 1)];
-    let applier = Applier::new(Journal::default(), ids.len(), Moment(0));
+    let applier = Applier::new(Journal::default(), Sessions::new(ids.len()), Moment(0));
     let mut replay = Replay {
         ids: &ids,
         sorted: &sorted,
@@ -295,4 +295,91 @@ fn what_was_put_back_and_replaced_afterwards_stays_replaced() {
     assert_eq!(groups[0].log.last, LogIndex(2));
     assert_eq!(groups[0].log.term_runs.last(), Some(&(LogIndex(2), Term(4))));
     assert!(!groups[0].hard_state().lost.is_any());
+}
+
+fn snapshot_of(index: u64, term: u64) -> SnapshotMeta {
+    let membership = Membership::founding(&[NodeId(1)]).unwrap();
+    SnapshotMeta { index: LogIndex(index), term: Term(term), membership, membership_index: LogIndex(0) }
+}
+
+#[test]
+fn what_a_snapshot_stands_for_is_not_applied_again() {
+    let (mut groups, applied, _) = replay(|replay| {
+        replay.groups[0].on_snapshot(0, snapshot_of(3, 1));
+        for index in 1..=5 {
+            entry(replay, 5, index, 1, index - 1);
+        }
+    });
+    assert_eq!(applied.iter().map(|(_, index, _)| *index).collect::<Vec<_>>(), [4]);
+    let start = groups[0].start().unwrap();
+    assert!(!start.log_is_void);
+    assert_eq!((start.log.first, start.log.last, groups[0].tail.len()), (LogIndex(1), LogIndex(5), 1));
+}
+
+#[test]
+fn a_log_that_begins_behind_its_mark_and_its_snapshot_is_joined_to_it() {
+    // The segments before entry 3 are given up; the mark was written again at the end.
+    let (mut groups, applied, _) = replay(|replay| {
+        replay.groups[0].on_snapshot(0, snapshot_of(4, 2));
+        for index in 3..=6 {
+            entry(replay, 5, index, 2, index - 1);
+        }
+        replay.compacted(StreamId(5), 2);
+    });
+    assert_eq!(applied.len(), 1, "entry 5");
+    let start = groups[0].start().unwrap();
+    assert!(!start.log_is_void && start.log.first <= LogIndex(5));
+    assert_eq!(start.log.last, LogIndex(6));
+}
+
+#[test]
+fn an_older_snapshot_serves_if_what_was_cut_off_can_still_be_read_and_else_not() {
+    let (mut groups, applied, _) = replay(|replay| {
+        for (slot, group) in [(0, 5), (1, 9)] {
+            replay.groups[slot].on_snapshot(0, snapshot_of(2, 1));
+            for index in if group == 5 { 1..=6 } else { 4..=6 } {
+                entry(replay, group, index, 1, index - 1);
+            }
+            replay.compacted(StreamId(group), 4);
+        }
+    });
+    assert!(applied.iter().all(|(slot, ..)| *slot == 0) && applied.len() == 3, "{applied:?}");
+    let start = groups[0].start().unwrap();
+    assert_eq!((start.applied, start.log.first), (LogIndex(5), LogIndex(5)));
+    let gap = groups[1].start();
+    assert!(matches!(gap, Err(StartError::Gap { snapshot: LogIndex(2), .. })), "{gap:?}");
+    let start = groups[1].start_without_log(true);
+    assert_eq!((start.applied, start.log.last), (LogIndex(2), LogIndex(2)));
+    assert_eq!(start.hard_state.lost.log, Some(LogEnd { term: Term(1), index: LogIndex(6) }));
+}
+
+#[test]
+fn another_log_of_the_same_life_keeps_the_snapshot_and_voids_the_log_before_it() {
+    let second = super::super::lives::stream_of(GroupId(5), Life::default().next_log().unwrap());
+    let (mut groups, applied, _) = replay(|replay| {
+        replay.groups[0].on_snapshot(0, snapshot_of(4, 5));
+        for index in 1..=9 {
+            entry(replay, 5, index, 2, 1);
+        }
+        let state = HardState { term: Term(6), vote: NodeId(3), commit: LogIndex(4), ..HardState::default() };
+        replay.state(second, &encode_state(state, 44));
+        entry(replay, second.0, 5, 6, 5);
+        entry(replay, 5, 10, 2, 1);
+    });
+    assert_eq!(applied.iter().map(|(_, index, _)| *index).collect::<Vec<_>>(), [5]);
+    let start = groups[0].start().unwrap();
+    assert_eq!((start.log.last, start.hard_state.vote), (LogIndex(5), NodeId(3)));
+    assert!(!start.log_is_void);
+}
+
+#[test]
+fn term_and_vote_of_an_earlier_life_go_on_when_a_snapshot_of_the_present_one_is_all_there_is_of_it() {
+    let (groups, ..) = replay(|replay| {
+        replay.groups[0].on_snapshot(1, snapshot_of(4, 5));
+        entry(replay, 5, 1, 7, 1);
+        let state = HardState { term: Term(7), vote: NodeId(3), commit: LogIndex(1), ..HardState::default() };
+        replay.state(StreamId(5), &encode_state(state, 44));
+    });
+    let state = groups[0].hard_state();
+    assert_eq!((state.term, state.vote, groups[0].log_last()), (Term(7), NodeId(3), LogIndex(0)));
 }

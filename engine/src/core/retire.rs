@@ -4,16 +4,16 @@
 //! removal is committed). Then its group begins anew, as on a node that was never a member: an empty log, no members, the
 //! state machine's part forgotten. Term and vote stay: whoever counted on them may still do so.
 //!
-//! On disk each life of a group is a stream of its own: the upper half of the stream's id counts the lives. Recovery takes the
-//! latest one.
+//! On disk each life of a group is a stream of its own, see `lives.rs`.
 
 use std::time::Duration;
 
-use logdrive_shard::{Group, GroupId, HardState, LogIndex, LogState, Moment, NodeId, Setup};
-use logdrive_wal::{Disk, StreamId};
+use logdrive_shard::{Group, HardState, LogIndex, LogState, Moment, NodeId, Setup};
+use logdrive_wal::Disk;
 
 use super::Core;
 use super::lane::Flags;
+use super::lives::stream_of;
 use super::record::encode_state;
 use crate::api::StateMachine;
 use crate::mutant;
@@ -23,16 +23,6 @@ const RETIRED_PER_TURN: usize = 64;
 /// What keeps a group from being retired now: something of it is on its way.
 const BUSY: [Flags; 5] =
     [Flags::UNWRITTEN, Flags::APPLY, Flags::SEND_LOAD, Flags::APPLY_LOAD, Flags::HAS_READS];
-
-/// The stream of a group's life.
-pub(super) fn stream_of(group: GroupId, life: u32) -> StreamId {
-    StreamId(u64::from(life) << 32 | group.0)
-}
-
-/// The group and the life that a stream is of.
-pub(super) fn life_of(stream: StreamId) -> (GroupId, u32) {
-    (GroupId(stream.0 & u64::from(u32::MAX)), (stream.0 >> 32) as u32)
-}
 
 impl<D: Disk, M: StateMachine> Core<D, M> {
     /// How long a removed member keeps what it has.
@@ -91,7 +81,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             true => HardState::default(),
             false => HardState { commit: LogIndex(0), ..self.groups[at].hard_state() },
         };
-        let new = self.io.wal.stream(stream_of(id, self.lives[at] + 1));
+        let Some(life) = self.lives[at].next() else { return false };
+        let new = self.io.wal.stream(stream_of(id, life));
         if self.io.wal.put_state(new, &encode_state(state, history)).is_err() {
             return false;
         }
@@ -99,7 +90,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if let Err(error) = self.io.wal.compact(old, self.groups[at].last_index().0) {
             tracing::warn!(group = %id, %error, "the log of a group that left this node could not be given up yet");
         }
-        self.lives[at] += 1;
+        self.lives[at] = life;
         self.io.truncate(slot, LogIndex(1));
         self.io.lanes[at].stream = new;
         self.io.lanes[at].applied = LogIndex(0);
@@ -108,6 +99,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.io.abandon_transfers(slot);
         self.machine.forget(slot);
         self.sessions.forget(slot);
+        self.forget_snapshots(slot);
         let setup = Setup {
             me: self.io.me,
             memberships: &[],
@@ -125,23 +117,5 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         tracing::info!(group = %id, "this node is no member of the group any more: its log and state are given up");
         self.tell_ways(slot);
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stream_names_the_group_and_its_life() {
-        for (group, life) in [(1, 0), (1 << 20, 3), (u64::from(u32::MAX), u32::MAX)] {
-            let stream = stream_of(GroupId(group), life);
-            assert_eq!(life_of(stream), (GroupId(group), life));
-        }
-        assert_eq!(
-            stream_of(GroupId(7), 0),
-            StreamId(7),
-            "the first life is what it was before there were others"
-        );
     }
 }

@@ -10,9 +10,10 @@ use logdrive_shard::NodeId;
 use logdrive_wal::Disk;
 
 use super::lane::Flags;
+use super::requests::busy;
 use super::step::RECORD_BYTES;
 use super::{Core, Slot};
-use crate::api::{CoreSettings, Error, StateMachine};
+use crate::api::{Busy, CoreSettings, Error, StateMachine};
 
 /// The headroom at most: what is on the way when a leader hears that it must stop.
 const HEADROOM_BYTES_MAX: u64 = 16 << 20;
@@ -50,7 +51,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub(super) fn admit_entry(&self, slot: Slot, bytes: u64) -> Result<(), Error> {
         let needed = bytes + RECORD_BYTES + self.room.headroom;
         self.io.wal.admit(needed).map_err(|error| self.log_error(&error))?;
-        let unwritten = self.io.lanes[slot.0 as usize].flags.has(Flags::UNWRITTEN);
+        let flags = self.io.lanes[slot.0 as usize].flags;
+        if flags.has(Flags::LOG_FULL) {
+            return Err(busy(Busy::GroupLog));
+        }
+        let unwritten = flags.has(Flags::UNWRITTEN);
         if unwritten || (self.room.any_peer_full && !self.quorum_has_room(slot)) {
             return Err(self.out_of_space());
         }

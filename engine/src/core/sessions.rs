@@ -83,6 +83,20 @@ impl Sessions {
         self.groups[slot as usize] = None;
     }
 
+    /// A group goes on from a snapshot.
+    pub(super) fn install(&mut self, slot: u32, table: Option<SessionTable>) {
+        self.groups[slot as usize] = table.map(|table| Box::new(GroupSessions { table, base: None }));
+    }
+
+    /// The bytes of a group's sessions for a snapshot; none if it never had any.
+    pub(super) fn encoded(&self, slot: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let Some(group) = &self.groups[slot as usize] {
+            group.table.encode(&mut bytes);
+        }
+        bytes
+    }
+
     fn group(&mut self, slot: u32) -> &mut GroupSessions {
         self.groups[slot as usize].get_or_insert_default()
     }

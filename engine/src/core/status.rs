@@ -50,6 +50,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub fn status(&self) -> CoreStatus {
         let counters = self.io.counters;
         let (space, stats) = (self.io.wal.space(), self.io.wal.stats());
+        let (files, snapshots) = (self.snapshots.store.stats(), self.snapshot_counters());
         let mut status = CoreStatus {
             core: self.core.0,
             groups: self.groups.len() as u32,
@@ -70,6 +71,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             links_alive: self.io.links.iter().filter(|link| link.contact).count() as u32,
             draining: self.io.draining,
             disk_failing: self.io.heal.failing,
+            snapshots: files.files,
+            snapshot_bytes: files.file_bytes,
+            snapshots_written: snapshots.written,
+            snapshots_failed: snapshots.failed,
+            snapshots_installed: snapshots.installed,
+            group_logs_full: snapshots.logs_full,
             ..CoreStatus::default()
         };
         for ((slot, group), lane) in (0..).zip(&self.groups).zip(&self.io.lanes) {
@@ -100,6 +107,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             applied: self.io.lanes[at].applied,
             digest: self.machine.digest(slot.0) ^ self.sessions.digest(slot.0),
             sessions: self.sessions.open(slot.0) as u32,
+            snapshot: self.snapshot_status(slot),
             preferred_leader: self.io.preferred[at],
             heard_nanos_ago: self.heard_nanos_ago(slot),
             history: self.groups[at]

@@ -37,6 +37,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.apply_committed();
         self.serve_reads();
         self.give_up_local_reads();
+        self.tend_snapshots();
         self.release_parked();
         if self.io.wal.backlog_bytes() != backlog_bytes {
             // Something was released that led to new writes (a vote for itself that nobody else is needed for).
@@ -69,6 +70,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .min(self.next_retirement())
             .min(self.next_healing())
             .min(self.io.wal.scrub_due_nanos().map_or(Moment::NEVER, Moment))
+            .min(self.next_snapshot_work())
     }
 
     // -- the log ------------------------------------------------------------------------------------------------------

@@ -110,6 +110,8 @@ pub enum Event<'a> {
     },
     /// The log's disk has completions.
     Disk,
+    /// The disk of the snapshots has completions.
+    SnapshotDisk,
     /// An operator or embedder wants a group's leadership moved. Answered when the group tells how that ended: with index 0 and the
     /// number of the node that leads now (4 bytes, little-endian), or with why it did not come about.
     Transfer {
@@ -133,6 +135,16 @@ pub enum Event<'a> {
         slot: Slot,
         /// The change.
         change: &'a logdrive_shard::MembershipChange,
+    },
+    /// An operator or embedder wants a snapshot of a group's state here. Answered when one of what is applied now is durable, with its
+    /// index (also in the 8 bytes of the reply).
+    Snapshot {
+        /// Where the answer goes.
+        port: PortId,
+        /// Returned with the answer.
+        token: u64,
+        /// The group.
+        slot: Slot,
     },
     /// This member campaigns now, for tests and repair. Where a leader is in contact with a quorum, nobody votes for it.
     Campaign {
@@ -197,6 +209,14 @@ pub struct CoreStatus {
     pub draining: bool,
     /// The disk of the log was damaged again where it had been repaired: nothing more is repaired, and leaders are moved off.
     pub disk_failing: bool,
+    /// Files of snapshots, and their bytes.
+    pub snapshots: u64,
+    pub snapshot_bytes: u64,
+    pub snapshots_written: u64,
+    pub snapshots_failed: u64,
+    pub snapshots_installed: u64,
+    /// Times that a group's log came to its bound.
+    pub group_logs_full: u64,
 }
 
 /// One group in a list of many: what costs nothing to find out.
@@ -233,6 +253,8 @@ pub struct GroupStatus {
     pub digest: u64,
     /// Sessions open.
     pub sessions: u32,
+    /// Its snapshots on this node.
+    pub snapshot: super::SnapshotStatus,
     /// The member that should lead when all are well; `NONE` if that is nobody in particular.
     pub preferred_leader: NodeId,
     /// How long ago each peer node of the group was heard, in nanoseconds; nodes that are not connected are left out.

@@ -144,6 +144,14 @@ impl CoreClient {
         super::group::changed(waiting).await
     }
 
+    /// As [`super::Group::snapshot`].
+    pub async fn snapshot(&self, group: GroupId) -> Result<LogIndex, Error> {
+        let place = self.base().node.hosted(group)?;
+        let (sender, waiting) = reply();
+        self.base().node.inbox(place.core).put(Item::Snapshot { slot: place.slot, reply: sender })?;
+        super::group::changed(waiting).await
+    }
+
     /// As [`super::Group::campaign`].
     pub async fn campaign(&self, group: GroupId) -> Result<(), Error> {
         let place = self.base().node.hosted(group)?;

@@ -56,8 +56,7 @@ impl Engine {
     ) -> Result<Engine, StartError> {
         check(&settings)?;
         check_memlock(&settings)?;
-        let Opened { identity, memory, keeper, places, mut groups, log_dirs, roll } =
-            identity::open(&settings)?;
+        let Opened { identity, memory, keeper, places, mut groups, dirs, roll } = identity::open(&settings)?;
         let listener = listen(&settings)?;
         let address =
             listener.local_addr().map_err(|error| StartError::Listen { address: settings.listen, error })?;
@@ -66,7 +65,7 @@ impl Engine {
         let (services, machine) = (Arc::new(services), Arc::new(machine));
         let mut listener = Some(listener);
         let mut starting = Starting::new(node.clone());
-        for (core, log_dir) in (0..node.settings.cores).zip(log_dirs) {
+        for (core, dirs) in (0..node.settings.cores).zip(dirs) {
             let options = CoreOptions {
                 node: node.settings.node,
                 core: CoreId(core),
@@ -82,7 +81,7 @@ impl Engine {
                 connector: connector.clone(),
                 id: CoreId(core),
                 options,
-                log_dir,
+                dirs,
                 services: services.clone(),
                 listener: listener.take(),
                 opened: starting.opened_sender.clone(),

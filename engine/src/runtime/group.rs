@@ -182,6 +182,20 @@ impl Group {
         }
     }
 
+    /// Takes a snapshot of the group's state on this node, whatever its role, and waits until it is durable; the last index that it
+    /// stands for. If nothing was applied since the last one, that one is it. What the log need not keep any more it may give up
+    /// then.
+    ///
+    /// `SnapshotFailed` if it could not be written; it is tried again later then.
+    pub fn snapshot(&self) -> impl Future<Output = Result<LogIndex, Error>> + Send + use<> {
+        let group = self.clone();
+        async move {
+            let (sender, waiting) = reply();
+            group.put(Item::Snapshot { slot: group.place.slot, reply: sender })?;
+            changed(waiting).await
+        }
+    }
+
     /// Makes this node's member campaign, for tests and repair, and waits until it leads; `Timeout` if it was not elected: where a
     /// leader is in contact with a quorum, nobody votes for another.
     pub fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
@@ -198,11 +212,11 @@ impl Group {
     }
 }
 
-/// The index of a configuration that was asked for.
+/// The index of a configuration, or of a snapshot, that was asked for.
 pub(crate) async fn changed(waiting: Waiting<Vec<Outcome>>) -> Result<LogIndex, Error> {
     let reply = waiting.await.and_then(|mut outcomes| outcomes.pop()).unwrap_or(Err(Error::Stopped))?;
     let index = reply.try_into().map(u64::from_le_bytes);
-    Ok(LogIndex(index.expect("the core answers changes with an index")))
+    Ok(LogIndex(index.expect("the core answers changes and snapshots with an index")))
 }
 
 /// The node that leads after a transfer.

@@ -17,7 +17,7 @@ use logdrive_shard::NodeId;
 use logdrive_wal::{RingDisk, RingOptions};
 
 use crate::api::CoreSettings;
-use crate::core::{CoreId, GroupSetup, Slot};
+use crate::core::{CoreId, Disks, GroupSetup, Slot};
 use crate::node::{
     ADDED_MAX, DirectoryLock, Identity, NodeDirectory, NodeError, Own, PeersMemory, Placement, Remember,
     Roster, Start, has_subdirectories, judge,
@@ -40,7 +40,7 @@ pub(crate) struct Opened {
     /// By core, by slot.
     pub(crate) groups: Vec<Vec<GroupSetup>>,
     /// By core.
-    pub(crate) log_dirs: Vec<PathBuf>,
+    pub(crate) dirs: Vec<Disks<PathBuf>>,
     pub(crate) roll: Arc<Roll>,
 }
 
@@ -66,11 +66,11 @@ pub(crate) fn open(settings: &NodeSettings) -> Result<Opened, StartError> {
         return Err(StartError::Directory { dir: settings.dir.clone(), error });
     };
     let (identity, placement, roster) = opened?;
-    let log_dirs = log_dirs(settings, &identity)?;
+    let dirs = core_dirs(settings, &identity)?;
     let (places, groups) = groups(&placement, &roster.founders, &settings.core);
     let roll = Arc::new(Roll::new(&settings.nodes, &roster.added));
     let memory = Memory { identity, cores: settings.cores, roll: roll.clone(), peers, orders };
-    Ok(Opened { identity, memory, keeper, places, groups, log_dirs, roll })
+    Ok(Opened { identity, memory, keeper, places, groups, dirs, roll })
 }
 
 /// Where each group lives, and the groups of each core. Every group has a place on every node, member or not, so that a node can be
@@ -95,21 +95,24 @@ fn groups(
     (places, groups)
 }
 
-/// The directories of the cores' logs; made at the first start, never again: a log that is gone must be noticed.
-fn log_dirs(settings: &NodeSettings, identity: &Identity) -> Result<Vec<PathBuf>, StartError> {
+/// The directories of the cores. Those of the logs are made at the first start, never again: a log that is gone must be noticed.
+/// Snapshots that are gone are noticed by the logs that begin behind them.
+fn core_dirs(settings: &NodeSettings, identity: &Identity) -> Result<Vec<Disks<PathBuf>>, StartError> {
     let failed = |dir: &Path, error| StartError::Directory { dir: dir.to_owned(), error };
-    let dirs: Vec<PathBuf> =
-        (0..settings.cores).map(|core| settings.dir.join(format!("core-{core}"))).collect();
-    for dir in &dirs {
-        if dir.is_dir() {
-            continue;
-        }
-        if identity.boot > 1 {
+    let of_core = |core| Disks {
+        log: settings.dir.join(format!("core-{core}")),
+        snapshots: settings.dir.join(format!("snapshots-{core}")),
+    };
+    let dirs: Vec<Disks<PathBuf>> = (0..settings.cores).map(of_core).collect();
+    for Disks { log, snapshots } in &dirs {
+        if !log.is_dir() && identity.boot > 1 {
             let gone = "this log is gone. Give the node back its data, or bring it back as a new member with a new id \
                         (if only its first start was interrupted: remove the whole data directory)";
-            return Err(failed(dir, io::Error::new(io::ErrorKind::NotFound, gone)));
+            return Err(failed(log, io::Error::new(io::ErrorKind::NotFound, gone)));
         }
-        std::fs::create_dir(dir).map_err(|error| failed(dir, error))?;
+        for dir in [log, snapshots].into_iter().filter(|dir| !dir.is_dir()) {
+            std::fs::create_dir(dir).map_err(|error| failed(dir, error))?;
+        }
     }
     std::fs::File::open(&settings.dir)
         .and_then(|dir| dir.sync_all())

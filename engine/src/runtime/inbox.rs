@@ -36,6 +36,8 @@ pub(crate) enum Item {
     Transfer { slot: Slot, to: NodeId, reply: Reply<Vec<Outcome>> },
     /// Another configuration; answered as a proposal is, with the index.
     Change { slot: Slot, change: MembershipChange, reply: Reply<Vec<Outcome>> },
+    /// A snapshot; answered as a proposal is, with the index, when it is durable.
+    Snapshot { slot: Slot, reply: Reply<Vec<Outcome>> },
     /// A campaign; answered when this member leads, or when it was not elected in time.
     Campaign { slot: Slot, reply: Reply<Result<(), Error>> },
     /// Make a node known, durably, to all cores.
@@ -75,7 +77,11 @@ impl Item {
     fn requests(&self) -> u32 {
         match self {
             Item::Propose { payloads, .. } => payloads.len() as u32,
-            Item::Session { .. } | Item::Read { .. } | Item::Change { .. } | Item::Transfer { .. } => 1,
+            Item::Session { .. }
+            | Item::Read { .. }
+            | Item::Change { .. }
+            | Item::Transfer { .. }
+            | Item::Snapshot { .. } => 1,
             _ => 0,
         }
     }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use logdrive_shard::NodeId;
-use logdrive_wal::{OpenError, RingError};
+use logdrive_wal::RingError;
 
+use crate::core::OpenError;
 use crate::node::NodeError;
 
 /// Why a node did not start. What happened, where, what to do.
@@ -62,8 +63,11 @@ pub enum StartError {
         /// Why, and what to do.
         error: RingError,
     },
-    /// The log of a core did not open.
-    #[error("the log of core {core} in {} did not open: {error}", dir.display())]
+    /// The log of a core, or its snapshots, did not open.
+    #[error("{} of core {core} in {} did not open: {error}", match error {
+        OpenError::Snapshots(_) => "the snapshots",
+        _ => "the log",
+    }, dir.display())]
     Log {
         /// Which core.
         core: u16,

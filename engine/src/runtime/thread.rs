@@ -9,10 +9,10 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
-use logdrive_wal::{RingDisk, RingOptions};
+use logdrive_wal::{DurableWrites, RingDisk, RingOptions};
 
 use crate::api::StateMachine;
-use crate::core::{Core, CoreId, CoreOptions, Event, Fatal};
+use crate::core::{Core, CoreId, CoreOptions, Disks, Event, Fatal, OpenError};
 
 use super::cell::{CoreCell, Scratch};
 use super::client::CoreClient;
@@ -31,7 +31,7 @@ pub(crate) struct CoreStart {
     pub(crate) connector: Arc<Connector>,
     pub(crate) id: CoreId,
     pub(crate) options: CoreOptions,
-    pub(crate) log_dir: std::path::PathBuf,
+    pub(crate) dirs: Disks<std::path::PathBuf>,
     pub(crate) services: Arc<Vec<Box<Service>>>,
     /// Core 0 accepts for all.
     pub(crate) listener: Option<std::net::TcpListener>,
@@ -52,16 +52,25 @@ pub(crate) fn run<M: StateMachine>(start: CoreStart, machine: impl FnOnce(CoreId
 }
 
 fn open_and_run<M: StateMachine>(start: CoreStart, machine: impl FnOnce(CoreId) -> M) {
-    let CoreStart { node, connector, id, options, log_dir, services, listener, opened, go } = start;
+    let CoreStart { node, connector, id, options, dirs, services, listener, opened, go } = start;
     let groups = options.groups.iter().map(|group| group.id).collect();
     let open = || -> Result<(LocalExecutor, Core<RingDisk, M>), StartError> {
-        let executor = executor(&node, id, &log_dir)?;
+        let executor = executor(&node, id, &dirs.log)?;
         let durable_writes = node.settings.runtime.durable_writes;
-        let disk = RingDisk::open(&log_dir, RingOptions { durable_writes, ..RingOptions::default() })
-            .map_err(|error| StartError::ring(id.0, error))?;
+        let open = |dir, options| RingDisk::open(dir, options).map_err(|error| StartError::ring(id.0, error));
+        let log = open(&dirs.log, RingOptions { durable_writes, ..RingOptions::default() })?;
+        // Large files now and then: no registered memory, and nothing that a probe would be worth, for files are synced as a whole.
+        let durable_writes = DurableWrites::Dsync;
+        let few = RingOptions { buffers: 0, queue_entries: 64, durable_writes, ..RingOptions::default() };
+        let disks = Disks { log, snapshots: open(&dirs.snapshots, few)? };
         let progress = &mut |done, total| (node.settings.hooks.on_progress)(id, done, total);
-        let core = Core::open(clock::now(), options, disk, machine(id), progress)
-            .map_err(|error| StartError::Log { core: id.0, dir: log_dir.clone(), error })?;
+        let core = Core::open(clock::now(), options, disks, machine(id), progress).map_err(|error| {
+            let dir = match &error {
+                OpenError::Snapshots(_) => dirs.snapshots.clone(),
+                _ => dirs.log.clone(),
+            };
+            StartError::Log { core: id.0, dir, error }
+        })?;
         Ok((executor, core))
     };
     let (executor, core) = match open() {
@@ -129,7 +138,9 @@ impl Life {
         let tasks = cell.base.tasks.clone();
         tasks.spawn(turns(cell.clone(), self.clone()));
         tasks.spawn(deadlines(cell.clone()));
-        tasks.spawn(completions(cell.clone(), self.clone()));
+        for of_snapshots in [false, true] {
+            tasks.spawn(completions(cell.clone(), self.clone(), of_snapshots));
+        }
         tasks.spawn(inbox(cell.clone(), connector.clone(), self.clone()));
         connect::start(&cell, &connector, listener);
         let client = CoreClient::new(cell.clone());
@@ -200,25 +211,29 @@ async fn deadlines<M: StateMachine>(cell: Rc<CoreCell<M>>) {
     }
 }
 
-/// Tells the core when its disk has completions.
-async fn completions<M: StateMachine>(cell: Rc<CoreCell<M>>, life: Rc<Life>) {
-    let Some(event_fd) = cell.with_core(|core| core.wal().disk().event_fd()) else { return };
+/// Tells the core when one of its disks, that of the log or that of the snapshots, has completions.
+async fn completions<M: StateMachine>(cell: Rc<CoreCell<M>>, life: Rc<Life>, of_snapshots: bool) {
+    let event_fd = cell.with_core(|core| match of_snapshots {
+        false => core.wal().disk().event_fd(),
+        true => core.snapshot_disk().event_fd(),
+    });
+    let Some(event_fd) = event_fd else { return };
     let event = match fd::EventFd::duplicate(event_fd) {
         Ok(event) => event,
         Err(error) => {
-            tracing::error!(%error, "the log's eventfd cannot be awaited");
+            tracing::error!(%error, of_snapshots, "a disk's eventfd cannot be awaited");
             life.end(Order::Abandon);
             return;
         }
     };
     loop {
         if let Err(error) = event.readable().await {
-            tracing::error!(%error, "the log's eventfd cannot be read");
+            tracing::error!(%error, of_snapshots, "a disk's eventfd cannot be read");
             life.end(Order::Abandon);
             return;
         }
         // Only frames are refused.
-        let _ = cell.input(Event::Disk);
+        let _ = cell.input(if of_snapshots { Event::SnapshotDisk } else { Event::Disk });
     }
 }
 
@@ -250,6 +265,7 @@ fn take_item<M: StateMachine>(
         Item::Read { slot, policy, request, reply } => cell.read_one(slot, policy, &request, reply),
         Item::Transfer { slot, to, reply } => cell.transfer_one(slot, to, reply),
         Item::Change { slot, change, reply } => cell.change_one(slot, &change, reply),
+        Item::Snapshot { slot, reply } => cell.snapshot_one(slot, reply),
         Item::Campaign { slot, reply } => {
             let (now, give_up) = (cell.now(), give_up_at(cell));
             let mut campaigns = cell.campaigns.borrow_mut();

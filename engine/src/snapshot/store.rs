@@ -153,6 +153,21 @@ impl<D: Disk> SnapshotStore<D> {
         self.io.fresh || self.moved
     }
 
+    /// As [`SnapshotStore::poll`], but waits for the disk if nothing has happened and something is under way. For opening a core; never
+    /// from a running one.
+    pub fn wait(&mut self, now: Moment, events: &mut Vec<StoreEvent>) {
+        let before = events.len();
+        if self.poll(now, events) || events.len() > before || self.io.is_idle() {
+            return;
+        }
+        let mut completions = Vec::new();
+        self.io.disk.wait(&mut completions);
+        for completion in completions.drain(..) {
+            self.on_completion(completion);
+        }
+        events.append(&mut self.events);
+    }
+
     /// When to poll again even if the disk has nothing to say: when bytes per second allow the next chunk.
     pub fn next_wake(&self) -> Moment {
         if self.paced { self.pace.opens_at() } else { Moment::NEVER }

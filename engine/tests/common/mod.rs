@@ -9,7 +9,7 @@ use logdrive::api::{
     ApplyEntry, BadSnapshot, BytesLoading, BytesView, Completions, CoreSettings, Error, ReadPolicy, Replies,
     StateMachine, TimingPreset,
 };
-use logdrive::core::{Core, CoreId, CoreOptions, Event, Fatal, GroupSetup, LinkId, PortId, Slot};
+use logdrive::core::{Core, CoreId, CoreOptions, Disks, Event, Fatal, GroupSetup, LinkId, PortId, Slot};
 use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, SessionOp};
 use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
 
@@ -109,12 +109,15 @@ pub type TestCore = Core<SimDisk, Journal>;
 pub struct Node {
     pub core: Option<TestCore>,
     pub platter: SimPlatter,
+    /// The disk of its snapshots.
+    pub snapshots: SimPlatter,
     pub boot: u64,
     pub port: PortId,
     /// By token.
     pub answers: BTreeMap<u64, Answer>,
     pub fatal: Option<Fatal>,
     disk_due: Option<u64>,
+    snapshot_due: Option<u64>,
     dirty: bool,
 }
 
@@ -143,6 +146,8 @@ impl Default for Setup {
     fn default() -> Setup {
         let mut settings = CoreSettings::default();
         TimingPreset::Lan.apply_to(&mut settings.shard);
+        // On order only, unless a test is about them.
+        (settings.snapshots.every_entries, settings.snapshots.every_bytes) = (0, 0);
         settings.wal.segment_bytes = 1 << 20;
         settings.wal.budget_bytes = 64 << 20;
         settings.wal.payload_bytes_max = 128 << 10;
@@ -192,11 +197,13 @@ impl Cluster {
         let nodes = (1..=setup.nodes).map(|node| Node {
             core: None,
             platter: platter(node),
+            snapshots: platter(500 + node),
             boot: 0,
             port: PortId(0),
             answers: BTreeMap::new(),
             fatal: None,
             disk_due: None,
+            snapshot_due: None,
             dirty: false,
         });
         let nodes = nodes.collect();
@@ -271,11 +278,14 @@ impl Cluster {
         let this = self.node(node);
         assert!(this.core.is_none(), "node {node} runs already");
         this.boot += 1;
-        let disk = this.platter.open().expect("the disk opens");
-        let mut core = Core::open(Moment(now), options, disk, Journal::default(), &mut |_, _| ())
+        let open = |platter: &SimPlatter| platter.open().expect("the disk opens");
+        let disks = Disks { log: open(&this.platter), snapshots: open(&this.snapshots) };
+        let mut core = Core::open(Moment(now), options, disks, Journal::default(), &mut |_, _| ())
             .unwrap_or_else(|error| panic!("node {node} does not open: {error}"));
         core.wal().disk().advance(now);
-        core.wal().disk().set_latency(latency);
+        core.wal().disk().set_latency(latency.clone());
+        core.snapshot_disk().advance(now);
+        core.snapshot_disk().set_latency(latency);
         this.port = core.add_port();
         this.core = Some(core);
         this.dirty = true;
@@ -295,6 +305,7 @@ impl Cluster {
     pub fn power_loss(&mut self, node: u32) {
         self.kill(node);
         self.node(node).platter.power_loss();
+        self.node(node).snapshots.power_loss();
     }
 
     // -- connections --------------------------------------------------------------------------------------------------
@@ -542,6 +553,7 @@ impl Cluster {
                 return self.now;
             }
             next = next.min(core.next_deadline().0).min(node.disk_due.unwrap_or(u64::MAX));
+            next = next.min(node.snapshot_due.unwrap_or(u64::MAX));
         }
         for (direction, wire) in &self.wires {
             if let Some((at, _)) = wire.front()
@@ -588,18 +600,22 @@ impl Cluster {
         let now = self.now;
         let this = self.node(node);
         let Some(core) = this.core.as_mut() else { return };
-        let disk_is_due = this.disk_due.is_some_and(|due| due <= now);
+        let disk_is_due = [this.disk_due, this.snapshot_due].into_iter().flatten().any(|due| due <= now);
         if !this.dirty && !disk_is_due && core.next_deadline().0 > now {
             return;
         }
         this.dirty = false;
         core.wal().disk().advance(now);
+        if this.snapshot_due.is_some_and(|due| due <= now) {
+            core.snapshot_disk().advance(now);
+        }
         if let Err(fatal) = core.turn(Moment(now)) {
             this.fatal = Some(fatal);
             self.kill(node);
             return;
         }
         this.disk_due = core.wal().disk().next_due();
+        this.snapshot_due = core.snapshot_disk().next_due();
         self.collect(node);
     }
 

@@ -37,6 +37,9 @@ pub(crate) struct File {
     /// The log.
     #[serde(default)]
     pub(crate) log: Log,
+    /// Snapshots.
+    #[serde(default)]
+    pub(crate) snapshots: super::snapshots::Snapshots,
     /// Bounds.
     #[serde(default)]
     pub(crate) limits: Limits,

@@ -7,6 +7,7 @@ mod check;
 mod file;
 mod problem;
 mod settings;
+mod snapshots;
 mod units;
 
 use std::path::Path;

@@ -78,6 +78,17 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Let nodes take snapshots of groups now, and wait until they are durable.
+    Snapshot {
+        /// Groups: `7`, `1-16,20` or `all`.
+        #[arg(value_name = "GROUPS")]
+        groups: Groups,
+        /// On this node. By default on all nodes that answer.
+        #[arg(long, value_name = "NODE")]
+        node: Option<u32>,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Let a member of groups ask for votes now: for tests and repair. Where a leader is in office nobody votes for it.
     Campaign {
         /// Groups: `7`, `1-16,20` or `all`.
@@ -175,6 +186,8 @@ struct Outcome {
     leader: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     configuration: Option<Configuration>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    snapshots: Vec<Taken>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Refusal>,
     #[serde(skip)]
@@ -209,6 +222,14 @@ pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
             let address = common.cluster()?.address_of(*node)?;
             for_each(groups, common, |cluster, group| campaign(cluster, group, &address, deadline))
         }
+        Command::Snapshot { groups, node, common } => {
+            let mut cluster = common.cluster()?;
+            let addresses = match node {
+                Some(node) => vec![cluster.address_of(*node)?],
+                None => cluster.addresses(),
+            };
+            for_each(groups, common, |cluster, group| snapshot(cluster, group, &addresses))
+        }
         Command::AddLearner(member) => reach_one(member, Goal::Learner),
         Command::AddVoter(member) => reach_one(member, Goal::Voter),
         Command::Promote(member) => reach_one(member, Goal::Promoted),
@@ -239,14 +260,24 @@ fn reach_all(groups: &Groups, goal: Goal, way: &WayArgs, common: &Common) -> Res
     }
     for_each(groups, common, |cluster, group| {
         let reached = change::reach(cluster, group, goal, way)?;
-        Ok(Done { leader: reached.leader, configuration: Some(reached.configuration) })
+        let (leader, configuration) = (Some(reached.leader), Some(reached.configuration));
+        Ok(Done { leader, configuration, snapshots: Vec::new() })
     })
 }
 
 /// What came of it where all went well.
+#[derive(Default)]
 struct Done {
-    leader: u32,
+    leader: Option<u32>,
     configuration: Option<Configuration>,
+    snapshots: Vec<Taken>,
+}
+
+/// A snapshot of a group on a node.
+#[derive(Debug, Deserialize, Serialize)]
+struct Taken {
+    node: u32,
+    index: u64,
 }
 
 /// Does something to each of the groups; prints what came of it.
@@ -258,12 +289,12 @@ fn for_each(
     let mut cluster = common.cluster()?;
     let groups = chosen(groups, &mut cluster, common)?;
     let outcome = |group| match act(&mut cluster, group) {
-        Ok(Done { leader, configuration }) => {
-            Outcome { group, leader: Some(leader), configuration, error: None, exit: Exit::Done }
+        Ok(Done { leader, configuration, snapshots }) => {
+            Outcome { group, leader, configuration, snapshots, error: None, exit: Exit::Done }
         }
         Err(failed) => {
             let (error, exit) = (Some(failed.refusal()), failed.exit());
-            Outcome { group, leader: None, configuration: None, error, exit }
+            Outcome { group, leader: None, configuration: None, snapshots: Vec::new(), error, exit }
         }
     };
     report(groups.into_iter().map(outcome).collect(), common)
@@ -297,7 +328,12 @@ impl Outcomes {
             let leader = outcome.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
             let said = outcome.error.as_ref().map(|error| format!("{}: {}", error.code, error.message));
             let members = outcome.configuration.as_ref().map(Configuration::to_string);
-            let said = said.or(members).unwrap_or_else(|| "done".to_owned());
+            let snapshots = outcome.snapshots.iter();
+            let snapshots: Vec<String> = snapshots
+                .map(|taken| format!("snapshot of entry {} on node {}", taken.index, taken.node))
+                .collect();
+            let taken = (!snapshots.is_empty()).then(|| snapshots.join(", "));
+            let said = said.or(members).or(taken).unwrap_or_else(|| "done".to_owned());
             vec![outcome.group.to_string(), leader, said]
         }));
         output::align(&rows) + &format!("\n{} done, {} failed\n", self.done, self.failed)
@@ -322,7 +358,7 @@ fn transfer(cluster: &mut Cluster, group: u64, to: Option<u32>, deadline: Deadli
     );
     loop {
         match cluster.ask_leader::<Led>(&words, deadline) {
-            Ok(led) => return Ok(Done { leader: led.leader, configuration: None }),
+            Ok(led) => return Ok(Done { leader: Some(led.leader), ..Done::default() }),
             // It was not able to take over yet.
             Err(Failed::Refused(refusal))
                 if ["TIMEOUT", "BADTARGET", "ELSEWHERE"].contains(&refusal.code.as_str())
@@ -339,7 +375,7 @@ fn campaign(cluster: &mut Cluster, group: u64, address: &str, deadline: Deadline
     let words = words(&["GROUP", "CAMPAIGN"], &[group]);
     loop {
         let failed = match cluster.ask::<Led>(address, &words) {
-            Ok(led) => return Ok(Done { leader: led.leader, configuration: None }),
+            Ok(led) => return Ok(Done { leader: Some(led.leader), ..Done::default() }),
             Err(crate::client::AskError::Refused(refusal)) => Failed::Refused(refusal),
             Err(error) => Failed::Unreachable(format!("{address}: {error}")),
         };
@@ -347,4 +383,18 @@ fn campaign(cluster: &mut Cluster, group: u64, address: &str, deadline: Deadline
             return Err(failed);
         }
     }
+}
+
+/// Lets each of the nodes take a snapshot of one group.
+fn snapshot(cluster: &mut Cluster, group: u64, addresses: &[String]) -> Result<Done, Failed> {
+    let words = words(&["GROUP", "SNAPSHOT"], &[group]);
+    let mut done = Done::default();
+    for address in addresses {
+        match cluster.ask::<Taken>(address, &words) {
+            Ok(taken) => done.snapshots.push(taken),
+            Err(crate::client::AskError::Refused(refusal)) => return Err(Failed::Refused(refusal)),
+            Err(error) => return Err(Failed::Unreachable(format!("{address}: {error}"))),
+        }
+    }
+    Ok(done)
 }

@@ -106,8 +106,22 @@ pub(super) struct Shown {
     pub(super) last: u64,
     pub(super) configuration: Configuration,
     sessions: u64,
+    snapshot: Snapshots,
     pub(super) peers: Vec<Peer>,
     history: Vec<Happened>,
+}
+
+/// The group's snapshots on the node.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Snapshots {
+    index: u64,
+    bytes: u64,
+    ms_ago: Option<u64>,
+    log_bytes: u64,
+    log_first: u64,
+    busy: bool,
+    failure: Option<String>,
 }
 
 /// What happened to a member.
@@ -220,6 +234,20 @@ impl Shown {
         let _ = writeln!(
             text,
             "commit {commit}, applied {applied}, durable {durable}, last {last}; {sessions} sessions"
+        );
+        let Snapshots { index, bytes, log_bytes, log_first, .. } = self.snapshot;
+        let _ = match index {
+            0 => write!(text, "no snapshot"),
+            _ => write!(text, "snapshot of entry {index} ({bytes} bytes)"),
+        };
+        let ago = self.snapshot.ms_ago.map(|ms| format!(", {:.1} s ago", ms as f64 / 1000.0));
+        let busy = if self.snapshot.busy { "; another is under way" } else { "" };
+        let failure = self.snapshot.failure.as_ref().map(|why| format!("; the last one failed: {why}"));
+        let _ = writeln!(
+            text,
+            "{}; the log begins at {log_first}, {log_bytes} bytes of it in no snapshot{busy}{}",
+            ago.unwrap_or_default(),
+            failure.unwrap_or_default()
         );
         let _ = writeln!(text, "configuration of index {}: {}", self.configuration.index, self.configuration);
         let heads = ["peer", "kind", "match", "next", "state", "in flight", "bytes", "last contact"];

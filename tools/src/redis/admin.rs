@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Show(GroupId),
     /// `GROUP TRANSFER group [node]`; without a node to the best.
     Transfer(GroupId, NodeId),
+    /// `GROUP SNAPSHOT group`
+    Snapshot(GroupId),
     /// `GROUP CAMPAIGN group`
     Campaign(GroupId),
     /// `GROUP ADD-LEARNER | ADD-VOTER | PROMOTE | DEMOTE | REMOVE group node`, `GROUP REPLACE group old new`, `GROUP LEAVE group`, each
@@ -56,6 +58,7 @@ pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>>
         (b"group", b"show", 4) => group().map(Request::Show),
         (b"group", b"transfer", 4) => group().map(|group| Request::Transfer(group, NodeId::NONE)),
         (b"group", b"transfer", 5) => group().and_then(|group| Ok(Request::Transfer(group, node(4)?))),
+        (b"group", b"snapshot", 4) => group().map(Request::Snapshot),
         (b"group", b"campaign", 4) => group().map(Request::Campaign),
         (b"group", sub, words) if words >= 4 && change_nodes(sub).is_some_and(|nodes| words >= 4 + nodes) => {
             group().and_then(|group| Ok(Request::Change(group, change(sub, arguments, node)?)))
@@ -67,7 +70,7 @@ pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>>
             Request::AddNode(PeerAddress { node, peer: text(4), client: text(5) })
         }),
         (b"group" | b"node", _, _) => {
-            let usage = "GROUP LIST | GROUP SHOW group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | \
+            let usage = "GROUP LIST | GROUP SHOW group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | GROUP SNAPSHOT group | \
                          GROUP ADD-LEARNER|ADD-VOTER|PROMOTE|DEMOTE|REMOVE group node | GROUP REPLACE group old new | \
                          GROUP LEAVE group, these with [EXPECT index] [FORCE] | NODE DRAIN [UNDO] | NODE ADD node peers clients";
             Err(format!("ERR not a request of LOGDRIVE: use {usage}"))
@@ -138,6 +141,10 @@ pub(crate) async fn perform(client: &CoreClient, request: Request) -> Answer {
             client.campaign(group).await.map_err(|error| refusal(client, error))?;
             Ok(json(&Led { group: group.0, leader: client.leader_of(group).0 }))
         }
+        Request::Snapshot(group) => {
+            let index = client.snapshot(group).await.map_err(|error| refusal(client, error))?;
+            Ok(json(&Snapshot { node: client.node().0, group: group.0, index: index.0 }))
+        }
         Request::Change(group, change) => {
             let index = client.change_membership(group, change).await;
             let index = index.map_err(|error| refusal(client, error))?;
@@ -199,6 +206,7 @@ struct Shown {
     configuration: Configuration,
     /// Open in the group's replicated state.
     sessions: u32,
+    snapshot: Snapshots,
     peers: Vec<Peer>,
     /// What happened to the member lately, oldest first.
     history: Vec<Happened>,
@@ -252,6 +260,31 @@ struct Peer {
 struct Led {
     group: u64,
     leader: u32,
+}
+
+#[derive(Serialize)]
+struct Snapshot {
+    node: u32,
+    group: u64,
+    /// The last entry that it stands for.
+    index: u64,
+}
+
+#[derive(Serialize)]
+struct Snapshots {
+    /// The newest durable one stands for the log up to here; 0 if there is none.
+    index: u64,
+    bytes: u64,
+    /// `null`: in an earlier life of the process.
+    ms_ago: Option<u64>,
+    /// What it does not stand for.
+    log_bytes: u64,
+    /// First index of the log.
+    log_first: u64,
+    /// One is being written or installed.
+    busy: bool,
+    /// Why the last one came to nothing.
+    failure: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -373,6 +406,15 @@ impl Shown {
             last: raft.last.0,
             configuration: Configuration::new(raft),
             sessions: status.sessions,
+            snapshot: Snapshots {
+                index: status.snapshot.index.0,
+                bytes: status.snapshot.file_bytes,
+                ms_ago: status.snapshot.nanos_ago.map(|nanos| nanos / 1_000_000),
+                log_bytes: status.snapshot.log_bytes,
+                log_first: status.snapshot.log_first.0,
+                busy: status.snapshot.is_busy,
+                failure: status.snapshot.failure.clone(),
+            },
             peers: raft.peers.iter().map(peer).collect(),
             history: status.history.iter().map(happened).collect(),
         }
@@ -435,6 +477,7 @@ fn refusal(client: &CoreClient, error: Error) -> String {
         Error::Timeout => "TIMEOUT",
         Error::Indeterminate => "INDETERMINATE",
         Error::OutOfSpace { .. } => "OUTOFSPACE",
+        Error::SnapshotFailed => "SNAPSHOTFAILED",
         _ => "ERR",
     };
     let json = serde_json::to_string(&refusal).expect("numbers and strings always serialize");

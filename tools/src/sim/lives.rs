@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use logdrive::core::{Core, CoreId, CoreOptions, GroupSetup, Slot};
+use logdrive::core::{Core, CoreId, CoreOptions, Disks, GroupSetup, OpenError, Slot};
 use logdrive::node::PeersMemory;
 use logdrive_shard::{GroupId, Moment, NodeId};
-use logdrive_wal::{OpenError, SimDisk, SimOptions};
+use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
 
 use super::clock::{MICROSECOND, MILLISECOND, NEVER, Nanos, NodeClock, SECOND};
 use super::disk::WatchedDisk;
@@ -17,6 +17,11 @@ use super::queue::Event;
 use super::random::{Purpose, chance, stream, within};
 use super::shape::DISK_BYTES;
 use super::world::{CLUSTER, World};
+
+/// The disk of a core's snapshots, beside that of its log.
+fn snapshot_platter(log: SimOptions) -> SimPlatter {
+    SimDisk::new(SimOptions { seed: log.seed ^ 0x5eed, ..log }).platter()
+}
 
 impl World {
     /// Makes the nodes and their cores; each group lives on a core of its own choice on each node, in a slot of its own choice.
@@ -30,7 +35,8 @@ impl World {
                 self.cores.push(CoreState {
                     node,
                     id: CoreId(core as u16),
-                    platter: SimDisk::new(options).platter(),
+                    platter: SimDisk::new(options.clone()).platter(),
+                    snapshots: snapshot_platter(options),
                     groups: Vec::new(),
                     live: None,
                     turn_at: NEVER,
@@ -120,6 +126,7 @@ impl World {
         }
         for at in self.nodes[node].cores.clone() {
             self.cores[at].platter.revive();
+            self.cores[at].snapshots.revive();
             if let Err(error) = self.open_core(CoreAt(at))? {
                 return self.does_not_start(node, &error);
             }
@@ -139,6 +146,7 @@ impl World {
             self.cores[at].live = None;
             self.cores[at].turn_at = NEVER;
             self.cores[at].platter.clear_faults();
+            self.cores[at].snapshots.clear_faults();
         }
         self.start_later(node, 200 * MILLISECOND);
         Ok(())
@@ -148,9 +156,10 @@ impl World {
         let seed = self.random.lives.next_u64();
         let state = &mut self.cores[at.0];
         let node = &self.nodes[state.node];
-        let disk = match state.platter.open() {
-            Ok(disk) => disk,
-            Err(error) => return Err(Broken::new("nobody else has the directory", error.to_string())),
+        let opened = state.platter.open().and_then(|log| Ok((log, state.snapshots.open()?)));
+        let (disk, snapshots) = match opened {
+            Ok(disks) => disks,
+            Err(error) => return Err(Broken::new("nobody else has the directories", error.to_string())),
         };
         let options = CoreOptions {
             node: node.id,
@@ -164,14 +173,17 @@ impl World {
         let applied = Rc::default();
         let disk_events = self.watch_disks.then(Rc::default);
         let machine = Machine::new(self.plan.machine, Rc::clone(&applied));
-        let disk = WatchedDisk::new(disk, disk_events.clone());
+        let log = WatchedDisk::new(disk, disk_events.clone());
+        let disks = Disks { log, snapshots: WatchedDisk::new(snapshots, None) };
         let now = Moment(node.clock.shows(self.now));
-        let mut core = match Core::open(now, options, disk, machine, &mut |_, _| {}) {
+        let mut core = match Core::open(now, options, disks, machine, &mut |_, _| {}) {
             Ok(core) => core,
             Err(error) => return Ok(Err(error)),
         };
         core.wal().disk().inner.set_latency(self.shape.disk_takes.clone());
         core.wal().disk().inner.advance(self.now);
+        core.snapshot_disk().inner.set_latency(self.shape.disk_takes.clone());
+        core.snapshot_disk().inner.advance(self.now);
         let port = core.add_port();
         let mut summaries = Vec::new();
         core.group_list(&mut summaries);
@@ -226,6 +238,7 @@ impl World {
         }
         if how == Stop::PowerLoss {
             state.platter.power_loss();
+            state.snapshots.power_loss();
         }
         match closed {
             Err(error) if !node.disk_is_suspect && !state.platter.halted() => {
@@ -266,7 +279,7 @@ impl World {
     pub(super) fn back_up(&mut self, node: usize) {
         let platters = self.nodes[node].cores.clone().map(|at| {
             let seed = self.random.lives.next_u64();
-            self.cores[at].platter.copy(seed)
+            (self.cores[at].platter.copy(seed), self.cores[at].snapshots.copy(seed ^ 1))
         });
         let platters = platters.collect();
         let state = &mut self.nodes[node];
@@ -278,8 +291,8 @@ impl World {
         let Some(backup) = self.nodes[node].backup.take() else { return Ok(()) };
         self.stop_node(node, Stop::Kill)?;
         let cores = self.nodes[node].cores.clone();
-        for (at, platter) in cores.zip(backup.platters) {
-            self.cores[at].platter = platter;
+        for (at, (platter, snapshots)) in cores.zip(backup.platters) {
+            (self.cores[at].platter, self.cores[at].snapshots) = (platter, snapshots);
         }
         let state = &mut self.nodes[node];
         (state.boot, state.memory) = (backup.boot, backup.memory);
@@ -293,7 +306,8 @@ impl World {
         self.stop_node(node, Stop::Kill)?;
         for at in self.nodes[node].cores.clone() {
             let options = SimOptions { seed: self.random.lives.next_u64(), capacity_bytes: DISK_BYTES };
-            self.cores[at].platter = SimDisk::new(options).platter();
+            self.cores[at].platter = SimDisk::new(options.clone()).platter();
+            self.cores[at].snapshots = snapshot_platter(options);
         }
         let incarnation = self.random.lives.next_u64() | 1;
         let state = &mut self.nodes[node];

@@ -37,6 +37,8 @@ pub(super) struct CoreState {
     pub(super) node: usize,
     pub(super) id: CoreId,
     pub(super) platter: SimPlatter,
+    /// The disk of its snapshots.
+    pub(super) snapshots: SimPlatter,
     pub(super) groups: Vec<GroupSetup>,
     pub(super) live: Option<Live>,
     /// When its loop turns next; never if it does not run.
@@ -51,8 +53,8 @@ pub(super) struct CoreState {
 pub(super) struct Backup {
     pub(super) boot: u64,
     pub(super) memory: PeersMemory,
-    /// By core of the node.
-    pub(super) platters: Vec<SimPlatter>,
+    /// By core of the node: that of its log, that of its snapshots.
+    pub(super) platters: Vec<(SimPlatter, SimPlatter)>,
 }
 
 /// A node, over all its lives.

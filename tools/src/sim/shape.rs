@@ -103,6 +103,8 @@ impl Shape {
             _ => value,
         };
         settings.wal.segment_bytes = 128 << 10;
+        // On order only: what a follower lacks must stay in the logs while nothing carries snapshots from node to node.
+        (settings.snapshots.every_entries, settings.snapshots.every_bytes) = (0, 0);
         settings.wal.payload_bytes_max = 16 << 10;
         settings.wal.budget_bytes = self.log_bytes;
         settings.wal.batch_bytes_max = rarely(64 << 10, 4096) as u32;

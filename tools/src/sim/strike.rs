@@ -303,6 +303,7 @@ impl World {
         for at in self.nodes[node].cores.clone() {
             if let Some(live) = &mut self.cores[at].live {
                 live.core.wal().disk().inner.set_latency(takes.clone());
+                live.core.snapshot_disk().inner.set_latency(takes.clone());
             }
         }
     }
@@ -311,15 +312,17 @@ impl World {
     fn fill_disks(&mut self, node: usize, left: u64) {
         self.nodes[node].disk_is_suspect = true;
         for at in self.nodes[node].cores.clone() {
-            let platter = &self.cores[at].platter;
-            let used: u64 = platter.list().iter().map(|file| file.1).sum();
-            platter.set_capacity(used + left);
+            for platter in [&self.cores[at].platter, &self.cores[at].snapshots] {
+                let used: u64 = platter.list().iter().map(|file| file.1).sum();
+                platter.set_capacity(used + left);
+            }
         }
     }
 
     fn empty_disks(&mut self, node: usize) {
         for at in self.nodes[node].cores.clone() {
             self.cores[at].platter.set_capacity(DISK_BYTES);
+            self.cores[at].snapshots.set_capacity(DISK_BYTES);
         }
     }
 
@@ -402,8 +405,10 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].doomed = None;
             for at in self.nodes[node].cores.clone() {
-                self.cores[at].platter.clear_faults();
-                self.cores[at].platter.revive();
+                for platter in [&self.cores[at].platter, &self.cores[at].snapshots] {
+                    platter.clear_faults();
+                    platter.revive();
+                }
             }
             if self.nodes[node].is_up && self.nodes[node].paused_until > 0 {
                 self.resume(node);

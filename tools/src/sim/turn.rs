@@ -64,8 +64,10 @@ impl World {
         let Some(live) = &mut state.live else { return Ok(()) };
         live.core.wal().disk().inner.advance(self.now);
         let _ = live.core.handle(now, CoreEvent::Disk);
+        live.core.snapshot_disk().inner.advance(self.now);
         let turned = live.core.turn(now);
         let due = live.core.wal().disk().inner.next_due().unwrap_or(Nanos::MAX);
+        let due = due.min(live.core.snapshot_disk().inner.next_due().unwrap_or(Nanos::MAX));
         let next = clock.moment(live.core.next_deadline().0).min(due);
         // A turn takes its time, so that the clock moves whatever happens.
         state.turn_at = next.max(self.now + MICROSECOND + state.turn_takes);

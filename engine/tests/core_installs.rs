@@ -1,0 +1,312 @@
+//! Snapshots that come from another node: installed over a log that is behind, ahead or beside, whatever ends the process in between.
+mod common;
+
+use common::{Cluster, Setup, ms, payload};
+use logdrive::api::ReadPolicy;
+use logdrive::core::{Event, Offered, Slot};
+use logdrive::snapshot::{SnapshotId, StoreEvent, WriteId};
+use logdrive_shard::{LogIndex, NodeId, Term};
+
+const SLOT: Slot = Slot(0);
+
+fn setup() -> Setup {
+    let mut setup = Setup { groups: 1, preferred: false, ..Setup::default() };
+    // On order only.
+    (setup.settings.snapshots.every_entries, setup.settings.snapshots.every_bytes) = (0, 0);
+    setup.settings.snapshots.keep_trailing_entries = 0;
+    setup.settings.snapshots.files.chunk_bytes = 4096;
+    setup.settings.snapshots.files.space_reserve_bytes = 0;
+    setup
+}
+
+fn snapshot(cluster: &mut Cluster, node: u32) -> LogIndex {
+    let token = cluster.ask(node, |port, token| Event::Snapshot { port, token, slot: SLOT });
+    cluster.wait(node, token).result.expect("a snapshot is taken")
+}
+
+fn journal(cluster: &mut Cluster, node: u32) -> Vec<Vec<u8>> {
+    cluster.core(node).machine().entries[0].iter().map(|entry| entry.1.clone()).collect()
+}
+
+fn term(cluster: &mut Cluster, node: u32) -> Term {
+    cluster.core(node).group_status(SLOT).raft.term
+}
+
+/// The newest snapshot of a node: its header and its chunks.
+fn fetch(cluster: &mut Cluster, node: u32) -> (SnapshotId, Vec<u8>, Vec<Vec<u8>>) {
+    let store = cluster.core(node).snapshots();
+    let header = store.snapshots().max_by_key(|header| header.index).expect("there is one").clone();
+    let read = store.begin_send(header.id).expect("it is there");
+    let mut chunks = Vec::new();
+    for number in 0..header.chunks() {
+        assert!(cluster.core(node).snapshots().read_chunk(read, number).expect("it has it"));
+        let mut events = Vec::new();
+        cluster.wake(node);
+        cluster.run_until(ms(5_000), |cluster| {
+            cluster.core(node).take_transfer_events(&mut events);
+            !events.is_empty()
+        });
+        let [StoreEvent::Chunk { bytes, .. }] = &events[..] else { panic!("{events:?}") };
+        chunks.push(bytes.clone());
+    }
+    cluster.core(node).snapshots().end_read(read);
+    cluster.wake(node);
+    (header.id, header.encode(), chunks)
+}
+
+/// Hands a snapshot to a node, as its leader's transfer would. Nothing if it has no use for it.
+fn hand_over(
+    cluster: &mut Cluster,
+    to: u32,
+    (leader, term): (u32, Term),
+    (id, header, chunks): &(SnapshotId, Vec<u8>, Vec<Vec<u8>>),
+) -> Option<WriteId> {
+    let offered = cluster.core(to).offer_snapshot(SLOT, NodeId(leader), term, header).expect("there is room");
+    cluster.wake(to);
+    let Offered::Receive(write) = offered else { return None };
+    for (number, chunk) in (0..).zip(chunks) {
+        if !cluster.is_up(to) {
+            break;
+        }
+        // It fails with the disk, if that is what is tried.
+        let _ = cluster.core(to).snapshots().receive(write, *id, number, chunk);
+        cluster.wake(to);
+        cluster.run_for(ms(2));
+    }
+    Some(write)
+}
+
+/// Three nodes; the last one is away while the others write and cut their logs. The leader, and its snapshot.
+fn one_lags(setup: Setup) -> (Cluster, u32, u32, (SnapshotId, Vec<u8>, Vec<Vec<u8>>)) {
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    for n in 0..10 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+    }
+    cluster.settle();
+    let leader = cluster.leader(1);
+    let lags = leader % 3 + 1;
+    cluster.kill(lags);
+    for n in 10..60 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+    }
+    let leader = cluster.leader(1);
+    for node in cluster.running() {
+        snapshot(&mut cluster, node);
+    }
+    cluster.run_for(ms(50));
+    assert!(cluster.core(leader).snapshot_status(SLOT).log_first > LogIndex(50));
+    let file = fetch(&mut cluster, leader);
+    (cluster, leader, lags, file)
+}
+
+#[test]
+fn a_member_that_the_log_does_not_reach_any_more_goes_on_from_a_snapshot() {
+    let (mut cluster, leader, lags, file) = one_lags(setup());
+    cluster.start(lags);
+    cluster.run_for(ms(1_000));
+    assert!(journal(&mut cluster, lags).len() <= 10, "what it lacks is in no log");
+    let term = term(&mut cluster, leader);
+    hand_over(&mut cluster, lags, (leader, term), &file);
+    cluster.run_until(ms(10_000), |cluster| cluster.core(lags).snapshot_counters().installed == 1);
+    assert!(cluster.write(1, b"after").result.is_ok());
+    cluster.settle();
+    assert_eq!(journal(&mut cluster, lags).len(), 61);
+    let statuses = [leader, lags].map(|node| cluster.core(node).group_status(SLOT));
+    assert_eq!(statuses[0].digest, statuses[1].digest);
+    // Appends inside the snapshot are answered; the same file again is of no use.
+    assert!(hand_over(&mut cluster, lags, (leader, term), &file).is_none());
+    let token = cluster.read(lags, 1, ReadPolicy::Follower);
+    assert!(cluster.wait(lags, token).result.is_ok());
+    // And it is what a restart goes on from.
+    cluster.kill(lags);
+    cluster.start(lags);
+    cluster.settle();
+    assert_eq!(journal(&mut cluster, lags).len(), 61);
+}
+
+/// Ends the process of the member after so many operations of one of its disks while it takes in and installs a snapshot.
+fn install_crash(operations: u64, of_snapshots: bool, power: bool) -> bool {
+    let (mut cluster, leader, lags, file) = one_lags(setup());
+    cluster.start(lags);
+    cluster.run_for(ms(500));
+    let term = term(&mut cluster, leader);
+    let node = cluster.node(lags);
+    if of_snapshots {
+        node.snapshots.halt_after(operations)
+    } else {
+        node.platter.halt_after(operations)
+    }
+    hand_over(&mut cluster, lags, (leader, term), &file);
+    for n in 60..70 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+        cluster.run_for(ms(5));
+    }
+    let node = cluster.node(lags);
+    let halted = node.snapshots.halted() || node.platter.halted();
+    if power {
+        cluster.power_loss(lags)
+    } else {
+        cluster.kill(lags)
+    }
+    let node = cluster.node(lags);
+    node.snapshots.revive();
+    node.platter.revive();
+    cluster.start(lags);
+    cluster.run_for(ms(500));
+    let context = format!("{operations} operations, snapshots {of_snapshots}, power {power}");
+    let found = journal(&mut cluster, lags);
+    assert!((0..).zip(&found).all(|(n, found)| *found == payload(n)), "{context}");
+    if cluster.core(lags).applied(SLOT) < LogIndex(60) {
+        // The last one may not be known to be committed.
+        assert!(found.len() >= 9, "{context}");
+        let leader = cluster.leader(1);
+        let term = self::term(&mut cluster, leader);
+        hand_over(&mut cluster, lags, (leader, term), &file);
+    }
+    cluster.run_until(ms(10_000), |cluster| cluster.core(lags).applied(SLOT) >= LogIndex(60));
+    assert!(cluster.write(1, &payload(70)).result.is_ok(), "{context}");
+    cluster.settle();
+    assert_eq!(journal(&mut cluster, lags).len(), 71, "{context}");
+    halted
+}
+
+#[test]
+fn a_crash_after_any_operation_of_the_snapshots_disk_during_an_installation_recovers() {
+    for power in [false, true] {
+        let mut operations = 0;
+        while install_crash(operations, true, power) {
+            operations += 1;
+        }
+        assert!(operations >= 6, "{operations} operations were tried");
+    }
+}
+
+#[test]
+fn a_crash_after_any_operation_of_the_log_during_an_installation_recovers() {
+    for power in [false, true] {
+        let mut operations = 0;
+        while operations < 40 && install_crash(operations, false, power) {
+            operations += 1;
+        }
+        assert!(operations >= 3, "{operations} operations were tried");
+    }
+}
+
+/// A member whose log goes further than the snapshot, on a way that was given up: what lies behind the snapshot's end must not come back.
+fn parted(power_loss_before_the_move: bool) {
+    let mut cluster = Cluster::new(setup());
+    cluster.elect();
+    for n in 0..10 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+    }
+    cluster.settle();
+    let old = cluster.leader(1);
+    let others: Vec<u32> = (1..=3).filter(|&node| node != old).collect();
+    // It goes on alone for a while, and nothing of that is committed.
+    for &other in &others {
+        cluster.hold(old, other);
+    }
+    for n in 0..60 {
+        cluster.propose(old, 1, format!("in vain {n}").as_bytes());
+    }
+    cluster.run_for(ms(20));
+    cluster.partition(&[&[old], &others]);
+    for &other in &others {
+        cluster.unhold(old, other);
+    }
+    cluster.run_until(ms(20_000), |cluster| {
+        cluster.find_leader(1).is_some_and(|leader| leader != old) && !cluster.core(old).is_leader(SLOT)
+    });
+    for n in 10..30 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+    }
+    cluster.run_for(ms(500));
+    let leader = cluster.leader(1);
+    for &node in &others {
+        snapshot(&mut cluster, node);
+    }
+    let file = fetch(&mut cluster, leader);
+    let last = cluster.core(old).group_status(SLOT).raft.last;
+    assert!(last > LogIndex(60), "its log is the longer one");
+    let term = term(&mut cluster, leader);
+    if power_loss_before_the_move {
+        // The file is complete; the log's disk takes nothing any more.
+        cluster.connect(old, leader);
+        cluster.node(old).platter.halt_after(0);
+        hand_over(&mut cluster, old, (leader, term), &file);
+        cluster.run_for(ms(200));
+        cluster.power_loss(old);
+        cluster.node(old).platter.revive();
+        cluster.start_alone(old);
+        assert!(!cluster.node(old).snapshots.list().is_empty());
+    } else {
+        cluster.connect(old, leader);
+        hand_over(&mut cluster, old, (leader, term), &file);
+        cluster.run_until(ms(10_000), |cluster| cluster.core(old).snapshot_counters().installed == 1);
+        cluster.power_loss(old);
+        cluster.start_alone(old);
+    }
+    let status = cluster.core(old).group_status(SLOT).raft;
+    assert!(status.last < LogIndex(60), "what was given up is gone: {}", status.last);
+    // Also after another restart, with nothing written in between.
+    cluster.kill(old);
+    cluster.start(old);
+    cluster.heal();
+    assert!(cluster.write(1, &payload(30)).result.is_ok());
+    cluster.settle();
+    assert_eq!(journal(&mut cluster, old), (0..31).map(payload).collect::<Vec<_>>());
+    cluster.kill(old);
+    cluster.start(old);
+    cluster.settle();
+    assert_eq!(journal(&mut cluster, old), (0..31).map(payload).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_lies_behind_a_snapshot_on_another_way_is_gone_for_good() {
+    parted(false);
+}
+
+#[test]
+fn a_log_that_parted_from_a_durable_snapshot_is_moved_by_the_next_start() {
+    parted(true);
+}
+
+#[test]
+fn field_9_a_snapshot_has_its_own_term_and_the_configuration_that_was_in_force_at_its_end() {
+    let mut setup = setup();
+    setup.nodes = 4;
+    setup.founders = 3;
+    let mut cluster = Cluster::new(setup);
+    cluster.run_until(ms(20_000), |cluster| cluster.find_leader(1).is_some());
+    for n in 0..10 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+    }
+    let leader = cluster.leader(1);
+    let first = snapshot(&mut cluster, leader);
+    let header = |cluster: &mut Cluster, index: LogIndex| {
+        let store = cluster.core(leader).snapshots();
+        store.snapshots().find(|header| header.index == index).expect("it is there").clone()
+    };
+    let before = header(&mut cluster, first);
+    let add = logdrive_shard::MembershipChange::of(&[logdrive_shard::MemberStep::AddLearner(NodeId(4))]);
+    let token = cluster.ask(leader, |port, token| Event::Change { port, token, slot: SLOT, change: &add });
+    let changed = cluster.wait(leader, token).result.expect("it is changed");
+    assert!(cluster.write(1, &payload(10)).result.is_ok());
+    let second = snapshot(&mut cluster, leader);
+    let after = header(&mut cluster, second);
+    assert_eq!((before.membership_index, after.membership_index), (LogIndex(0), changed));
+    assert_ne!(before.membership, after.membership);
+    let status = cluster.core(leader).group_status(SLOT).raft;
+    assert_eq!(after.membership, status.membership.encode());
+    assert_eq!(after.term, status.term);
+    // A restart from it has both.
+    for node in cluster.running() {
+        cluster.kill(node);
+    }
+    for node in 1..=4 {
+        cluster.start(node);
+    }
+    let status = cluster.core(leader).group_status(SLOT).raft;
+    assert_eq!((status.membership_index, status.membership.encode()), (changed, after.membership));
+}
