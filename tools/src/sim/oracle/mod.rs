@@ -1,4 +1,4 @@
-//! The checks: each is an [`Observer`](super::observer::Observer) that says what must never be seen.
+//! The checks: each is an [`Observer`] that says what must never be seen.
 //!
 //! | file | what it asserts |
 //! |---|---|
