@@ -7,6 +7,9 @@ use logdrive::core::{Event, Offered, Slot};
 use logdrive::snapshot::{SnapshotId, StoreEvent, WriteId};
 use logdrive_shard::{LogIndex, NodeId, Term};
 
+/// A file of a snapshot: its id, its header, its chunks.
+type Fetched = (SnapshotId, Vec<u8>, Vec<Vec<u8>>);
+
 const SLOT: Slot = Slot(0);
 
 fn setup() -> Setup {
@@ -33,7 +36,7 @@ fn term(cluster: &mut Cluster, node: u32) -> Term {
 }
 
 /// The newest snapshot of a node: its header and its chunks.
-fn fetch(cluster: &mut Cluster, node: u32) -> (SnapshotId, Vec<u8>, Vec<Vec<u8>>) {
+fn fetch(cluster: &mut Cluster, node: u32) -> Fetched {
     let store = cluster.core(node).snapshots();
     let header = store.snapshots().max_by_key(|header| header.index).expect("there is one").clone();
     let read = store.begin_send(header.id).expect("it is there");
@@ -59,7 +62,7 @@ fn hand_over(
     cluster: &mut Cluster,
     to: u32,
     (leader, term): (u32, Term),
-    (id, header, chunks): &(SnapshotId, Vec<u8>, Vec<Vec<u8>>),
+    (id, header, chunks): &Fetched,
 ) -> Option<WriteId> {
     let offered = cluster.core(to).offer_snapshot(SLOT, NodeId(leader), term, header).expect("there is room");
     cluster.wake(to);
@@ -77,7 +80,7 @@ fn hand_over(
 }
 
 /// Three nodes; the last one is away while the others write and cut their logs. The leader, and its snapshot.
-fn one_lags(setup: Setup) -> (Cluster, u32, u32, (SnapshotId, Vec<u8>, Vec<Vec<u8>>)) {
+fn one_lags(setup: Setup) -> (Cluster, u32, u32, Fetched) {
     let mut cluster = Cluster::new(setup);
     cluster.elect();
     for n in 0..10 {
