@@ -290,3 +290,52 @@ fn a_groups_log_at_its_bound_takes_no_proposals_until_a_snapshot_is_durable() {
     cluster.run_until(ms(120_000), |cluster| cluster.core(1).snapshot_counters().written > 0);
     assert!(cluster.write(1, b"again").result.is_ok());
 }
+
+#[test]
+fn a_cold_group_that_holds_old_segments_takes_a_snapshot_and_gives_its_log_up() {
+    let mut setup = setup();
+    setup.groups = 2;
+    setup.settings.wal.budget_bytes = 8 << 20;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    write_all(&mut cluster, 0..20);
+    for _ in 0..600 {
+        // Without room for a moment it is told so.
+        if cluster.write(2, &[7; 20_000]).result.is_err() {
+            cluster.run_for(ms(100));
+        }
+    }
+    cluster.run_for(ms(2_000));
+    let status = cluster.core(1).snapshot_status(SLOT);
+    assert!(status.index >= LogIndex(20), "{status:?}");
+    assert_eq!(status.log_first, status.index.next(), "nothing is kept for slow followers");
+    assert!(cluster.core(1).counters().log_pressure > 0);
+    cluster.kill(1);
+    cluster.start(1);
+    cluster.elect();
+    cluster.run_for(ms(200));
+    assert_eq!(numbers(&mut cluster, 1).len(), 20);
+}
+
+#[test]
+fn a_group_that_left_this_node_leaves_no_snapshots_behind() {
+    let mut setup = setup();
+    setup.nodes = 3;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    write_all(&mut cluster, 0..100);
+    let leader = cluster.leader(1);
+    let gone = leader % 3 + 1;
+    snapshot(&mut cluster, gone);
+    let remove = MembershipChange::of(&[MemberStep::Remove(NodeId(gone))]);
+    let token = cluster.ask(leader, |port, token| Event::Change { port, token, slot: SLOT, change: &remove });
+    assert!(cluster.wait(leader, token).result.is_ok());
+    cluster.run_until(ms(60_000), |cluster| cluster.core(gone).applied(SLOT) == LogIndex(0));
+    cluster.run_for(ms(200));
+    let files = cluster.node(gone).snapshots.list();
+    assert!(files.iter().all(|file| !file.0.ends_with(".snapshot")), "{files:?}");
+    cluster.kill(gone);
+    cluster.start(gone);
+    assert_eq!(cluster.core(gone).snapshot_status(SLOT).index, LogIndex(0));
+    write_all(&mut cluster, 100..110);
+}
