@@ -114,8 +114,9 @@ pub trait StateMachine: 'static {
     /// Freezes the state of a group. Must be cheap whatever the size of the state: below a millisecond for a million keys.
     fn freeze(&mut self, slot: u32) -> Self::View;
     /// Appends the next part of the view to `out` and says whether this was all. A part has about `bytes_max` bytes: more only if
-    /// something that cannot be cut is larger, and never nothing unless it was the last. Parts need not be equal on nodes or in
-    /// runs, but should be.
+    /// something that cannot be cut is larger. It may be less, and even nothing while there is more to come, as when a call would
+    /// take too long to find the next bytes (the key-value machine does so where many keys came after the freeze); but each call
+    /// must come nearer to the end. Parts need not be equal on nodes or in runs, but should be.
     fn write_view(&self, view: &mut Self::View, bytes_max: usize, out: &mut Vec<u8>) -> bool;
     /// The view is written, or given up.
     fn release(&mut self, view: Self::View);
