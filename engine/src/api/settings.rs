@@ -155,6 +155,15 @@ pub struct SnapshotSettings {
     pub slice_interval: Duration,
     /// Snapshots loaded at the same time when a core opens.
     pub loads_at_once: u32,
+    /// Snapshots that are sent to other nodes at the same time, for each core. Others wait for their turn.
+    pub transfers_max: u32,
+    /// Bytes of snapshots that a core sends per second, to all nodes together; 0: no limit but the windows.
+    pub transfer_bytes_per_s: u64,
+    /// Bytes of one snapshot that are sent and not known to have arrived; also what a receiver holds of one that its disk is too slow
+    /// for.
+    pub transfer_window_bytes: u32,
+    /// Bytes of snapshots that leave in one turn, behind everything else.
+    pub transfer_bytes_per_turn: u32,
     /// The files.
     pub files: SnapshotFileSettings,
 }
@@ -170,6 +179,10 @@ impl Default for SnapshotSettings {
             slice_bytes: 64 << 10,
             slice_interval: Duration::from_micros(500),
             loads_at_once: 4,
+            transfers_max: 4,
+            transfer_bytes_per_s: 64 << 20,
+            transfer_window_bytes: 1 << 20,
+            transfer_bytes_per_turn: 256 << 10,
             files: SnapshotFileSettings::default(),
         }
     }

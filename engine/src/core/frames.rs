@@ -78,6 +78,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.step(slot, |group, env| group.on_read_index_reply(env, from, &message));
             self.end_step(slot);
         }
+        for (to, answer) in frame.snapshot_answers() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.on_snapshot_answer(link, slot, &answer);
+        }
     }
 
     /// What others ask of this node.
@@ -131,6 +135,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let Some(slot) = self.addressed(link, to) else { continue };
             self.step(slot, |group, env| group.on_term_report(env, from, &message));
             self.end_step(slot);
+        }
+        for (to, offer, header) in frame.snapshot_offers() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.on_snapshot_offer(link, slot, &offer, header);
+        }
+        for (to, part, bytes) in frame.snapshot_parts() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.on_snapshot_part(link, slot, &part, bytes);
         }
     }
 

@@ -11,6 +11,8 @@ use crate::wire::{FRAME_BYTES_MAX, FrameBuilder, Pulse};
 const PULSES: usize = 64;
 /// Into so many parts the time is divided after which a peer that does not echo is taken for dead.
 const FINENESS: u32 = 16;
+/// Offers and parts of snapshots that wait for one frame; one part more may come on top.
+pub(super) const BULK_BYTES_MAX: usize = 256 << 10;
 /// Room in a frame that is left to messages without payload: beyond it they are dropped, as a lossy network would.
 const FRAME_RESERVE_BYTES: usize = 1 << 20;
 
@@ -83,6 +85,8 @@ pub(super) struct Link {
     /// Counts connections: what was parked for an earlier one is dropped.
     pub(super) generation: u32,
     pub(super) builder: FrameBuilder,
+    /// Snapshots: a frame of its own, which leaves behind that of everything else.
+    pub(super) bulk: FrameBuilder,
     /// Our slots of the groups that both ends host.
     pub(super) slots: Vec<u32>,
     pub(super) shared: SlotSet,
@@ -141,6 +145,7 @@ impl Link {
             up: false,
             generation: 0,
             builder: FrameBuilder::new(),
+            bulk: FrameBuilder::new(),
             slots: Vec::new(),
             shared: SlotSet::new(slots),
             remotes: vec![0; slots],
@@ -188,6 +193,7 @@ impl Link {
         self.contact = false;
         self.generation = self.generation.wrapping_add(1);
         self.builder.clear();
+        self.bulk.clear();
         self.slots.clear();
         self.shared.clear();
         self.waiting.clear();
@@ -235,9 +241,22 @@ impl Link {
         self.builder.bytes() as u64 >= self.limits.outbox_bytes_max || self.is_window_full()
     }
 
+    /// Whether there is anything to send.
+    pub(super) fn has_frames(&self) -> bool {
+        self.up && !(self.builder.is_empty() && self.bulk.is_empty())
+    }
+
+    /// Whether parts of snapshots may be sent: the last ones have left, and appends have half of the window to themselves.
+    pub(super) fn takes_bulk(&self) -> bool {
+        self.up
+            && self.bulk.bytes() < BULK_BYTES_MAX
+            && self.bytes() - self.arrived_bytes < self.limits.inflight_bytes_max / 2
+    }
+
     /// Bytes sent, and those that wait to be.
     fn bytes(&self) -> u64 {
-        self.sent_bytes + self.builder.bytes() as u64
+        let bulk = if self.bulk.is_empty() { 0 } else { self.bulk.bytes() };
+        self.sent_bytes + (self.builder.bytes() + bulk) as u64
     }
 
     fn is_window_full(&self) -> bool {
@@ -271,7 +290,8 @@ impl Link {
         let News { healthy, full, drained, durable_end } = news;
         self.pulse_seq += 1;
         self.received_since_pulse = 0;
-        self.bytes_at_pulse = self.bytes();
+        // What waits behind the frame of the pulse has not arrived with it.
+        self.bytes_at_pulse = self.sent_bytes + self.builder.bytes() as u64;
         let (seq, echo) = (self.pulse_seq, self.seen);
         let support_epoch = self.support_epoch;
         let promise_ms = u32::try_from(self.limits.promise.as_millis()).unwrap_or(u32::MAX);
@@ -366,7 +386,8 @@ impl Link {
 
     /// Whether so much was sent since the last pulse that the peer should be asked what has arrived.
     pub(super) fn wants_pulse(&self) -> bool {
-        self.bytes().saturating_sub(self.bytes_at_pulse) >= self.pulse_bytes()
+        let bytes = self.sent_bytes + self.builder.bytes() as u64;
+        bytes.saturating_sub(self.bytes_at_pulse) >= self.pulse_bytes()
     }
 
     /// One pulse per so many bytes, either way.
@@ -374,10 +395,11 @@ impl Link {
         self.limits.inflight_bytes_max.div_ceil(8)
     }
 
-    /// Ends the frame under construction and appends it to `out`.
+    /// Ends the frame under construction and appends it to `out`; if there is none, that of snapshots.
     pub(super) fn finish(&mut self, version: u16, out: &mut Vec<u8>) {
-        self.sent_bytes += self.builder.bytes() as u64;
-        self.builder.finish(self.boot, version, out);
+        let builder = if self.builder.is_empty() { &mut self.bulk } else { &mut self.builder };
+        self.sent_bytes += builder.bytes() as u64;
+        builder.finish(self.boot, version, out);
     }
 }
 

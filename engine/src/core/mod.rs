@@ -79,7 +79,9 @@ use snapshots::Snapshots;
 use step::Io;
 
 pub use open::{Disks, OpenError};
-pub use snapshots::{Offered, SnapshotCounters, SnapshotStatus};
+pub use snapshots::{
+    Offered, SnapshotCounters, SnapshotStatus, TransferCounters, TransferStatus, TransferStep,
+};
 pub use status::Counters;
 pub use timers::TimerWheel;
 pub use types::{

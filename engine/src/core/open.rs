@@ -175,6 +175,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let preferred = options.groups.iter().map(|group| group.preferred_leader).collect();
         let config = settings.shard.clone();
         let room = Room::new(&settings, wal.space().budget_bytes);
+        let snapshots = Snapshots::new(store, replayed.len(), options.seed, &settings);
         let mut core = Core {
             core: options.core,
             boot: options.boot,
@@ -192,7 +193,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             sessions: applier.sessions,
             balance: Balance::new(),
             room,
-            snapshots: Snapshots::new(store, replayed.len(), options.seed),
+            snapshots,
             next_pulse: Moment::NEVER,
             next_log_retry: Moment::NEVER,
             log_news: false,

@@ -177,10 +177,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.io.links.iter().any(Link::has_drained)
     }
 
-    /// Takes the bytes to send on a link: whole frames, appended to `out`. False if there are none.
+    /// Takes the next frame to send on a link, appended to `out`. False if there is none. To be called until it is: behind the frame of
+    /// a turn may be one with parts of snapshots, which must not be sent while a socket is full.
     pub fn take_frames(&mut self, link: LinkId, out: &mut Vec<u8>) -> bool {
         let at = link.0 as usize;
-        if !self.io.links.get(at).is_some_and(|link| link.up && !link.builder.is_empty()) {
+        if !self.io.links.get(at).is_some_and(Link::has_frames) {
             return false;
         }
         if self.io.links[at].wants_pulse() {
@@ -194,7 +195,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Links that have frames to send, added to `links`.
     pub fn links_with_frames(&mut self, links: &mut Vec<LinkId>) {
         for (at, link) in self.io.links.iter().enumerate() {
-            if link.up && !link.builder.is_empty() {
+            if link.has_frames() {
                 links.push(LinkId(at as u16));
             }
         }

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use logdrive_shard::{
     Append, AppendReply, Fit, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment, NodeId,
-    ReadIndexReply, ReadIndexRequest, Role, Route, Sink, Support, Term, TermQuery, TermReport, TimeoutNow,
-    TransferEnd, VoteReply, VoteRequest,
+    ReadIndexReply, ReadIndexRequest, Role, Route, Sink, SnapshotWanted, Support, Term, TermQuery,
+    TermReport, TimeoutNow, TransferEnd, VoteReply, VoteRequest,
 };
 use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
 
@@ -18,6 +18,7 @@ use super::members::Change;
 use super::parked::{Parked, ParkedBody, Waiting};
 use super::record::{encode_state, entry_note, note_kind};
 use super::requests::{Ports, Proposals, Reads};
+use super::snapshots::SnapshotOrder;
 use super::status::Counters;
 use super::transfers::TransferWait;
 use super::waits::{LeaseReads, LocalReads};
@@ -67,6 +68,8 @@ pub(super) struct Queues {
     pub(super) reads: Vec<u32>,
     pub(super) leader_changes: Vec<u32>,
     pub(super) misplaced: VecDeque<u32>,
+    /// What groups ask for in the way of snapshots for their peers; taken in every turn.
+    pub(super) snapshots: Vec<SnapshotOrder>,
 }
 
 /// Everything of a core that a step may touch, the groups themselves excepted.
@@ -491,6 +494,15 @@ impl<D: Disk> Sink for StepSink<'_, D> {
         self.io.leave_joint(self.slot, index);
         self.io.keep_entry(self.slot, index, EntryKind::Config, &payload);
         self.io.write_vital(self.slot, Place { index, term, epoch, commit }, EntryKind::Config, &payload);
+    }
+
+    fn snapshot_wanted(&mut self, to: NodeId, route: Route, wanted: SnapshotWanted) {
+        let slot = self.slot;
+        self.io.queues.snapshots.push(SnapshotOrder::Wanted { slot, to, route, wanted });
+    }
+
+    fn snapshot_unneeded(&mut self, to: NodeId) {
+        self.io.queues.snapshots.push(SnapshotOrder::Unneeded { slot: self.slot, to });
     }
 
     fn members_changed(&mut self, _index: LogIndex, _membership: &Membership) {

@@ -214,9 +214,10 @@ impl Links {
     pub(crate) fn flush<D: Disk, M: StateMachine>(&self, id: LinkId, core: &mut Core<D, M>) -> bool {
         let links = self.links.borrow();
         let Some(Some(link)) = links.get(usize::from(id.0)) else { return false };
-        if link.blocked.get() || link.closed.get() || !core.take_frames(id, &mut link.out.borrow_mut()) {
+        if link.blocked.get() || link.closed.get() {
             return false;
         }
+        while core.take_frames(id, &mut link.out.borrow_mut()) {}
         link.send_now();
         link.blocked.get()
     }

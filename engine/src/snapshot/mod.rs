@@ -56,7 +56,7 @@ mod names;
 pub mod offline;
 mod open;
 mod output;
-mod pace;
+pub(crate) mod pace;
 mod read;
 mod receive;
 mod store;

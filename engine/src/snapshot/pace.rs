@@ -6,7 +6,7 @@ const SECOND: i128 = 1_000_000_000;
 /// The bucket holds what this share of a second brings, and at least one chunk.
 const BURST_SHARE: u64 = 20;
 
-pub(super) struct Pace {
+pub(crate) struct Pace {
     bytes_per_s: u64,
     /// Bytes, times nanoseconds of a second so that nothing is rounded. Below zero: the last write took more than there was.
     level: i128,
@@ -16,30 +16,30 @@ pub(super) struct Pace {
 
 impl Pace {
     /// 0: no limit.
-    pub(super) fn new(bytes_per_s: u64, chunk_bytes: u32) -> Pace {
+    pub(crate) fn new(bytes_per_s: u64, chunk_bytes: u32) -> Pace {
         let full = i128::from((bytes_per_s / BURST_SHARE).max(u64::from(chunk_bytes))) * SECOND;
         Pace { bytes_per_s, level: full, full, at: Moment(0) }
     }
 
     /// Time goes on; it never goes back.
-    pub(super) fn advance(&mut self, now: Moment) {
+    pub(crate) fn advance(&mut self, now: Moment) {
         let nanos = i128::from(now.0.saturating_sub(self.at.0));
         self.at = self.at.max(now);
         self.level = self.full.min(self.level + nanos * i128::from(self.bytes_per_s));
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.bytes_per_s == 0 || self.level > 0
     }
 
-    pub(super) fn take(&mut self, bytes: u32) {
+    pub(crate) fn take(&mut self, bytes: u32) {
         if self.bytes_per_s > 0 {
             self.level -= i128::from(bytes) * SECOND;
         }
     }
 
     /// When it is open again.
-    pub(super) fn opens_at(&self) -> Moment {
+    pub(crate) fn opens_at(&self) -> Moment {
         if self.is_open() {
             return self.at;
         }

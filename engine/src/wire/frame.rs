@@ -10,7 +10,8 @@
 //!     16      8  boot of the receiver: a frame meant for an earlier life of it is not delivered
 //!     24      4  offset of the archive
 //!     28      4  zero
-//!     32         payload area: the payloads of all entries of all appends, one behind the other
+//!     32         payload area: the payloads of all entries of all appends, one behind the other; then the headers of all offers of
+//!                snapshots; then the bytes of all parts of chunks
 //!      a         archive (rkyv, unaligned, little-endian, 32-bit pointers), its root at the end of the frame
 //! ```
 //!
@@ -26,8 +27,10 @@ use rkyv::ser::allocator::SubAllocator;
 
 use super::records::{
     Body, TERM_ELSEWHERE, WireAppend, WireAppendReply, WireHeartbeat, WireHeartbeatReply, WireHint,
-    WirePulse, WireReadIndex, WireTerm, WireTermReport, WireTimeoutNow, WireVoteReply, WireVoteRequest,
+    WirePulse, WireReadIndex, WireSnapshotAnswer, WireSnapshotOffer, WireSnapshotPart, WireTerm,
+    WireTermReport, WireTimeoutNow, WireVoteReply, WireVoteRequest,
 };
+use super::snapshots::{OFFER_BYTES_MAX, PART_BYTES_MAX, SnapshotAnswer, SnapshotOffer, SnapshotPart};
 use super::{VERSION_MAX, VERSION_MIN};
 
 /// Bytes of the header.
@@ -109,6 +112,9 @@ pub struct Address {
 pub struct FrameBuilder {
     /// Room for the header, then the payload area; the archive is appended by `finish`. Empty if there are no payloads yet.
     frame: Vec<u8>,
+    /// Headers of snapshots, and parts of them: they follow the payloads.
+    offers: Vec<u8>,
+    parts: Vec<u8>,
     body: Body,
 }
 
@@ -273,6 +279,39 @@ impl FrameBuilder {
         self.body.term_reports.push(WireTermReport { term: m.term.0, slot, history, voters });
     }
 
+    /// Adds an offer of a snapshot with the header of its file: [`crate::snapshot::HEADER_BYTES`] at most.
+    pub fn snapshot_offer(&mut self, to: Address, m: &SnapshotOffer, header: &[u8]) {
+        let bytes = header.len() as u32;
+        assert!(bytes <= OFFER_BYTES_MAX, "a header of {bytes} bytes");
+        self.offers.extend_from_slice(header);
+        let Address { slot, history } = to;
+        let (term, snapshot, attempt) = (m.term.0, m.snapshot.0, m.attempt);
+        let offer = WireSnapshotOffer { term, snapshot, slot, history, attempt, bytes };
+        self.body.snapshot_offers.push(offer);
+    }
+
+    /// Adds a part of a chunk: [`PART_BYTES_MAX`] bytes at most.
+    pub fn snapshot_part(&mut self, to: Address, m: &SnapshotPart, part: &[u8]) {
+        let bytes = part.len() as u32;
+        assert!(bytes <= PART_BYTES_MAX, "a part of {bytes} bytes");
+        self.parts.extend_from_slice(part);
+        let Address { slot, history } = to;
+        let SnapshotPart { term, snapshot, number, offset } = *m;
+        let (term, snapshot) = (term.0, snapshot.0);
+        let part = WireSnapshotPart { term, snapshot, number, slot, history, offset, bytes };
+        self.body.snapshot_parts.push(part);
+    }
+
+    /// Adds what a receiver says.
+    pub fn snapshot_answer(&mut self, to: Address, m: &SnapshotAnswer) {
+        let Address { slot, history } = to;
+        let SnapshotAnswer { term, snapshot, attempt, verdict, next, offset, window } = *m;
+        let (term, snapshot, verdict) = (term.0, snapshot.0, verdict as u32);
+        let answer =
+            WireSnapshotAnswer { term, snapshot, next, slot, history, offset, window, attempt, verdict };
+        self.body.snapshot_answers.push(answer);
+    }
+
     /// Sets the frame's pulse; the last one counts.
     pub fn pulse(&mut self, pulse: Pulse) {
         let Pulse { seq, echo, healthy, full, drained, support_epoch, promise_ms, durable_end } = pulse;
@@ -288,13 +327,15 @@ impl FrameBuilder {
 
     /// Bytes that the frame would have now. Finish it before this plus the next message could pass [`FRAME_BYTES_MAX`].
     pub fn bytes(&self) -> usize {
-        self.frame.len().max(HEADER_LEN) + self.body.bytes()
+        self.frame.len().max(HEADER_LEN) + self.offers.len() + self.parts.len() + self.body.bytes()
     }
 
     /// Appends the whole frame to `out` (by a swap of buffers if `out` is empty) and leaves the builder empty.
     pub fn finish(&mut self, receiver_boot: u64, version: u16, out: &mut Vec<u8>) {
         assert!((VERSION_MIN..=VERSION_MAX).contains(&version), "frame version {version} was not negotiated");
         self.start();
+        self.frame.extend_from_slice(&self.offers);
+        self.frame.extend_from_slice(&self.parts);
         let archive_offset = self.frame.len();
         let frame = std::mem::take(&mut self.frame);
         let written =
@@ -313,6 +354,8 @@ impl FrameBuilder {
     /// Forgets everything, keeps the memory.
     pub fn clear(&mut self) {
         self.frame.clear();
+        self.offers.clear();
+        self.parts.clear();
         self.body.clear();
     }
 

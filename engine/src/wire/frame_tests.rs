@@ -3,7 +3,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{FrameError, FrameView, VERSION_MAX, frame_len};
+use crate::snapshot::SnapshotId;
+use crate::wire::{FrameError, FrameView, SnapshotVerdict, VERSION_MAX, frame_len};
 
 /// Any message of a frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,9 @@ enum Message {
     ReadIndexReply(ReadIndexReply),
     TermQuery(TermQuery),
     TermReport(TermReport),
+    SnapshotOffer(SnapshotOffer, Vec<u8>),
+    SnapshotPart(SnapshotPart, Vec<u8>),
+    SnapshotAnswer(SnapshotAnswer),
 }
 
 fn number() -> impl Strategy<Value = u64> {
@@ -75,6 +79,40 @@ fn message() -> impl Strategy<Value = Message> {
         1 => term().prop_map(|term| Message::TermQuery(TermQuery { term })),
         1 => (term(), vec(any::<u32>().prop_map(logdrive_shard::NodeId), 0..=18))
             .prop_map(|(term, voters)| Message::TermReport(TermReport { term, voters })),
+        2 => about_snapshots(),
+    ]
+}
+
+fn about_snapshots() -> impl Strategy<Value = Message> {
+    let snapshot = || any::<u64>().prop_map(SnapshotId);
+    let verdicts = [
+        SnapshotVerdict::Going,
+        SnapshotVerdict::Here,
+        SnapshotVerdict::Unneeded,
+        SnapshotVerdict::Busy,
+        SnapshotVerdict::NoRoom,
+        SnapshotVerdict::Failed,
+        SnapshotVerdict::Unknown,
+    ];
+    let verdict = prop::sample::select(verdicts.to_vec());
+    let (offset, window) = (0..=16_u32 << 20, any::<u32>());
+    prop_oneof![
+        (term(), snapshot(), any::<u32>(), vec(any::<u8>(), 0..=300)).prop_map(
+            |(term, snapshot, attempt, header)| {
+                Message::SnapshotOffer(SnapshotOffer { term, snapshot, attempt }, header)
+            }
+        ),
+        (term(), snapshot(), number(), 0..=16_u32 << 20, vec(any::<u8>(), 0..=300)).prop_map(
+            |(term, snapshot, number, offset, bytes)| {
+                Message::SnapshotPart(SnapshotPart { term, snapshot, number, offset }, bytes)
+            }
+        ),
+        (term(), snapshot(), any::<u32>(), verdict, number(), offset, window).prop_map(
+            |(term, snapshot, attempt, verdict, next, offset, window)| {
+                let answer = SnapshotAnswer { term, snapshot, attempt, verdict, next, offset, window };
+                Message::SnapshotAnswer(answer)
+            }
+        ),
     ]
 }
 
@@ -116,6 +154,9 @@ fn add(builder: &mut FrameBuilder, to: Address, message: &Message) {
         Message::ReadIndexReply(m) => builder.read_index_reply(to, m),
         Message::TermQuery(m) => builder.term_query(to, m),
         Message::TermReport(m) => builder.term_report(to, m),
+        Message::SnapshotOffer(m, header) => builder.snapshot_offer(to, m, header),
+        Message::SnapshotPart(m, bytes) => builder.snapshot_part(to, m, bytes),
+        Message::SnapshotAnswer(m) => builder.snapshot_answer(to, m),
     }
 }
 
@@ -136,6 +177,11 @@ fn read(frame: &FrameView<'_>) -> Vec<(Address, Message)> {
     all.extend(frame.read_index_replies().map(|(to, m)| (to, Message::ReadIndexReply(m))));
     all.extend(frame.term_queries().map(|(to, m)| (to, Message::TermQuery(m))));
     all.extend(frame.term_reports().map(|(to, m)| (to, Message::TermReport(m))));
+    let offers = frame.snapshot_offers();
+    all.extend(offers.map(|(to, m, header)| (to, Message::SnapshotOffer(m, header.to_vec()))));
+    let parts = frame.snapshot_parts();
+    all.extend(parts.map(|(to, m, bytes)| (to, Message::SnapshotPart(m, bytes.to_vec()))));
+    all.extend(frame.snapshot_answers().map(|(to, m)| (to, Message::SnapshotAnswer(m))));
     all
 }
 
@@ -152,6 +198,9 @@ fn rank(message: &Message) -> u8 {
         Message::ReadIndexReply(_) => 8,
         Message::TermQuery(_) => 9,
         Message::TermReport(_) => 10,
+        Message::SnapshotOffer(..) => 11,
+        Message::SnapshotPart(..) => 12,
+        Message::SnapshotAnswer(_) => 13,
     }
 }
 
@@ -224,7 +273,7 @@ proptest! {
         let len = bytes.len();
         // The root lies in the last bytes: pointers and lengths of all arrays.
         for (at, value) in changes {
-            bytes[len - 1 - at.index(88.min(len))] = value;
+            bytes[len - 1 - at.index(152.min(len))] = value;
         }
         reseal(&mut bytes);
         if let Ok(frame) = FrameView::parse(&bytes, VERSION_MAX) {
@@ -423,4 +472,30 @@ fn questions_for_lost_entries_and_their_answers_do_not_mix_with_appends_and_repl
     assert_eq!(replies, [(4, rejected(30)), (6, rejected(31))]);
     let fetches: Vec<_> = frame.fetches().map(|(to, first, last)| (to.slot, first.0, last.0)).collect();
     assert_eq!(fetches, [(5, 50, 59), (7, 1, 1)]);
+}
+
+/// A frame with one part, whose record then gets another length or place.
+fn part_with(offset: u32, bytes: u32) -> FrameError {
+    let mut builder = FrameBuilder::new();
+    let part = SnapshotPart { term: Term(1), snapshot: SnapshotId(2), number: 3, offset: 0x0077_7777 };
+    builder.snapshot_part(TO, &part, b"hello");
+    let mut frame = Vec::new();
+    builder.finish(1, 1, &mut frame);
+    let needle = [0x77, 0x77, 0x77, 0, 5, 0, 0, 0];
+    let at = frame.windows(needle.len()).position(|window| window == needle).unwrap();
+    frame[at..at + 4].copy_from_slice(&offset.to_le_bytes());
+    frame[at + 4..at + 8].copy_from_slice(&bytes.to_le_bytes());
+    reseal(&mut frame);
+    FrameView::parse(&frame, 1).unwrap_err()
+}
+
+#[test]
+fn parts_of_chunks_that_do_not_fit_are_refused() {
+    let beyond = FrameError::Malformed { what: "a part of a chunk beyond all bounds" };
+    assert_eq!(part_with(0, PART_BYTES_MAX + 1), beyond);
+    assert_eq!(part_with(u32::MAX, 5), beyond);
+    let unfit = FrameError::Malformed { what: "snapshots and payload area do not fit each other" };
+    assert_eq!(part_with(0, 6), unfit);
+    let entries = FrameError::Malformed { what: "entries and payload area do not fit each other" };
+    assert_eq!(part_with(0, 4), entries);
 }

@@ -7,6 +7,7 @@ pub(crate) mod bytes;
 pub mod frame;
 pub mod handshake;
 mod records;
+mod snapshots;
 mod view;
 
 pub use frame::{Address, EntryKind, FRAME_BYTES_MAX, FrameBuilder, HEADER_LEN, Pulse};
@@ -14,6 +15,7 @@ pub use handshake::{
     HANDSHAKE_HEADER_LEN, HELLO_BYTES_MAX, HELLO_GROUPS_MAX, Handshake, HandshakeError, Hello, Reject,
     Remembered, Versions, handshake_len,
 };
+pub use snapshots::{PART_BYTES_MAX, SnapshotAnswer, SnapshotOffer, SnapshotPart, SnapshotVerdict};
 pub use view::{AppendReplies, Appends, Entries, FrameView, frame_len};
 
 use logdrive_shard::{GroupId, NodeId};

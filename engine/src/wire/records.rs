@@ -153,6 +153,51 @@ pub(super) struct WireReadIndex {
     pub(super) history: u32,
 }
 
+/// An offer of a snapshot: 32 bytes. The file's header is the next piece of the area of offers.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+#[repr(C)]
+#[rkyv(derive(Debug))]
+pub(super) struct WireSnapshotOffer {
+    pub(super) term: u64,
+    pub(super) snapshot: u64,
+    pub(super) slot: u32,
+    pub(super) history: u32,
+    pub(super) attempt: u32,
+    /// Of the header.
+    pub(super) bytes: u32,
+}
+
+/// A part of a chunk of a snapshot: 40 bytes. Its bytes are the next piece of the area of chunks.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+#[repr(C)]
+#[rkyv(derive(Debug))]
+pub(super) struct WireSnapshotPart {
+    pub(super) term: u64,
+    pub(super) snapshot: u64,
+    pub(super) number: u64,
+    pub(super) slot: u32,
+    pub(super) history: u32,
+    /// Where in the chunk.
+    pub(super) offset: u32,
+    pub(super) bytes: u32,
+}
+
+/// How far a receiver is: 48 bytes.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+#[repr(C)]
+#[rkyv(derive(Debug))]
+pub(super) struct WireSnapshotAnswer {
+    pub(super) term: u64,
+    pub(super) snapshot: u64,
+    pub(super) next: u64,
+    pub(super) slot: u32,
+    pub(super) history: u32,
+    pub(super) offset: u32,
+    pub(super) window: u32,
+    pub(super) attempt: u32,
+    pub(super) verdict: u32,
+}
+
 /// Everything of a frame but its payloads: parallel arrays, one per kind of message.
 #[derive(Archive, Serialize, Debug, Default)]
 #[rkyv(derive(Debug))]
@@ -178,6 +223,9 @@ pub(super) struct Body {
     pub(super) term_reports: Vec<WireTermReport>,
     /// The voters that reports name.
     pub(super) report_voters: Vec<u32>,
+    pub(super) snapshot_offers: Vec<WireSnapshotOffer>,
+    pub(super) snapshot_parts: Vec<WireSnapshotPart>,
+    pub(super) snapshot_answers: Vec<WireSnapshotAnswer>,
 }
 
 const _: () = assert!(size_of::<ArchivedWireAppend>() <= 48);
@@ -205,6 +253,9 @@ impl Body {
             && self.read_replies.is_empty()
             && self.term_queries.is_empty()
             && self.term_reports.is_empty()
+            && self.snapshot_offers.is_empty()
+            && self.snapshot_parts.is_empty()
+            && self.snapshot_answers.is_empty()
     }
 
     /// Forgets all, keeps the memory.
@@ -225,6 +276,9 @@ impl Body {
         self.term_queries.clear();
         self.term_reports.clear();
         self.report_voters.clear();
+        self.snapshot_offers.clear();
+        self.snapshot_parts.clear();
+        self.snapshot_answers.clear();
     }
 
     /// Bytes on the wire.
@@ -246,5 +300,8 @@ impl Body {
             + size_of_val(&self.term_queries[..])
             + size_of_val(&self.term_reports[..])
             + size_of_val(&self.report_voters[..])
+            + size_of_val(&self.snapshot_offers[..])
+            + size_of_val(&self.snapshot_parts[..])
+            + size_of_val(&self.snapshot_answers[..])
     }
 }

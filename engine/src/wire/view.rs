@@ -14,7 +14,11 @@ use super::frame::{
 use super::records::{
     ArchivedBody, ArchivedWireAppend, ArchivedWireAppendReply, ArchivedWireHint, TERM_ELSEWHERE,
 };
+use super::snapshots::{
+    OFFER_BYTES_MAX, OFFSET_MAX, PART_BYTES_MAX, SnapshotAnswer, SnapshotOffer, SnapshotPart, SnapshotVerdict,
+};
 use super::{FrameError, VERSION_MAX, VERSION_MIN};
+use crate::snapshot::SnapshotId;
 
 /// A field of the header.
 fn field<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
@@ -51,6 +55,10 @@ pub fn frame_len(header: &[u8], version: u16) -> Result<usize, FrameError> {
 pub struct FrameView<'a> {
     receiver_boot: u64,
     payloads: &'a [u8],
+    /// Headers of offers.
+    offers: &'a [u8],
+    /// Parts of chunks.
+    parts: &'a [u8],
     body: &'a ArchivedBody,
 }
 
@@ -77,8 +85,16 @@ impl<'a> FrameView<'a> {
         let body = rkyv::api::low::access::<ArchivedBody, Failure>(archive)
             .map_err(|_| FrameError::Malformed { what: "the archive does not validate" })?;
         let payloads = &head[HEADER_LEN..];
-        check(body, payloads.len()).map_err(|what| FrameError::Malformed { what })?;
-        Ok(FrameView { receiver_boot: u64::from_le_bytes(field(bytes, 16)), payloads, body })
+        let malformed = |what| FrameError::Malformed { what };
+        let (offer_bytes, part_bytes) = check_snapshots(body).map_err(malformed)?;
+        let entry_bytes = (payloads.len() as u64).checked_sub(offer_bytes + part_bytes);
+        let entry_bytes = entry_bytes.ok_or(malformed("snapshots and payload area do not fit each other"))?;
+        check(body, entry_bytes).map_err(malformed)?;
+        // All are parts of a frame, so they fit an address.
+        let (payloads, rest) = payloads.split_at(entry_bytes as usize);
+        let (offers, parts) = rest.split_at(offer_bytes as usize);
+        let receiver_boot = u64::from_le_bytes(field(bytes, 16));
+        Ok(FrameView { receiver_boot, payloads, offers, parts, body })
     }
 
     /// The boot of the receiver that the sender spoke to.
@@ -229,6 +245,54 @@ impl<'a> FrameView<'a> {
     }
 }
 
+impl<'a> FrameView<'a> {
+    /// Offers of snapshots, each with the header of its file.
+    pub fn snapshot_offers(&self) -> impl Iterator<Item = (Address, SnapshotOffer, &'a [u8])> + use<'a> {
+        let mut headers = self.offers;
+        self.body.snapshot_offers.iter().map(move |m| {
+            // That they are there was checked.
+            let (header, rest) = headers.split_at(m.bytes.to_native() as usize);
+            headers = rest;
+            let (term, snapshot) = (Term(m.term.to_native()), SnapshotId(m.snapshot.to_native()));
+            let offer = SnapshotOffer { term, snapshot, attempt: m.attempt.to_native() };
+            (address(m.slot, m.history), offer, header)
+        })
+    }
+
+    /// Parts of chunks, each with its bytes.
+    pub fn snapshot_parts(&self) -> impl Iterator<Item = (Address, SnapshotPart, &'a [u8])> + use<'a> {
+        let mut parts = self.parts;
+        self.body.snapshot_parts.iter().map(move |m| {
+            // As above.
+            let (bytes, rest) = parts.split_at(m.bytes.to_native() as usize);
+            parts = rest;
+            let part = SnapshotPart {
+                term: Term(m.term.to_native()),
+                snapshot: SnapshotId(m.snapshot.to_native()),
+                number: m.number.to_native(),
+                offset: m.offset.to_native(),
+            };
+            (address(m.slot, m.history), part, bytes)
+        })
+    }
+
+    /// What receivers of snapshots say.
+    pub fn snapshot_answers(&self) -> impl Iterator<Item = (Address, SnapshotAnswer)> + use<'a> {
+        self.body.snapshot_answers.iter().filter_map(|m| {
+            let answer = SnapshotAnswer {
+                term: Term(m.term.to_native()),
+                snapshot: SnapshotId(m.snapshot.to_native()),
+                attempt: m.attempt.to_native(),
+                verdict: SnapshotVerdict::from_number(m.verdict.to_native())?,
+                next: m.next.to_native(),
+                offset: m.offset.to_native(),
+                window: m.window.to_native(),
+            };
+            Some((address(m.slot, m.history), answer))
+        })
+    }
+}
+
 fn address(slot: ArchivedU32, history: ArchivedU32) -> Address {
     Address { slot: slot.to_native(), history: history.to_native() }
 }
@@ -237,7 +301,7 @@ fn address(slot: ArchivedU32, history: ArchivedU32) -> Address {
 const REPORT_VOTERS_MAX: u64 = 2 * logdrive_shard::VOTERS_MAX as u64;
 
 /// Whether the arrays of a validated archive fit each other and the payload area, and every number is in its range.
-fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> {
+fn check(body: &ArchivedBody, payload_bytes: u64) -> Result<(), &'static str> {
     let mut numbers = 0;
     let (mut count, mut elsewhere) = (0_u64, 0);
     for m in body.appends.iter() {
@@ -262,7 +326,7 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
             return Err("an entry of an unknown kind");
         }
     }
-    if bytes != payload_bytes as u64 {
+    if bytes != payload_bytes {
         return Err("entries and payload area do not fit each other");
     }
     numbers |= check_replies(body)?;
@@ -296,6 +360,36 @@ fn check(body: &ArchivedBody, payload_bytes: usize) -> Result<(), &'static str> 
         return Err("a term, index or round beyond all bounds");
     }
     Ok(())
+}
+
+/// Checks what is about snapshots; returns the bytes of headers and of parts.
+fn check_snapshots(body: &ArchivedBody) -> Result<(u64, u64), &'static str> {
+    let (mut numbers, mut offer_bytes, mut part_bytes) = (0, 0_u64, 0_u64);
+    for m in body.snapshot_offers.iter() {
+        numbers |= m.term.to_native();
+        if m.bytes.to_native() > OFFER_BYTES_MAX {
+            return Err("an offer with a header longer than headers are");
+        }
+        offer_bytes += u64::from(m.bytes.to_native());
+    }
+    for m in body.snapshot_parts.iter() {
+        numbers |= m.term.to_native() | m.number.to_native();
+        if m.bytes.to_native() > PART_BYTES_MAX || m.offset.to_native() > OFFSET_MAX {
+            return Err("a part of a chunk beyond all bounds");
+        }
+        part_bytes += u64::from(m.bytes.to_native());
+    }
+    for m in body.snapshot_answers.iter() {
+        numbers |= m.term.to_native() | m.next.to_native();
+        let is_known = SnapshotVerdict::from_number(m.verdict.to_native()).is_some();
+        if !is_known || m.offset.to_native() > OFFSET_MAX {
+            return Err("an answer about a snapshot of an unknown form");
+        }
+    }
+    if numbers >= NUMBER_LIMIT {
+        return Err("a term or chunk of a snapshot beyond all bounds");
+    }
+    Ok((offer_bytes, part_bytes))
 }
 
 /// Checks the append replies; returns all their numbers or-ed together.

@@ -179,7 +179,12 @@ pub struct Cluster {
     next_token: u64,
     /// Directions whose frames stay with the sender: its socket is full.
     pub stuffed: BTreeSet<(u32, u32)>,
+    /// What becomes of a frame that leaves a node for another one: none, another one, several.
+    pub tamper: Option<Tamper>,
 }
+
+/// Gets the time, the direction and the frame.
+pub type Tamper = Box<dyn FnMut(u64, (u32, u32), Vec<u8>) -> Vec<Vec<u8>>>;
 
 pub const MS: u64 = 1_000_000;
 
@@ -217,6 +222,7 @@ impl Cluster {
             next_connection: 1,
             next_token: 1,
             stuffed: BTreeSet::new(),
+            tamper: None,
             setup,
         };
         for node in 1..=cluster.setup.nodes {
@@ -642,12 +648,17 @@ impl Cluster {
             }
             let link = self.link(node, other);
             let mut bytes = Vec::new();
-            if links.contains(&link) && self.core(node).take_frames(link, &mut bytes) {
+            while links.contains(&link) && self.core(node).take_frames(link, &mut bytes) {
+                let bytes = std::mem::take(&mut bytes);
                 let delay = self.delay.get(&(node, other)).copied().unwrap_or(Duration::from_micros(200));
                 let wire = self.wires.entry((node, other)).or_default();
                 let at = self.now + delay.as_nanos() as u64;
                 let at = wire.back().map_or(at, |last| last.0.max(at));
-                wire.push_back((at, Packet { from: node, connection, bytes }));
+                let frames = match &mut self.tamper {
+                    Some(tamper) => tamper(self.now, (node, other), bytes),
+                    None => vec![bytes],
+                };
+                wire.extend(frames.into_iter().map(|bytes| (at, Packet { from: node, connection, bytes })));
             }
         }
     }

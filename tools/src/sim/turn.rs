@@ -205,7 +205,7 @@ impl World {
                 continue;
             }
             frames.clear();
-            live.core.take_frames(link, &mut frames);
+            while live.core.take_frames(link, &mut frames) {}
             let mut rest = &frames[..];
             while !rest.is_empty() {
                 let len = frame_len(rest, VERSION_MAX)

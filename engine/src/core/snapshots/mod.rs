@@ -7,6 +7,9 @@
 //! | `writing` | from the frozen state to the durable file, slice by slice; compaction of the log |
 //! | `load` | what a core starts from |
 //! | `install` | a complete file takes the place of a group's log and state |
+//! | `transfer` | snapshots on their way between nodes: what is common to both ends |
+//! | `send` | a leader brings up a member that its log does not reach any more |
+//! | `receive` | the other end |
 //! | `status` | what is told about it |
 //!
 //! The files are [`SnapshotStore`]'s. Which configuration and which sessions belong to a state is known here: as entries are applied,
@@ -14,7 +17,10 @@
 
 mod install;
 mod load;
+mod receive;
+mod send;
 mod status;
+mod transfer;
 mod triggers;
 mod writing;
 
@@ -24,6 +30,7 @@ use logdrive_shard::{LogIndex, Membership, Moment, Start};
 use logdrive_wal::Disk;
 
 use self::install::{Incoming, Install};
+use self::transfer::Transfers;
 use self::triggers::Failures;
 use self::writing::Writing;
 use super::Core;
@@ -34,6 +41,8 @@ use crate::snapshot::{SnapshotFileSettings, SnapshotOpenError, SnapshotStore, St
 pub use install::Offered;
 pub(super) use load::load;
 pub use status::{SnapshotCounters, SnapshotStatus};
+pub(super) use transfer::SnapshotOrder;
+pub use transfer::{TransferCounters, TransferStatus, TransferStep};
 
 /// Requests for a snapshot that wait for it, for each group at most.
 const ASKED_MAX: usize = 16;
@@ -93,6 +102,8 @@ pub(super) struct Snapshots<D: Disk, M: StateMachine> {
     events: Vec<StoreEvent>,
     /// Events of files that are sent or received.
     foreign: Vec<StoreEvent>,
+    /// What is on its way to other nodes, or from them.
+    transfers: Transfers,
     /// Spreads the groups' thresholds.
     seed: u64,
     counters: SnapshotCounters,
@@ -122,7 +133,12 @@ pub(super) fn open_store<D: Disk>(
 }
 
 impl<D: Disk, M: StateMachine> Snapshots<D, M> {
-    pub(super) fn new(store: SnapshotStore<D>, slots: usize, seed: u64) -> Snapshots<D, M> {
+    pub(super) fn new(
+        store: SnapshotStore<D>,
+        slots: usize,
+        seed: u64,
+        settings: &CoreSettings,
+    ) -> Snapshots<D, M> {
         Snapshots {
             store,
             groups: (0..slots).map(|_| GroupSnapshots::default()).collect(),
@@ -138,6 +154,7 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
             more: true,
             events: Vec::new(),
             foreign: Vec::new(),
+            transfers: Transfers::new(settings.snapshots.transfer_bytes_per_s),
             seed,
             counters: SnapshotCounters::default(),
         }
@@ -194,9 +211,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     /// What is done for snapshots in a turn, after everything that clients and peers wait for.
     pub(super) fn tend_snapshots(&mut self) {
-        if self.snapshots.is_quiet() {
+        if self.snapshots.is_quiet() && self.io.queues.snapshots.is_empty() {
             return;
         }
+        self.tend_transfers();
         self.cut_logs_again();
         self.begin_due_snapshots();
         self.work_a_slice();
@@ -206,10 +224,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// When the next turn must be for the sake of snapshots.
     pub(super) fn next_snapshot_work(&self) -> Moment {
         let snapshots = &self.snapshots;
-        if snapshots.is_quiet() {
+        if snapshots.is_quiet() && self.io.queues.snapshots.is_empty() {
             return Moment::NEVER;
         }
-        if snapshots.more {
+        if snapshots.more || !self.io.queues.snapshots.is_empty() {
             return self.io.now;
         }
         let mut next = snapshots.store.next_wake().min(snapshots.next_cut);
@@ -219,7 +237,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if !snapshots.due.is_empty() && snapshots.writings.len() < self.snapshots_at_once() {
             next = next.min(snapshots.failures.pause_until);
         }
-        next.max(self.io.now)
+        next.min(self.next_transfer_work()).max(self.io.now)
     }
 
     /// The disk of the snapshots, for what only its kind has.
@@ -309,6 +327,8 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
             && self.due.is_empty()
             && self.uncut.is_empty()
             && self.installs.is_empty()
+            && self.transfers.is_quiet()
+            && self.foreign.is_empty()
             && self.store.is_idle()
     }
 

@@ -152,9 +152,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub(super) fn cut_log(&mut self, slot: u32) {
         let at = slot as usize;
         let settings = &self.io.settings.snapshots;
+        // A member that is being brought up continues with the log behind its snapshot.
+        let held = self.held_for_transfers(slot);
         let state = &mut self.snapshots.groups[at];
-        let trailing = if std::mem::take(&mut state.eased) { 0 } else { settings.keep_trailing_entries };
-        let Some(index) = self.groups[at].compactable(state.index, trailing) else { return };
+        let (trailing, upto) = match std::mem::take(&mut state.eased) {
+            true => (0, state.index),
+            false => (settings.keep_trailing_entries, state.index.min(held)),
+        };
+        let Some(index) = self.groups[at].compactable(upto, trailing) else { return };
         if let Err(error) = self.io.wal.compact(self.io.lanes[at].stream, index.0) {
             tracing::warn!(group = %self.ids[at], %error, "the log could not be cut behind a snapshot; it is tried again");
             state.eased = trailing == 0;

@@ -1,0 +1,87 @@
+//! What two cores say to each other about a snapshot that one of them sends.
+//!
+//! The **offer** carries the header of the file; it asks the receiver where it is, so it is also what is said after a reconnect and when
+//! nothing was heard for a while. The **answer** tells the first byte that is missing. **Parts** of chunks follow. All three name the
+//! snapshot and the term of the leader on whose behalf it is sent: what belongs to another snapshot, or to a leader of the past, is
+//! refused.
+
+use logdrive_shard::Term;
+
+use crate::snapshot::{HEADER_BYTES, SnapshotId};
+
+/// Bytes of a part of a chunk, at most.
+pub const PART_BYTES_MAX: u32 = 64 << 10;
+/// Chunks are not longer than this, so no offset in one is.
+pub(super) const OFFSET_MAX: u32 = 16 << 20;
+/// Bytes of the header in an offer, at most.
+pub(super) const OFFER_BYTES_MAX: u32 = HEADER_BYTES as u32;
+
+/// A leader offers a snapshot, or asks how far the receiver is with it. The file's header comes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotOffer {
+    /// The leader's term.
+    pub term: Term,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Counts the offers of a transfer: the answer repeats it, so that an old one is not taken for that to a new one.
+    pub attempt: u32,
+}
+
+/// A part of a chunk. Its bytes come with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotPart {
+    /// The leader's term.
+    pub term: Term,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The chunk.
+    pub number: u64,
+    /// Where in the chunk.
+    pub offset: u32,
+}
+
+/// What a receiver says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SnapshotVerdict {
+    /// Go on with the first byte that is missing.
+    Going = 0,
+    /// All of it is here and is being checked or installed.
+    Here = 1,
+    /// The log here is as far, or the term is over.
+    Unneeded = 2,
+    /// As much as may be is being received: ask again.
+    Busy = 3,
+    /// There is no room for it.
+    NoRoom = 4,
+    /// It cannot be received: its header makes no sense here, or what was received was not good.
+    Failed = 5,
+    /// Nothing is known of it: it must be offered (again).
+    Unknown = 6,
+}
+
+impl SnapshotVerdict {
+    pub(super) fn from_number(number: u32) -> Option<SnapshotVerdict> {
+        use SnapshotVerdict::{Busy, Failed, Going, Here, NoRoom, Unknown, Unneeded};
+        [Going, Here, Unneeded, Busy, NoRoom, Failed, Unknown].into_iter().find(|v| *v as u32 == number)
+    }
+}
+
+/// How far a receiver is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotAnswer {
+    /// The term that the offer or the part named.
+    pub term: Term,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Of the last offer that came.
+    pub attempt: u32,
+    /// What to do.
+    pub verdict: SnapshotVerdict,
+    /// The first chunk that is missing, or only partly here.
+    pub next: u64,
+    /// Bytes of that chunk that are here.
+    pub offset: u32,
+    /// Bytes behind that place that the receiver has room for.
+    pub window: u32,
+}
