@@ -82,6 +82,7 @@ fn hand_over(
 /// Three nodes; the last one is away while the others write and cut their logs. The leader, and its snapshot.
 fn one_lags(setup: Setup) -> (Cluster, u32, u32, Fetched) {
     let mut cluster = Cluster::new(setup);
+    cluster.lose_snapshots();
     cluster.elect();
     for n in 0..10 {
         assert!(cluster.write(1, &payload(n)).result.is_ok());
@@ -199,6 +200,7 @@ fn a_crash_after_any_operation_of_the_log_during_an_installation_recovers() {
 /// A member whose log goes further than the snapshot, on a way that was given up: what lies behind the snapshot's end must not come back.
 fn parted(power_loss_before_the_move: bool) {
     let mut cluster = Cluster::new(setup());
+    cluster.lose_snapshots();
     cluster.elect();
     for n in 0..10 {
         assert!(cluster.write(1, &payload(n)).result.is_ok());
@@ -281,6 +283,7 @@ fn field_9_a_snapshot_has_its_own_term_and_the_configuration_that_was_in_force_a
     setup.nodes = 4;
     setup.founders = 3;
     let mut cluster = Cluster::new(setup);
+    cluster.lose_snapshots();
     cluster.run_until(ms(20_000), |cluster| cluster.find_leader(1).is_some());
     for n in 0..10 {
         assert!(cluster.write(1, &payload(n)).result.is_ok());

@@ -108,6 +108,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             digest: self.machine.digest(slot.0) ^ self.sessions.digest(slot.0),
             sessions: self.sessions.open(slot.0) as u32,
             snapshot: self.snapshot_status(slot),
+            transfers: self.transfer_status(slot),
             preferred_leader: self.io.preferred[at],
             heard_nanos_ago: self.heard_nanos_ago(slot),
             history: self.groups[at]

@@ -255,6 +255,8 @@ pub struct GroupStatus {
     pub sessions: u32,
     /// Its snapshots on this node.
     pub snapshot: super::SnapshotStatus,
+    /// Snapshots of it on their way to or from other nodes.
+    pub transfers: Vec<super::TransferStatus>,
     /// The member that should lead when all are well; `NONE` if that is nobody in particular.
     pub preferred_leader: NodeId,
     /// How long ago each peer node of the group was heard, in nanoseconds; nodes that are not connected are left out.

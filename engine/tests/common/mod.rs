@@ -10,6 +10,7 @@ use logdrive::api::{
     StateMachine, TimingPreset,
 };
 use logdrive::core::{Core, CoreId, CoreOptions, Disks, Event, Fatal, GroupSetup, LinkId, PortId, Slot};
+use logdrive::wire::{FrameView, VERSION_MAX};
 use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, SessionOp};
 use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
 
@@ -367,6 +368,15 @@ impl Cluster {
 
     pub fn unhold(&mut self, from: u32, to: u32) {
         self.held.remove(&(from, to));
+    }
+
+    /// From now on snapshots do not travel by themselves: what nodes say about them is lost.
+    pub fn lose_snapshots(&mut self) {
+        self.tamper = Some(Box::new(|_, _, frame| {
+            let view = FrameView::parse(&frame, VERSION_MAX).expect("a core's own frame");
+            let is_lost = view.snapshot_offers().next().is_some() || view.snapshot_parts().next().is_some();
+            if is_lost { Vec::new() } else { vec![frame] }
+        }));
     }
 
     /// Takes away what is on the way from `from` to `to`.

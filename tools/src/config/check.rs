@@ -45,7 +45,7 @@ pub(super) fn check(
     let (peers, clients) = check.listen(file, own);
     check.timing(&file.timing, &mut core);
     check.limits(&file.limits, &mut core);
-    check.snapshots(&file.snapshots, &mut core);
+    check.snapshots(&file.snapshots, &mut core, cores);
     let log_budget_bytes = check.log(&file.log, cores, &mut core);
 
     let (errors, warnings): (Vec<_>, Vec<_>) = check.problems.into_iter().partition(Problem::is_error);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use logdrive::api::CoreSettings;
+use logdrive::api::{CoreSettings, SnapshotSettings};
 use logdrive::snapshot::Compression;
 use serde::Deserialize;
 use toml::Spanned;
@@ -30,11 +30,14 @@ pub(crate) struct Snapshots {
     pub(crate) slice_bytes: Option<Spanned<Bytes>>,
     pub(crate) slice_interval_us: Option<Spanned<u64>>,
     pub(crate) loads_at_once: Option<Spanned<u32>>,
+    pub(crate) transfers: Option<Spanned<u32>>,
+    pub(crate) transfer_bytes_per_s: Option<Spanned<Bytes>>,
+    pub(crate) transfer_window: Option<Spanned<Bytes>>,
 }
 
 impl Check<'_> {
     /// `[snapshots]`; 0 for `every_entries` or `every_bytes` says that they do not count.
-    pub(super) fn snapshots(&mut self, written: &Snapshots, core: &mut CoreSettings) {
+    pub(super) fn snapshots(&mut self, written: &Snapshots, core: &mut CoreSettings, cores: u16) {
         let settings = &mut core.snapshots;
         let (entries, trailing) = (&mut settings.every_entries, &mut settings.keep_trailing_entries);
         self.number("snapshots.every_entries", &written.every_entries, 0, ENTRIES_MAX, entries);
@@ -56,7 +59,19 @@ impl Check<'_> {
         settings.slice_interval = Duration::from_micros(interval);
         let loads = &mut settings.loads_at_once;
         self.number("snapshots.loads_at_once", &written.loads_at_once, 1, 64, loads);
+        self.transfers(written, settings, cores);
         self.snapshots_fit(written, core);
+    }
+
+    /// Snapshots sent to other nodes. The limit in bytes per second is the node's, and each core has its share of it.
+    fn transfers(&mut self, written: &Snapshots, settings: &mut SnapshotSettings, cores: u16) {
+        self.number("snapshots.transfers", &written.transfers, 1, 64, &mut settings.transfers_max);
+        let cores = u64::from(cores.max(1));
+        let mut rate = settings.transfer_bytes_per_s * cores;
+        self.size("snapshots.transfer_bytes_per_s", &written.transfer_bytes_per_s, 0, BYTES_MAX, &mut rate);
+        settings.transfer_bytes_per_s = rate.div_ceil(cores);
+        let window = &mut settings.transfer_window_bytes;
+        self.size("snapshots.transfer_window", &written.transfer_window, 64 << 10, 64 * MIB, window);
     }
 
     fn snapshots_fit(&mut self, written: &Snapshots, core: &CoreSettings) {

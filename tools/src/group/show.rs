@@ -107,6 +107,7 @@ pub(super) struct Shown {
     pub(super) configuration: Configuration,
     sessions: u64,
     snapshot: Snapshots,
+    transfers: Vec<Transfer>,
     pub(super) peers: Vec<Peer>,
     history: Vec<Happened>,
 }
@@ -122,6 +123,32 @@ struct Snapshots {
     log_first: u64,
     busy: bool,
     failure: Option<String>,
+}
+
+/// A snapshot on its way to or from another node.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Transfer {
+    peer: u32,
+    outgoing: bool,
+    step: String,
+    index: u64,
+    bytes: u64,
+    bytes_total: u64,
+}
+
+impl Transfer {
+    fn text(&self) -> String {
+        let Transfer { peer, step, index, bytes, bytes_total, .. } = self;
+        let way = if self.outgoing { "to" } else { "from" };
+        match bytes_total {
+            0 => format!("a snapshot {way} node {peer} is {step}"),
+            total => format!(
+                "a snapshot of entry {index} {way} node {peer} is {step}: {bytes} of {total} bytes ({} %)",
+                bytes.saturating_mul(100) / total
+            ),
+        }
+    }
 }
 
 /// What happened to a member.
@@ -249,6 +276,9 @@ impl Shown {
             ago.unwrap_or_default(),
             failure.unwrap_or_default()
         );
+        for transfer in &self.transfers {
+            let _ = writeln!(text, "{}", transfer.text());
+        }
         let _ = writeln!(text, "configuration of index {}: {}", self.configuration.index, self.configuration);
         let heads = ["peer", "kind", "match", "next", "state", "in flight", "bytes", "last contact"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];

@@ -5,7 +5,7 @@
 //! leader, as a redirect. `logdrive group` follows it.
 
 use logdrive::api::Error;
-use logdrive::core::{GroupStatus, GroupSummary};
+use logdrive::core::{GroupStatus, GroupSummary, TransferStatus};
 use logdrive::runtime::{AddNodeError, CoreClient, PeerAddress};
 use logdrive_shard::{
     GroupId, HistoryEntry, HistoryEvent, LogIndex, MemberKind, MemberStep, MembershipChange, NodeId,
@@ -207,6 +207,8 @@ struct Shown {
     /// Open in the group's replicated state.
     sessions: u32,
     snapshot: Snapshots,
+    /// Snapshots on their way to or from other nodes.
+    transfers: Vec<Transfer>,
     peers: Vec<Peer>,
     /// What happened to the member lately, oldest first.
     history: Vec<Happened>,
@@ -268,6 +270,31 @@ struct Snapshot {
     group: u64,
     /// The last entry that it stands for.
     index: u64,
+}
+
+#[derive(Serialize)]
+struct Transfer {
+    /// The other node.
+    peer: u32,
+    /// Sent to it; otherwise received from it.
+    outgoing: bool,
+    step: &'static str,
+    /// The last entry that the snapshot stands for; 0 if none is chosen yet.
+    index: u64,
+    /// Bytes that have arrived, of so many.
+    bytes: u64,
+    bytes_total: u64,
+}
+
+fn transfer(status: &TransferStatus) -> Transfer {
+    Transfer {
+        peer: status.peer.0,
+        outgoing: status.outgoing,
+        step: status.step.name(),
+        index: status.index.0,
+        bytes: status.bytes,
+        bytes_total: status.bytes_total,
+    }
 }
 
 #[derive(Serialize)]
@@ -415,6 +442,7 @@ impl Shown {
                 busy: status.snapshot.is_busy,
                 failure: status.snapshot.failure.clone(),
             },
+            transfers: status.transfers.iter().map(transfer).collect(),
             peers: raft.peers.iter().map(peer).collect(),
             history: status.history.iter().map(happened).collect(),
         }

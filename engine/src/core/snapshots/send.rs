@@ -151,10 +151,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let Some(generation) = self.io.links.get(link).map(|link| link.generation) else { return };
         let now = self.io.now;
         let life = self.lives[slot as usize];
-        let outgoing = &mut self.snapshots.transfers.outgoing;
-        let known = outgoing.iter_mut().find(|outgoing| (outgoing.slot, outgoing.to) == (slot, to));
+        let transfers = &mut self.snapshots.transfers;
+        transfers.is_stirred = true;
+        let known = transfers.outgoing.iter_mut().find(|outgoing| (outgoing.slot, outgoing.to) == (slot, to));
         let Some(known) = known else {
-            outgoing.push(Outgoing {
+            let waiting = Outgoing {
                 slot,
                 life,
                 to,
@@ -165,7 +166,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 broken_at: None,
                 reported: now,
                 file: None,
-            });
+            };
+            transfers.line.insert((slot, to), waiting);
             return;
         };
         (known.link, known.remote, known.generation) = (link, remote, generation);
@@ -177,10 +179,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     pub(super) fn end_unneeded(&mut self, slot: u32, to: NodeId) {
-        let outgoing = &self.snapshots.transfers.outgoing;
-        let Some(at) = outgoing.iter().position(|outgoing| (outgoing.slot, outgoing.to) == (slot, to)) else {
-            return;
-        };
+        let transfers = &mut self.snapshots.transfers;
+        transfers.line.remove(&(slot, to));
+        let is_of = |outgoing: &Outgoing| (outgoing.slot, outgoing.to) == (slot, to);
+        let Some(at) = transfers.outgoing.iter().position(is_of) else { return };
         let ended = self.remove_outgoing(at);
         self.snapshots.transfers.counters.ended += 1;
         let Some(file) = ended.file else { return };
@@ -277,6 +279,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     fn remove_outgoing(&mut self, at: usize) -> Outgoing {
         let outgoing = self.snapshots.transfers.outgoing.swap_remove(at);
+        self.snapshots.transfers.is_stirred = true;
         if let Some(file) = &outgoing.file {
             self.snapshots.store.end_read(file.read);
             self.snapshots.more = true;
@@ -298,14 +301,21 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     // -- a turn -------------------------------------------------------------------------------------------------------
 
     pub(super) fn tend_outgoing(&mut self) {
-        if self.snapshots.transfers.outgoing.is_empty() {
+        let transfers = &self.snapshots.transfers;
+        if transfers.outgoing.is_empty() && transfers.line.is_empty() {
             return;
         }
         let mut at = 0;
         while at < self.snapshots.transfers.outgoing.len() {
             at += usize::from(self.tend_one(at));
         }
-        self.begin_outgoing();
+        let (now, written) = (self.io.now, self.snapshots.counters.written);
+        let transfers = &mut self.snapshots.transfers;
+        let has_news = transfers.is_stirred || transfers.written != written;
+        if !transfers.line.is_empty() && (has_news || now >= transfers.next_look) {
+            (transfers.is_stirred, transfers.written) = (false, written);
+            self.tend_line();
+        }
         self.offer_outgoing();
         self.read_ahead();
         self.send_parts();
@@ -344,11 +354,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let newer_bytes = self.snapshots.groups[slot].file_bytes;
             let supersedes = newest > file.header.index && file.step != Step::Here;
             if supersedes && is_cheaper(newer_bytes, left, reaches) {
-                let read = file.read;
-                outgoing.file = None;
+                let superseded = self.remove_outgoing(at);
                 self.snapshots.transfers.counters.superseded += 1;
-                self.snapshots.store.end_read(read);
-                return true;
+                let (slot, to) = (superseded.slot, superseded.to);
+                self.snapshots.transfers.line.insert((slot, to), Outgoing { file: None, ..superseded });
+                return false;
             }
             if now.since(file.heard) >= silence || now.since(file.moved) >= standstill {
                 self.fail_outgoing(at, SnapshotStatus::Failed);
@@ -368,25 +378,43 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         true
     }
 
-    /// Chooses files for those who wait, as far as there are places.
-    fn begin_outgoing(&mut self) {
+    /// Looks after those who wait, which may be as many as there are groups: now and then, and when something has happened.
+    fn tend_line(&mut self) {
+        let now = self.io.now;
+        self.snapshots.transfers.next_look = now.after(self.beats(ASK_AFTER));
+        let report = self.beats(REPORT_AFTER);
         let places = self.io.settings.snapshots.transfers_max.max(1) as usize;
-        let taken = self.snapshots.transfers.outgoing.iter().filter(|o| o.file.is_some()).count();
-        let mut free = places.saturating_sub(taken);
-        for at in 0..self.snapshots.transfers.outgoing.len() {
-            let Outgoing { slot, wanted, broken_at, ref file, .. } = self.snapshots.transfers.outgoing[at];
-            if file.is_some() || broken_at.is_some() {
-                continue;
+        let mut line = std::mem::take(&mut self.snapshots.transfers.line);
+        line.retain(|&(slot, to), waiting| {
+            let of = slot as usize;
+            let link = self.io.links.get(waiting.link);
+            let has_way = link.is_some_and(|link| link.up && link.generation == waiting.generation);
+            let leads = self.groups[of].is_leader() && self.groups[of].term() == waiting.wanted.term;
+            if !has_way || !leads || self.lives[of] != waiting.life {
+                // The group has ended the attempt, and asks again if it must.
+                return false;
             }
-            if free == 0 {
-                return;
+            if self.snapshots.transfers.outgoing.len() < places
+                && let Some(file) = self.begin_file(slot, waiting.wanted)
+            {
+                let begun = Outgoing { file: Some(Box::new(file)), ..*waiting };
+                self.snapshots.transfers.outgoing.push(begun);
+                return false;
             }
-            free -= usize::from(self.begin_file(at, slot, wanted));
-        }
+            if now.since(waiting.reported) >= report {
+                waiting.reported = now;
+                self.report_transfer(slot, to, SnapshotStatus::Moving);
+            }
+            true
+        });
+        // Reporting asks for nothing new, so nobody came into the line meanwhile.
+        self.snapshots.transfers.counters.waited +=
+            u64::from(self.snapshots.transfers.outgoing.len() >= places);
+        self.snapshots.transfers.line = line;
     }
 
     /// Begins to send the newest file of a group, if there is one that helps; otherwise sees to it that there will be.
-    fn begin_file(&mut self, at: usize, slot: u32, wanted: SnapshotWanted) -> bool {
+    fn begin_file(&mut self, slot: u32, wanted: SnapshotWanted) -> Option<Sending> {
         let (of, now) = (slot as usize, self.io.now);
         let needed = wanted.at_least.max(LogIndex(self.groups[of].first_index().0 - 1));
         let newest = self.snapshots.store.newest(self.ids[of], self.lives[of].number());
@@ -396,22 +424,22 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let state = &mut self.snapshots.groups[of];
             state.index = state.index.min(newest.map_or(LogIndex(0), |header| header.index));
             self.want_snapshot(slot, true);
-            return false;
+            return None;
         };
         let read = match self.snapshots.store.begin_send(header.id) {
             Ok(read) => read,
             Err(BeginError::TooMany { .. }) => {
                 self.snapshots.transfers.counters.waited += 1;
-                return false;
+                return None;
             }
             Err(error) => {
                 tracing::warn!(group = %self.ids[of], %error, "a snapshot cannot be sent at present");
-                return false;
+                return None;
             }
         };
         self.snapshots.more = true;
         self.snapshots.transfers.counters.begun += 1;
-        self.snapshots.transfers.outgoing[at].file = Some(Box::new(Sending {
+        Some(Sending {
             header,
             read,
             step: Step::Offer,
@@ -424,8 +452,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             window: 0,
             asked: 0,
             ready: BTreeMap::new(),
-        }));
-        true
+        })
     }
 
     fn offer_outgoing(&mut self) {
@@ -517,7 +544,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let transfers = &self.snapshots.transfers;
         let window = self.io.settings.snapshots.transfer_window_bytes;
         let (ask, report, keep) = (self.beats(ASK_AFTER), self.beats(REPORT_AFTER), self.beats(KEEP_FOR));
-        let mut next = Moment::NEVER;
+        let mut next = if transfers.line.is_empty() { Moment::NEVER } else { transfers.next_look };
         for outgoing in &transfers.outgoing {
             if let Some(since) = outgoing.broken_at {
                 next = next.min(since.after(keep));

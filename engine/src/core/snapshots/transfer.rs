@@ -16,6 +16,8 @@
 //! of the latest term that offered one, and none of a term that is over; the store checks each chunk against its snapshot, number and
 //! place, and the whole before it gets its name.
 
+use std::collections::BTreeMap;
+
 use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, Route, SnapshotWanted};
 use logdrive_wal::Disk;
 
@@ -118,7 +120,15 @@ pub struct TransferStatus {
 
 /// All transfers of a core.
 pub(super) struct Transfers {
+    /// With a file each, `transfers_max` at most.
     pub(super) outgoing: Vec<Outgoing>,
+    /// Members that wait for a file or for their turn, by slot.
+    pub(super) line: BTreeMap<(u32, NodeId), Outgoing>,
+    /// When to look at the line again, whatever happens; and that something has happened before.
+    pub(super) next_look: Moment,
+    pub(super) is_stirred: bool,
+    /// Snapshots that this core had written when the line was looked at.
+    pub(super) written: u64,
     /// Whose part comes next.
     pub(super) turn: usize,
     pub(super) pace: Pace,
@@ -130,10 +140,27 @@ pub(super) struct Transfers {
     pub(super) counters: TransferCounters,
 }
 
+impl TransferStep {
+    /// One word.
+    pub fn name(self) -> &'static str {
+        match self {
+            TransferStep::Waiting => "waiting",
+            TransferStep::Asking => "asking",
+            TransferStep::Moving => "moving",
+            TransferStep::Installing => "installing",
+            TransferStep::Broken => "broken",
+        }
+    }
+}
+
 impl Transfers {
     pub(super) fn new(bytes_per_s: u64) -> Transfers {
         Transfers {
             outgoing: Vec::new(),
+            line: BTreeMap::new(),
+            next_look: Moment(0),
+            is_stirred: false,
+            written: 0,
             turn: 0,
             pace: Pace::new(bytes_per_s, BURST_BYTES),
             holds: Vec::new(),
@@ -144,7 +171,10 @@ impl Transfers {
     }
 
     pub(super) fn is_quiet(&self) -> bool {
-        self.outgoing.is_empty() && self.receiving.is_empty() && self.strays.is_empty()
+        self.outgoing.is_empty()
+            && self.line.is_empty()
+            && self.receiving.is_empty()
+            && self.strays.is_empty()
     }
 }
 
@@ -191,7 +221,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Snapshots of a group on their way.
     pub fn transfer_status(&self, slot: Slot) -> Vec<TransferStatus> {
         let transfers = &self.snapshots.transfers;
-        let outgoing = transfers.outgoing.iter().filter(|outgoing| outgoing.slot == slot.0);
+        let sent = transfers.outgoing.iter().filter(|outgoing| outgoing.slot == slot.0);
+        let line = transfers.line.range((slot.0, NodeId(0))..=(slot.0, NodeId(u32::MAX)));
+        let outgoing = sent.chain(line.map(|(_, waiting)| waiting));
         let receiving = transfers.receiving.iter().filter(|receiving| receiving.slot == slot.0);
         let received = receiving.map(|receiving| self.reception_status(receiving));
         outgoing.map(Outgoing::status).chain(received).collect()
