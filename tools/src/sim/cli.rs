@@ -2,17 +2,19 @@
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
 use super::faults::FaultSet;
+use super::listing::{BadFaultList, FaultList};
+use super::many::{Manner, run_many, stopwatch};
+use super::minimise::minimise;
 use super::plan::{
-    CLIENTS_MAX, CORES_MAX, GROUPS_MAX, MachineKind, NODES_MAX, Plan, Profile, Seeds, TICKS_DEFAULT,
+    CLIENTS_MAX, CORES_MAX, GROUPS_MAX, MachineKind, NODES_MAX, Plan, Profile, Seeds, Size, TICKS_DEFAULT,
 };
 use super::report;
 use super::run::{Outcome, run, run_traced};
+use super::summary::Summary;
 
 /// Run clusters of production code on a simulated clock, network and disk, with every fault, from one seed.
 #[derive(Clone, Debug, ClapArgs)]
@@ -50,30 +52,50 @@ pub struct Args {
     /// Another state machine.
     #[arg(long, value_enum)]
     pub machine: Option<MachineKind>,
+    /// The faults of this file instead of those that the seed makes; `--write-faults` and `--minimise` write such files.
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    pub faults: Option<PathBuf>,
     /// Only these of the run's faults, as in `3,17-20`; `none` for a run without any.
     #[arg(long, value_name = "FAULTS")]
     pub only_faults: Option<FaultSet>,
     /// Print the run's list of faults and end.
     #[arg(long, requires = "seed")]
     pub list_faults: bool,
+    /// Write the run's list of faults into this file and end.
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    pub write_faults: Option<PathBuf>,
+    /// If a run breaks: find a smaller one that breaks the same assertion, with fewer faults, nodes, cores, groups and clients. Of several
+    /// seeds the first one that breaks is made smaller, and no more are run.
+    #[arg(long)]
+    pub minimise: bool,
+    /// Where `--minimise` writes the list of faults that are left; by default a file in this directory, named after profile and seed.
+    #[arg(long, value_name = "FILE", requires = "minimise")]
+    pub minimised: Option<PathBuf>,
+    /// Seeds take turns with the profiles: seed 0 is `default`, seed 1 `disk`, and so on.
+    #[arg(long, requires = "seeds", conflicts_with = "profile")]
+    pub all_profiles: bool,
+    /// For programs: one JSON object per line, for each run (of many: for each that breaks) and for the sums.
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Args {
     /// The plan of one seed.
     pub fn plan(&self, seed: u64) -> Plan {
-        let mut plan = Plan::new(self.profile, seed);
+        let profile = match self.all_profiles {
+            true => Profile::ALL[(seed % Profile::ALL.len() as u64) as usize],
+            false => self.profile,
+        };
+        let mut plan = Plan::new(profile, seed);
         plan.ticks = self.ticks;
         plan.only = self.only_faults.clone();
-        let mut set = |name: &str, value: Option<u32>, field: &mut u32| {
+        let sizes = [self.nodes, self.cores, self.groups, self.clients];
+        let given = [Size::Nodes, Size::Cores, Size::Groups, Size::Clients].into_iter().zip(sizes);
+        for (size, value) in given {
             if let Some(value) = value {
-                *field = value;
-                plan.overrides.push(format!("--{name} {value}"));
+                plan.override_size(size, value);
             }
-        };
-        set("nodes", self.nodes, &mut plan.nodes);
-        set("cores", self.cores, &mut plan.cores);
-        set("groups", self.groups, &mut plan.groups);
-        set("clients", self.clients, &mut plan.clients);
+        }
         if let Some(machine) = self.machine {
             plan.machine = machine;
             plan.overrides.push(format!("--machine {}", machine.name()));
@@ -94,24 +116,26 @@ pub enum SimError {
         /// Why.
         error: std::io::Error,
     },
+    /// A list of faults.
+    #[error(transparent)]
+    Faults(#[from] BadFaultList),
 }
 
 /// Runs the command. True if every run went well.
 pub fn command(args: &Args, out: &mut (dyn Write + Send)) -> Result<bool, SimError> {
-    if let Some(seed) = args.seed {
-        return one(args, seed, out);
+    match args.seed {
+        Some(seed) => one(args, seed, out),
+        None => many(args, args.seeds.clone().map_or(0..0, |seeds| seeds.0), out),
     }
-    let seeds = args.seeds.clone().map_or(0..0, |seeds| seeds.0);
-    Ok(many(args, seeds, out))
 }
 
 fn one(args: &Args, seed: u64, out: &mut dyn Write) -> Result<bool, SimError> {
-    let plan = args.plan(seed);
-    if args.list_faults {
-        let shape = super::shape::Shape::of(&plan);
-        for fault in super::mix::faults(&plan, &shape) {
-            let _ = writeln!(out, "{fault}");
-        }
+    let mut plan = args.plan(seed);
+    if let Some(path) = &args.faults {
+        plan.list = Some(FaultList::read(path)?);
+    }
+    if args.list_faults || args.write_faults.is_some() {
+        list_faults(args, &plan, out)?;
         return Ok(true);
     }
     let file: Option<Box<dyn Write>> = match &args.trace {
@@ -121,60 +145,74 @@ fn one(args: &Args, seed: u64, out: &mut dyn Write) -> Result<bool, SimError> {
         },
         None => None,
     };
-    let start = stopwatch();
+    let took = stopwatch();
     let outcome = run_traced(&plan, file);
-    let _ = write_outcome(out, &outcome, start());
+    let seconds = took().as_secs_f64();
+    // Whoever closed the output does not want to know.
+    let _ = match (&outcome.broken, args.json) {
+        (_, true) => writeln!(out, "{}", report::json(&outcome)),
+        (Some(_), false) => write!(out, "{}", report::failure(&outcome)),
+        (None, false) => {
+            let mut summary = Summary::default();
+            summary.add(&outcome);
+            writeln!(out, "{}\n{}", report::success(&outcome, seconds), summary.table())
+        }
+    };
+    if args.minimise {
+        make_smaller(args, &outcome, out)?;
+    }
     Ok(outcome.broken.is_none())
 }
 
-fn write_outcome(out: &mut dyn Write, outcome: &Outcome, took: Duration) -> std::io::Result<()> {
-    if outcome.broken.is_some() {
-        return write!(out, "{}", report::failure(outcome));
-    }
-    writeln!(out, "{}", report::success(outcome, took.as_secs_f64()))?;
-    writeln!(out, "  faults: {:?}", outcome.injected)?;
-    writeln!(out, "  met: {:?}", outcome.reached)
-}
-
-/// Runs seeds on several threads; each run has a thread of its own while it lasts.
-fn many(args: &Args, seeds: std::ops::Range<u64>, out: &mut (dyn Write + Send)) -> bool {
-    let next = AtomicU64::new(seeds.start);
-    let start = stopwatch();
-    let sums = std::sync::Mutex::new((0_u64, 0_u64, 0_f64, out));
-    std::thread::scope(|scope| {
-        for _ in 0..args.jobs {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    let outcome = run(&args.plan(seed));
-                    let mut sums = sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    sums.0 += 1;
-                    sums.2 += outcome.simulated as f64 / 1e9;
-                    if outcome.broken.is_some() {
-                        sums.1 += 1;
-                        let _ = write!(sums.3, "{}", report::failure(&outcome));
-                    }
-                }
-            });
+fn list_faults(args: &Args, plan: &Plan, out: &mut dyn Write) -> Result<(), SimError> {
+    let shape = super::shape::Shape::of(plan);
+    let faults = super::mix::faults(plan, &shape);
+    if args.list_faults {
+        for fault in &faults {
+            let _ = writeln!(out, "{fault}");
         }
-    });
-    let (runs, broken, simulated, out) = sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let seconds = start().as_secs_f64().max(1e-9);
-    let _ = writeln!(
-        out,
-        "{runs} seeds, {broken} broken; {simulated:.0} s simulated in {seconds:.1} s: {:.2} seeds/s, {:.0}x",
-        runs as f64 / seconds,
-        simulated / seconds
-    );
-    broken == 0
+    }
+    if let Some(path) = &args.write_faults {
+        FaultList::write(path, &format!("the faults of: {}", plan.command()), &faults)?;
+    }
+    Ok(())
 }
 
-/// How long it takes in the real world, for the rates that are printed.
-#[allow(clippy::disallowed_methods, reason = "rates of real time are printed; no run sees it")]
-fn stopwatch() -> impl Fn() -> Duration {
-    let start = std::time::Instant::now();
-    move || start.elapsed()
+fn many(args: &Args, seeds: std::ops::Range<u64>, out: &mut (dyn Write + Send)) -> Result<bool, SimError> {
+    let manner = Manner { jobs: args.jobs, until_broken: args.minimise, json: args.json };
+    let (summary, first, took) = run_many(seeds, manner, &|seed| args.plan(seed), out);
+    let seconds = took.as_secs_f64();
+    let _ = match args.json {
+        true => writeln!(out, "{}", summary.json(seconds)),
+        false => writeln!(out, "{}\n{}", summary.table(), summary.rates(seconds)),
+    };
+    if let Some(first) = first.filter(|_| args.minimise) {
+        make_smaller(args, &first, out)?;
+    }
+    Ok(summary.broken == 0)
+}
+
+fn make_smaller(args: &Args, broken: &Outcome, out: &mut dyn Write) -> Result<(), SimError> {
+    let mut tell = |outcome: &Outcome, runs: u32| {
+        let Plan { ticks, nodes, cores, groups, clients, .. } = &outcome.plan;
+        eprintln!(
+            "run {runs}: {} faults, {ticks} ms, {nodes} nodes, {cores} cores, {groups} groups, {clients} clients",
+            outcome.faults.len()
+        );
+    };
+    let Some(small) = minimise(broken, &mut run, &mut tell) else { return Ok(()) };
+    let plan = &broken.plan;
+    let default = || PathBuf::from(format!("sim-{}-{}.faults", plan.profile, plan.seed));
+    let path = args.minimised.clone().unwrap_or_else(default);
+    let about = format!(
+        "{}\nrepeat with: {}",
+        small.outcome.broken.as_ref().map(ToString::to_string).unwrap_or_default(),
+        small.outcome.plan.with_list(&path, &small.outcome.faults).command()
+    );
+    FaultList::write(&path, &about, &small.outcome.faults)?;
+    let _ = match args.json {
+        true => writeln!(out, "{}", report::json(&small.outcome)),
+        false => write!(out, "{}", report::minimised(&small, &path)),
+    };
+    Ok(())
 }

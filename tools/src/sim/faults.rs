@@ -5,14 +5,18 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::{MILLISECOND, Nanos};
+use super::listing::DiskFaultText;
 
 /// A fault's number in its run's list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FaultId(pub u32);
 
 /// Something that happens at a time, for a while.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fault {
     /// Its number.
     pub id: FaultId,
@@ -25,7 +29,7 @@ pub struct Fault {
 }
 
 /// Whom a fault hits. Numbers are taken modulo what there is, so that a list means something in a smaller world as well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Whom {
     /// This node, counted from 0.
     Node(u32),
@@ -34,7 +38,7 @@ pub enum Whom {
 }
 
 /// How a process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
     /// In order.
     Clean,
@@ -45,7 +49,7 @@ pub enum Stop {
 }
 
 /// A place between two steps of a core's turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TurnPoint {
     /// Inputs were taken, the turn did not begin.
     BeforeTurn,
@@ -60,7 +64,7 @@ pub enum TurnPoint {
 }
 
 /// Directions of a cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ways {
     /// Nothing passes.
     Both,
@@ -71,7 +75,7 @@ pub enum Ways {
 }
 
 /// What a bad link does to the frames of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkTrouble {
     /// Frames lost, in a thousand.
     pub lost_permille: u16,
@@ -86,7 +90,7 @@ pub struct LinkTrouble {
 }
 
 /// What goes wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultKind {
     /// A process ends, and is started again after the span.
     Crash {
@@ -235,6 +239,7 @@ pub enum FaultKind {
         /// Core of the node, from 0.
         core: u32,
         /// What happens to which operation.
+        #[serde(with = "DiskFaultText")]
         fault: logdrive_wal::Fault,
     },
 }
@@ -269,6 +274,33 @@ impl FaultKind {
             FaultKind::Disk { .. } => "disk fault",
         }
     }
+
+    /// All names.
+    pub const NAMES: [&str; 23] = [
+        "clean stop",
+        "kill",
+        "power loss",
+        "crash in a turn",
+        "slow leader lost",
+        "blackout",
+        "pause",
+        "slow core",
+        "backup restored",
+        "disk wiped",
+        "partition",
+        "one-way partition",
+        "bridge partition",
+        "one-way cut",
+        "bad link",
+        "clog",
+        "connection reset",
+        "clock jump",
+        "clock drift",
+        "leader transfer",
+        "membership change",
+        "slow disk",
+        "full disk",
+    ];
 
     /// Whether a node may rightly end because of it: a log that is poisoned, a disk that lost something.
     pub fn may_end_a_node(&self) -> bool {

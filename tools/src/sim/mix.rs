@@ -10,7 +10,7 @@ use super::random::{Purpose, chance, stream, within};
 use super::shape::Shape;
 
 /// Faults of a list, at most.
-const FAULTS_MAX: usize = 100_000;
+pub(super) const FAULTS_MAX: usize = 100_000;
 
 /// Classes of faults, which a profile weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,18 @@ pub(super) fn clocks_jump(plan: &Plan) -> bool {
 
 /// The list of a plan.
 pub fn faults(plan: &Plan, shape: &Shape) -> Vec<Fault> {
+    let mut faults = match &plan.list {
+        Some(list) => list.faults.to_vec(),
+        None => draw(plan, shape),
+    };
+    if let Some(only) = &plan.only {
+        faults.retain(|fault| only.0.contains(&fault.id));
+    }
+    faults
+}
+
+/// What the seed makes.
+fn draw(plan: &Plan, shape: &Shape) -> Vec<Fault> {
     let weights = weights(plan);
     let total: u64 = weights.iter().sum();
     let mut times = stream(plan.seed, Purpose::Faults, 0);
@@ -112,9 +124,6 @@ pub fn faults(plan: &Plan, shape: &Shape) -> Vec<Fault> {
         let Some((class, _)) = class else { break };
         let (span, what) = make(*class, shape, &mut random);
         faults.push(Fault { id, at, span, what });
-    }
-    if let Some(only) = &plan.only {
-        faults.retain(|fault| only.0.contains(&fault.id));
     }
     faults
 }

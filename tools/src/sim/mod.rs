@@ -21,7 +21,9 @@
 //! | `clients`, `machine`, `ops` | the load, the replicated state, the history |
 //! | `observer`, `oracle` | the places at which a run is looked at; the checks |
 //! | `heal` | the end of a run: a quorum heals, then everybody |
-//! | `run`, `trace`, `report` | one run, what is kept of it, how it is told |
+//! | `run`, `trace`, `report`, `story` | one run, what is kept of it, how it is told |
+//! | `many`, `summary` | many runs, and what they were made of |
+//! | `minimise`, `listing` | a smaller run that breaks the same; lists of faults as files |
 //! | `cli` | the command |
 //!
 //! `README.md` beside this file has the fault model, and how to add a fault or a check.
@@ -32,8 +34,11 @@ pub mod clock;
 pub mod disk;
 pub mod faults;
 mod heal;
+pub mod listing;
 mod lives;
 pub mod machine;
+pub mod many;
+pub mod minimise;
 pub mod mix;
 mod network;
 pub mod node;
@@ -46,7 +51,9 @@ pub mod random;
 pub mod report;
 pub mod run;
 pub mod shape;
+pub mod story;
 mod strike;
+pub mod summary;
 pub mod trace;
 mod turn;
 pub mod world;

@@ -1,10 +1,12 @@
 //! What is simulated: sizes, and which mix of troubles. Together with the seed that decides everything.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use super::clock::{MILLISECOND, Nanos};
-use super::faults::FaultSet;
+use super::faults::{Fault, FaultSet};
+use super::listing::FaultList;
 
 /// Nodes, at most.
 pub const NODES_MAX: u32 = 9;
@@ -83,6 +85,29 @@ impl MachineKind {
     }
 }
 
+/// What a run may be larger or smaller in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Size {
+    Nodes,
+    Cores,
+    Groups,
+    Clients,
+}
+
+impl Size {
+    /// All of them, those first that make a run smallest.
+    pub const ALL: [Size; 4] = [Size::Nodes, Size::Cores, Size::Groups, Size::Clients];
+
+    /// The least that makes sense.
+    pub fn least(self) -> u32 {
+        match self {
+            Size::Nodes | Size::Cores | Size::Groups => 1,
+            Size::Clients => 0,
+        }
+    }
+}
+
 /// One run: everything that follows from it follows from these values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -102,7 +127,9 @@ pub struct Plan {
     pub ticks: u64,
     /// State machine.
     pub machine: MachineKind,
-    /// Only these of the faults that the seed makes; `None`: all.
+    /// These faults instead of those that the seed makes.
+    pub list: Option<FaultList>,
+    /// Only these of the faults; `None`: all.
     pub only: Option<FaultSet>,
     /// Sizes that differ from those the profile and the seed give; they belong to the command that repeats the run.
     pub overrides: Vec<String>,
@@ -131,13 +158,42 @@ impl Plan {
             Profile::Swarm => pick(&[1, 4, 16, 40]),
             _ => 12,
         };
-        let (only, overrides, ticks) = (None, Vec::new(), TICKS_DEFAULT);
-        Plan { seed, profile, nodes, cores, groups, clients, ticks, machine, only, overrides }
+        let (list, only, overrides, ticks) = (None, None, Vec::new(), TICKS_DEFAULT);
+        Plan { seed, profile, nodes, cores, groups, clients, ticks, machine, list, only, overrides }
     }
 
     /// The end of the troubles, on the world's clock.
     pub fn faults_end(&self) -> Nanos {
         START + self.ticks * MILLISECOND
+    }
+
+    /// A size other than the one that profile and seed give, as an option of the command line says it.
+    pub fn override_size(&mut self, size: Size, value: u32) {
+        let (name, field) = match size {
+            Size::Nodes => ("--nodes", &mut self.nodes),
+            Size::Cores => ("--cores", &mut self.cores),
+            Size::Groups => ("--groups", &mut self.groups),
+            Size::Clients => ("--clients", &mut self.clients),
+        };
+        *field = value;
+        self.overrides.retain(|option| !option.starts_with(name));
+        self.overrides.push(format!("{name} {value}"));
+    }
+
+    /// One of the sizes.
+    pub fn size(&self, size: Size) -> u32 {
+        match size {
+            Size::Nodes => self.nodes,
+            Size::Cores => self.cores,
+            Size::Groups => self.groups,
+            Size::Clients => self.clients,
+        }
+    }
+
+    /// The same run with its faults in a file.
+    pub fn with_list(&self, path: &Path, faults: &[Fault]) -> Plan {
+        let list = FaultList { path: path.to_owned(), faults: faults.into() };
+        Plan { list: Some(list), only: None, ..self.clone() }
     }
 
     /// The command that repeats the run.
@@ -150,6 +206,9 @@ impl Plan {
         for option in &self.overrides {
             command.push(' ');
             command.push_str(option);
+        }
+        if let Some(list) = &self.list {
+            command.push_str(&format!(" --faults {}", list.path.display()));
         }
         if let Some(only) = &self.only {
             command.push_str(&format!(" --only-faults {only}"));

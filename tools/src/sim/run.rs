@@ -8,7 +8,7 @@ use std::sync::Once;
 
 use super::clock::Nanos;
 use super::faults::Fault;
-use super::observer::{Broken, Verdict};
+use super::observer::{Broken, Observer, Verdict};
 use super::oracle;
 use super::plan::{Plan, START};
 use super::trace::{Line, Trace};
@@ -95,9 +95,18 @@ pub fn run(plan: &Plan) -> Outcome {
 
 /// The same; every event goes to `file` as well.
 pub fn run_traced(plan: &Plan, file: Option<Box<dyn Write>>) -> Outcome {
+    run_observed(plan, file, Vec::new())
+}
+
+/// The same, with more checks than there are.
+pub fn run_observed(
+    plan: &Plan,
+    file: Option<Box<dyn Write>>,
+    more: Vec<Box<dyn Observer>>,
+) -> Outcome {
     let trace = Trace::new(plan.groups as usize, file);
     let mut world = World::new(plan.clone(), trace);
-    for observer in oracle::all(plan) {
+    for observer in oracle::all(plan).into_iter().chain(more) {
         world.observe(observer);
     }
     let verdict = guard(&mut world, phases);

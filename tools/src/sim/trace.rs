@@ -107,7 +107,13 @@ impl fmt::Display for Line {
         if let Some(group) = self.group {
             write!(f, "group {group}  ")?;
         }
-        match &self.what {
+        self.what.fmt(f)
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             What::Strikes(FaultId(id), name) => write!(f, "fault #{id}: {name}"),
             What::Ends(FaultId(id), name) => write!(f, "fault #{id} ends: {name}"),
             What::Note(text) => f.write_str(text),
