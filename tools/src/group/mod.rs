@@ -1,7 +1,8 @@
-//! `logdrive group`: shows groups, moves their leaders, changes their members.
+//! `logdrive group`: shows groups, compares their states, moves their leaders, changes their members.
 
 mod change;
 mod cluster;
+mod digest;
 mod select;
 mod show;
 
@@ -38,6 +39,17 @@ pub(crate) enum Command {
         /// As this node sees them. By default as their leaders do.
         #[arg(long, value_name = "NODE")]
         node: Option<u32>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Compare the states of all members at the same applied index, by digest: exit code 5 if any differ. Groups that are written
+    /// to are looked at again and again, for 10 seconds in all without `--wait`; exit code 7 if some were never seen at one index.
+    Digest {
+        /// Groups: `7`, `1-16,20` or `all`.
+        #[arg(value_name = "GROUPS")]
+        groups: Groups,
+        #[command(flatten)]
+        wait: Wait,
         #[command(flatten)]
         common: Common,
     },
@@ -212,6 +224,10 @@ pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
     match command {
         Command::List { common } => show::list(common),
         Command::Show { groups, node, common } => show::show(groups, *node, common),
+        Command::Digest { groups, wait, common } => {
+            let time = Duration::from_secs(wait.wait.unwrap_or(CHANGE_S));
+            digest::digest(groups, Deadline::after(time), common)
+        }
         Command::Transfer { groups, to, wait, common } => {
             let deadline = wait.deadline();
             let act = |cluster: &mut Cluster, group| transfer(cluster, group, *to, deadline);

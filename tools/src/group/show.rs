@@ -101,7 +101,8 @@ pub(super) struct Shown {
     leader_address: String,
     preferred_leader: u32,
     pub(super) commit: u64,
-    applied: u64,
+    pub(super) applied: u64,
+    pub(super) digest: String,
     durable: u64,
     pub(super) last: u64,
     pub(super) configuration: Configuration,
@@ -214,7 +215,7 @@ pub(super) fn show(groups: &Groups, node: Option<u32>, common: &Common) -> Resul
     Ok(if is_well { Exit::Done } else { Exit::Unwell })
 }
 
-fn ask(cluster: &mut Cluster, address: &str, group: u64) -> Result<Shown, Failed> {
+pub(super) fn ask(cluster: &mut Cluster, address: &str, group: u64) -> Result<Shown, Failed> {
     cluster.ask(address, &words(&["GROUP", "SHOW"], &[group])).map_err(|error| match error {
         AskError::Refused(refusal) => Failed::Refused(refusal),
         error => Failed::Unreachable(format!("{address}: {error}")),

@@ -201,6 +201,8 @@ struct Shown {
     preferred_leader: u32,
     commit: u64,
     applied: u64,
+    /// Of the whole state at the applied index, in hexadecimal.
+    digest: String,
     durable: u64,
     last: u64,
     configuration: Configuration,
@@ -429,6 +431,7 @@ impl Shown {
             preferred_leader: status.preferred_leader.0,
             commit: raft.commit.0,
             applied: status.applied.0,
+            digest: format!("{:016x}", status.digest),
             durable: raft.durable.0,
             last: raft.last.0,
             configuration: Configuration::new(raft),

@@ -57,6 +57,18 @@ fn groups_are_listed_and_shown_and_their_leaders_moved() {
             assert!(peer["in_contact"].as_bool().unwrap() && peer["last_contact_ms"].is_u64(), "{group}");
         }
     }
+    let (code, compared) = ask(&cluster, &["group", "digest", "all", "--wait"]);
+    assert_eq!(
+        (code, &compared["equal"], &compared["different"]),
+        (DONE, &6.into(), &0.into()),
+        "{compared}"
+    );
+    for group in compared["groups"].as_array().unwrap() {
+        assert_eq!((&group["verdict"], group["digests"].as_object().unwrap().len()), (&"equal".into(), 3));
+    }
+    let (code, table) = say(&cluster, &["group", "digest", "1-2"]);
+    assert!(code == DONE && table.contains("2 groups equal, 0 different, 0 unsettled"), "{table}");
+
     // To a named node and back, and then to whoever is best.
     for to in [3, 1, 2] {
         let (code, moved) = ask(&cluster, &["group", "transfer", "4", "--to", &to.to_string(), "--wait"]);
