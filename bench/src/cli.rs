@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
-/// Benchmarks of logdrive: a whole cluster, the log alone, the disk alone.
+/// Benchmarks of logdrive: a whole cluster, the log alone, snapshots alone, the disk alone.
 ///
 /// Data goes to a temporary directory on a real disk, which is removed at the end, unless --dir names one. A directory
 /// given with --dir is emptied at the start if an earlier benchmark made it, refused if it holds anything else, and kept.
@@ -39,6 +39,8 @@ pub(crate) enum Command {
     WalSoak(WalSoakArgs),
     /// How long a log takes to open.
     WalRecovery(WalRecoveryArgs),
+    /// Snapshots of the key-value machine: what freezing, writing to disk and loading cost, and what writes feel meanwhile.
+    Snapshot(SnapshotArgs),
     /// The disk alone: durable writes of several sizes, one or more in flight.
     Disk(DiskArgs),
 }
@@ -287,6 +289,30 @@ pub(crate) struct WalAloneArgs {
     pub(crate) no_probe: bool,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SnapshotArgs {
+    /// Keys of the group; several numbers with commas, up to 10 million and more as memory allows.
+    #[arg(long, value_delimiter = ',', default_value = "10000,100000,1000000", value_parser = value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) keys: Vec<u64>,
+    /// Bytes of a value.
+    #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(8..=1_000_000))]
+    pub(crate) value: u32,
+    /// Foreground writes that are due each second.
+    #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) rate: u64,
+    /// Seconds of foreground writes without snapshots, and as many with.
+    #[arg(long, default_value_t = 3.0, value_parser = positive_seconds)]
+    pub(crate) seconds: f64,
+    /// Seed of all random choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Do not measure the disk before.
+    #[arg(long)]
+    pub(crate) no_probe: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -453,7 +453,7 @@ impl Bench {
             }
         }
         let found: Vec<u64> = self.members.iter().map(|m| m.core.machine().applied()).collect();
-        let digest = |member: &Member, slot| member.core.group_status(Slot(slot)).digest;
+        let digest = |member: &Member, slot| member.core.group_digest(Slot(slot)).digest;
         let differ = slots
             .filter(|&slot| self.members.iter().any(|m| digest(m, slot) != digest(&self.members[0], slot)))
             .count();

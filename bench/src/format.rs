@@ -39,6 +39,17 @@ pub(crate) fn micros(value: f64) -> String {
     }
 }
 
+/// Nanoseconds as a time that reads well: `83 ns`, `4.10 us`, and from a millisecond on as [`micros`].
+pub(crate) fn nanos(value: f64) -> String {
+    if value < 1_000.0 {
+        format!("{value:.0} ns")
+    } else if value < 1_000_000.0 {
+        format!("{:.2} us", value / 1_000.0)
+    } else {
+        micros(value / 1_000.0)
+    }
+}
+
 /// `count` things: `1 core`, `3 cores`.
 pub(crate) fn plural(number: u64, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
@@ -64,6 +75,8 @@ mod tests {
         assert_eq!(micros(812.4), "812 us");
         assert_eq!(micros(4_310.0), "4.31 ms");
         assert_eq!(micros(1_200_000.0), "1.20 s");
+        assert_eq!((nanos(83.2), nanos(4_100.0)), ("83 ns".to_owned(), "4.10 us".to_owned()));
+        assert_eq!(nanos(2_500_000.0), "2.50 ms");
         assert_eq!(plural(1, "core"), "1 core");
         assert_eq!(plural(1_024, "group"), "1,024 groups");
     }

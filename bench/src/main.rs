@@ -1,4 +1,4 @@
-//! Benchmarks of logdrive: a cluster under load, the log alone, the disk alone.
+//! Benchmarks of logdrive: a cluster under load, the log alone, snapshots alone, the disk alone.
 //!
 //! Every figure comes with what a reader needs to believe it: the machine, the disk and what it does alone, whether writes are
 //! durable, the revision, what else the machine did meanwhile, and a check that what was acknowledged is there.
@@ -17,6 +17,7 @@ mod progress;
 mod report;
 mod run;
 mod signals;
+mod snapshot;
 mod space;
 mod usage;
 mod wal;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::WalSweep(arguments) => wal::run_sweep(arguments),
         Command::WalSoak(arguments) => wal::run_soak(arguments),
         Command::WalRecovery(arguments) => wal::run_recovery(arguments),
+        Command::Snapshot(arguments) => snapshot::run(arguments),
         Command::Disk(arguments) => disk_probe::run(arguments).map(|()| true),
     });
     directory::remove_temporary();

@@ -30,7 +30,7 @@ fn times_applied(cluster: &mut Cluster, payload: &[u8]) -> Vec<usize> {
 fn digests(cluster: &mut Cluster) -> Vec<u64> {
     cluster.settle();
     let running = cluster.running();
-    running.into_iter().map(|node| cluster.core(node).group_status(Cluster::slot(1)).digest).collect()
+    running.into_iter().map(|node| cluster.core(node).group_digest(Cluster::slot(1)).digest).collect()
 }
 
 #[test]

@@ -85,8 +85,8 @@ pub use snapshots::{
 pub use status::Counters;
 pub use timers::TimerWheel;
 pub use types::{
-    CoreId, CoreOptions, CoreStatus, Event, Fatal, GroupSetup, GroupStatus, GroupSummary, LinkId, PortId,
-    Slot,
+    CoreId, CoreOptions, CoreStatus, Event, Fatal, GroupDigest, GroupSetup, GroupStatus, GroupSummary,
+    LinkId, PortId, Slot,
 };
 
 /// Buffers that a turn needs for a moment, kept for their memory.

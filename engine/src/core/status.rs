@@ -3,7 +3,7 @@
 use logdrive_shard::{LogIndex, NodeId, Role};
 use logdrive_wal::{Disk, Health};
 
-use super::types::{CoreStatus, GroupStatus, GroupSummary, Slot};
+use super::types::{CoreStatus, GroupDigest, GroupStatus, GroupSummary, Slot};
 use super::{Core, CoreId};
 use crate::api::StateMachine;
 
@@ -105,7 +105,6 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             id: self.ids[at],
             raft: self.groups[at].report(),
             applied: self.io.lanes[at].applied,
-            digest: self.machine.digest(slot.0) ^ self.sessions.digest(slot.0),
             sessions: self.sessions.open(slot.0) as u32,
             snapshot: self.snapshot_status(slot),
             transfers: self.transfer_status(slot),
@@ -116,6 +115,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 .map(|entry| (self.io.now.since(entry.at).as_nanos() as u64, entry))
                 .collect(),
         }
+    }
+
+    /// The digest of a group's state. Takes time in its size: whatever else the core does waits for it.
+    pub fn group_digest(&self, slot: Slot) -> GroupDigest {
+        let applied = self.io.lanes[slot.0 as usize].applied;
+        GroupDigest { applied, digest: self.machine.digest(slot.0) ^ self.sessions.digest(slot.0) }
     }
 
     /// How long ago the peers that share a group were heard: the shortest of each node's links.

@@ -240,7 +240,16 @@ pub struct GroupSummary {
     pub durable: LogIndex,
 }
 
-/// One group's state on this core, for status and tests.
+/// What a group's state is on this core, in a number: the same on nodes that applied the same entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupDigest {
+    /// Applied up to.
+    pub applied: LogIndex,
+    /// The digest of the state machine, and of the group's sessions if it ever had any.
+    pub digest: u64,
+}
+
+/// One group's state on this core, for status and tests: what is known without looking into the state machine.
 #[derive(Clone, Debug)]
 pub struct GroupStatus {
     /// The group.
@@ -249,8 +258,6 @@ pub struct GroupStatus {
     pub raft: logdrive_shard::Report,
     /// Applied up to.
     pub applied: LogIndex,
-    /// The digest of the state machine, and of the group's sessions if it ever had any.
-    pub digest: u64,
     /// Sessions open.
     pub sessions: u32,
     /// Its snapshots on this node.

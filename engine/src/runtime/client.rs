@@ -10,7 +10,7 @@ use std::time::Duration;
 use logdrive_shard::{GroupId, LogIndex, MembershipChange, NodeId};
 
 use crate::api::{Completions, Error, ReadPolicy, SessionCall};
-use crate::core::{CoreId, CoreStatus, GroupStatus, GroupSummary};
+use crate::core::{CoreId, CoreStatus, GroupDigest, GroupStatus, GroupSummary};
 
 use super::cell::{Base, LocalCore};
 use super::clock;
@@ -119,6 +119,14 @@ impl CoreClient {
         let place = self.base().node.hosted(group)?;
         let (sender, waiting) = reply();
         self.base().node.inbox(place.core).put(Item::GroupStatus(place.slot, sender))?;
+        waiting.await.ok_or(Error::Stopped)
+    }
+
+    /// As [`super::Group::digest`].
+    pub async fn group_digest(&self, group: GroupId) -> Result<GroupDigest, Error> {
+        let place = self.base().node.hosted(group)?;
+        let (sender, waiting) = reply();
+        self.base().node.inbox(place.core).put(Item::GroupDigest(place.slot, sender))?;
         waiting.await.ok_or(Error::Stopped)
     }
 

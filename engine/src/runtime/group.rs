@@ -6,7 +6,7 @@ use std::sync::Arc;
 use logdrive_shard::{GroupId, LogIndex, MembershipChange, NodeId};
 
 use crate::api::{Error, ReadPolicy, Session, SessionCall};
-use crate::core::GroupStatus;
+use crate::core::{GroupDigest, GroupStatus};
 
 use super::inbox::{Item, Outcome};
 use super::reply::{Waiting, reply};
@@ -132,6 +132,18 @@ impl Group {
         async move {
             let (sender, waiting) = reply();
             group.put(Item::GroupStatus(group.place.slot, sender))?;
+            waiting.await.ok_or(Error::Stopped)
+        }
+    }
+
+    /// The digest of the group's state on this node, for comparing nodes at the same applied index: see
+    /// [`StateMachine::digest`](crate::api::StateMachine::digest). It may cost a pass over the state, during which the core of
+    /// the group does nothing else.
+    pub fn digest(&self) -> impl Future<Output = Result<GroupDigest, Error>> + Send + use<> {
+        let group = self.clone();
+        async move {
+            let (sender, waiting) = reply();
+            group.put(Item::GroupDigest(group.place.slot, sender))?;
             waiting.await.ok_or(Error::Stopped)
         }
     }

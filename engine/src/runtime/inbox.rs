@@ -9,7 +9,7 @@ use std::time::Duration;
 use logdrive_shard::{MembershipChange, NodeId};
 
 use crate::api::{Busy, Error, ReadPolicy};
-use crate::core::{CoreStatus, Fatal, GroupStatus, GroupSummary, Slot};
+use crate::core::{CoreStatus, Fatal, GroupDigest, GroupStatus, GroupSummary, Slot};
 
 use crate::wire::handshake::Hello;
 
@@ -52,6 +52,8 @@ pub(crate) enum Item {
     Status(Reply<CoreStatus>),
     /// State of a group.
     GroupStatus(Slot, Reply<GroupStatus>),
+    /// Digest of a group's state.
+    GroupDigest(Slot, Reply<GroupDigest>),
     /// A connection of a peer that asked for this core, accepted by core 0, with the first message of its handshake.
     Accepted { socket: OwnedFd, hello: Box<Hello>, permit: Permit },
     /// Hand leadership over; answered when that is done or takes too long.

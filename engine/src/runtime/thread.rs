@@ -297,6 +297,11 @@ fn take_item<M: StateMachine>(
                 reply.send(status);
             }
         }
+        Item::GroupDigest(slot, reply) => {
+            if let Some(digest) = cell.with_core(|core| core.group_digest(slot)) {
+                reply.send(digest);
+            }
+        }
         Item::Accepted { socket, hello, permit } => connect::adopt(cell, connector, socket, *hello, permit),
         Item::HandOver(reply) => cell.base.tasks.spawn(hand_over(cell.clone(), reply)),
         Item::StopServices(reply) => cell.base.tasks.spawn(stop_services(cell.clone(), life.clone(), reply)),

@@ -3,15 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::show::{Configuration, Shown, ask};
-use super::{Cluster, Common, Deadline, Groups, chosen, to_json};
+use super::show::{self, Configuration, Shown};
+use super::{Cluster, Common, Deadline, Groups, chosen, to_json, words};
 use crate::failure::{Exit, Failure};
 use crate::output;
 
 /// Applied indexes that are remembered of a group whose members are never seen at the same one.
 const INDEXES_MAX: usize = 64;
+
+/// What a node answers.
+#[derive(Deserialize)]
+struct Digest {
+    applied: u64,
+    digest: String,
+}
 
 /// What the comparison came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -55,10 +62,35 @@ struct Seen {
 }
 
 impl Seen {
-    fn add(&mut self, node: u32, applied: u64, digest: String, configuration: Configuration) {
-        if configuration.index >= self.configuration.index {
-            self.configuration = configuration;
+    /// Asks all nodes how far they are, and if the members are equally far, for their digests: these cost a pass over the group each,
+    /// and different indexes prove nothing.
+    fn look(&mut self, cluster: &mut Cluster, group: u64) {
+        let mut at = BTreeMap::new();
+        for address in cluster.addresses() {
+            // Who does not answer is missing in the end.
+            if let Ok(Shown { node, applied, configuration, .. }) = show::ask(cluster, &address, group) {
+                at.insert(node, (applied, address));
+                if configuration.index >= self.configuration.index {
+                    self.configuration = configuration;
+                }
+            }
         }
+        let members = self.members();
+        at.retain(|node, _| members.contains(node));
+        let first = at.values().map(|(applied, _)| *applied).next();
+        if at.values().any(|(applied, _)| Some(*applied) != first) {
+            return;
+        }
+        for (node, (applied, address)) in at {
+            let known = self.digests.get(&applied).is_some_and(|digests| digests.contains_key(&node));
+            let digest = || cluster.ask::<Digest>(&address, &words(&["GROUP", "DIGEST"], &[group]));
+            if let Some(Ok(Digest { applied, digest })) = (!known).then(digest) {
+                self.add(node, applied, digest);
+            }
+        }
+    }
+
+    fn add(&mut self, node: u32, applied: u64, digest: String) {
         self.digests.entry(applied).or_default().insert(node, digest);
         while self.digests.len() > INDEXES_MAX {
             self.digests.pop_first();
@@ -97,7 +129,8 @@ impl Seen {
     }
 }
 
-/// Compares the groups one after the other. A group that is written to is looked at again until its members were seen at the same index.
+/// Compares the groups one after the other. A group that is written to is looked at again until its members
+/// were seen at the same index.
 pub(super) fn digest(groups: &Groups, deadline: Deadline, common: &Common) -> Result<Exit, Failure> {
     let mut cluster = common.cluster()?;
     let groups = chosen(groups, &mut cluster, common)?;
@@ -114,12 +147,7 @@ pub(super) fn digest(groups: &Groups, deadline: Deadline, common: &Common) -> Re
 fn compare(cluster: &mut Cluster, group: u64, deadline: Deadline) -> Compared {
     let mut seen = Seen::default();
     loop {
-        for address in cluster.addresses() {
-            // Who does not answer is missing in the end.
-            if let Ok(Shown { node, applied, digest, configuration, .. }) = ask(cluster, &address, group) {
-                seen.add(node, applied, digest, configuration);
-            }
-        }
+        seen.look(cluster, group);
         let compared = seen.compare(group);
         if compared.verdict != Some(Verdict::Unsettled) || !deadline.pause() {
             return compared;
@@ -174,10 +202,10 @@ mod tests {
     use super::*;
 
     fn seen(samples: &[(u32, u64, &str)]) -> Compared {
-        let mut seen = Seen::default();
+        let configuration = Configuration { index: 1, voters: vec![1, 2, 3], ..Configuration::default() };
+        let mut seen = Seen { configuration, ..Seen::default() };
         for &(node, applied, digest) in samples {
-            let configuration = Configuration { index: 1, voters: vec![1, 2, 3], ..Configuration::default() };
-            seen.add(node, applied, digest.to_owned(), configuration);
+            seen.add(node, applied, digest.to_owned());
         }
         seen.compare(7)
     }

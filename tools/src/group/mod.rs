@@ -42,8 +42,12 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Compare the states of all members at the same applied index, by digest: exit code 5 if any differ. Groups that are written
-    /// to are looked at again and again, for 10 seconds in all without `--wait`; exit code 7 if some were never seen at one index.
+    /// Compare the states of all members at the same applied index, by digest: exit code 5 if any differ.
+    ///
+    /// Groups that are written to are looked at again and again, for 10 seconds in all without `--wait`; exit code 7 if
+    /// some were never seen at one index: let writers pause. A digest is a pass over all keys of the group on each member,
+    /// and the core of the group does nothing else meanwhile: `logdrive-bench snapshot` tells how long that takes for
+    /// how many keys.
     Digest {
         /// Groups: `7`, `1-16,20` or `all`.
         #[arg(value_name = "GROUPS")]

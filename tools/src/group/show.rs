@@ -102,7 +102,6 @@ pub(super) struct Shown {
     preferred_leader: u32,
     pub(super) commit: u64,
     pub(super) applied: u64,
-    pub(super) digest: String,
     durable: u64,
     pub(super) last: u64,
     pub(super) configuration: Configuration,

@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Show(GroupId),
     /// `GROUP TRANSFER group [node]`; without a node to the best.
     Transfer(GroupId, NodeId),
+    /// `GROUP DIGEST group`: takes time in the size of the group, and its core does nothing else meanwhile.
+    Digest(GroupId),
     /// `GROUP SNAPSHOT group`
     Snapshot(GroupId),
     /// `GROUP CAMPAIGN group`
@@ -58,6 +60,7 @@ pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>>
         (b"group", b"show", 4) => group().map(Request::Show),
         (b"group", b"transfer", 4) => group().map(|group| Request::Transfer(group, NodeId::NONE)),
         (b"group", b"transfer", 5) => group().and_then(|group| Ok(Request::Transfer(group, node(4)?))),
+        (b"group", b"digest", 4) => group().map(Request::Digest),
         (b"group", b"snapshot", 4) => group().map(Request::Snapshot),
         (b"group", b"campaign", 4) => group().map(Request::Campaign),
         (b"group", sub, words) if words >= 4 && change_nodes(sub).is_some_and(|nodes| words >= 4 + nodes) => {
@@ -70,7 +73,7 @@ pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>>
             Request::AddNode(PeerAddress { node, peer: text(4), client: text(5) })
         }),
         (b"group" | b"node", _, _) => {
-            let usage = "GROUP LIST | GROUP SHOW group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | GROUP SNAPSHOT group | \
+            let usage = "GROUP LIST | GROUP SHOW group | GROUP DIGEST group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | GROUP SNAPSHOT group | \
                          GROUP ADD-LEARNER|ADD-VOTER|PROMOTE|DEMOTE|REMOVE group node | GROUP REPLACE group old new | \
                          GROUP LEAVE group, these with [EXPECT index] [FORCE] | NODE DRAIN [UNDO] | NODE ADD node peers clients";
             Err(format!("ERR not a request of LOGDRIVE: use {usage}"))
@@ -131,6 +134,11 @@ pub(crate) async fn perform(client: &CoreClient, request: Request) -> Answer {
         Request::Show(group) => {
             let status = client.group_status(group).await.map_err(|error| refusal(client, error))?;
             Ok(json(&Shown::new(client, &status)))
+        }
+        Request::Digest(group) => {
+            let state = client.group_digest(group).await.map_err(|error| refusal(client, error))?;
+            let digest = format!("{:016x}", state.digest);
+            Ok(json(&Digest { node: client.node().0, group: group.0, applied: state.applied.0, digest }))
         }
         Request::Transfer(group, to) => {
             let moved = client.transfer_leadership(group, to).await;
@@ -201,8 +209,6 @@ struct Shown {
     preferred_leader: u32,
     commit: u64,
     applied: u64,
-    /// Of the whole state at the applied index, in hexadecimal.
-    digest: String,
     durable: u64,
     last: u64,
     configuration: Configuration,
@@ -264,6 +270,15 @@ struct Peer {
 struct Led {
     group: u64,
     leader: u32,
+}
+
+#[derive(Serialize)]
+struct Digest {
+    node: u32,
+    group: u64,
+    applied: u64,
+    /// Of the whole state at the applied index, in hexadecimal.
+    digest: String,
 }
 
 #[derive(Serialize)]
@@ -431,7 +446,6 @@ impl Shown {
             preferred_leader: status.preferred_leader.0,
             commit: raft.commit.0,
             applied: status.applied.0,
-            digest: format!("{:016x}", status.digest),
             durable: raft.durable.0,
             last: raft.last.0,
             configuration: Configuration::new(raft),

@@ -123,7 +123,12 @@ impl World {
                 return Some(format!("node {id}: {} requests wait", core.requests_waiting()));
             }
             let status = core.group_status(slot);
-            let state = (status.applied, status.raft.last, status.digest, core.machine().count(slot.0));
+            let state = (
+                status.applied,
+                status.raft.last,
+                core.group_digest(slot).digest,
+                core.machine().count(slot.0),
+            );
             if state.0 != state.1 {
                 return Some(format!("node {id} applied {} of {}", state.0, state.1));
             }

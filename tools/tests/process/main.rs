@@ -11,4 +11,5 @@ mod identity;
 mod log;
 mod members;
 mod snapshot;
+mod snapshots;
 mod stop;

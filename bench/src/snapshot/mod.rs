@@ -1,0 +1,321 @@
+//! What snapshots of the key-value machine cost: freezing, writing to a real disk, loading, and what foreground writes feel of it.
+//!
+//! One group on one thread, with the state machine, the store of snapshots and the disk of the product, and without consensus: what
+//! is seen here is the share of the snapshot. `run --machine kv --snapshot-every` shows a whole cluster with snapshots.
+
+mod subject;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use self::subject::Subject;
+use crate::cli::SnapshotArgs;
+use crate::directory::DataDir;
+use crate::disk_probe;
+use crate::environment::Environment;
+use crate::format::{bytes, count, micros, nanos, plural};
+use crate::latency::LatencySummary;
+use crate::progress;
+use crate::report::{self, FORMAT, ProbeReport, Report};
+use crate::space;
+use crate::usage::{CpuUse, Usage};
+
+/// What a key has beside its value in memory and in a file, bytes; generous.
+const KEY_OVERHEAD_BYTES: u64 = 64;
+/// Files at once: the newest, the one that replaces it.
+const FILES: u64 = 2;
+
+/// What was measured with one number of keys.
+#[derive(Debug, Default, Serialize)]
+struct KeysReport {
+    keys: u64,
+    /// Of the state machine, as it accounts for it.
+    state_bytes: u64,
+    file_bytes: u64,
+    freeze_us: LatencySummary,
+    digest_ms: f64,
+    /// From `freeze` until the file is durable under its name, nothing else going on.
+    write_seconds: f64,
+    write_bytes_per_s: f64,
+    /// From opening the file until the loaded state is in place.
+    load_seconds: f64,
+    load_bytes_per_s: f64,
+    /// Of a single write, from when it was due until it was applied.
+    foreground_us: LatencySummary,
+    /// The same while one snapshot after the other is written.
+    foreground_with_snapshots_us: LatencySummary,
+    foreground_per_s: f64,
+    foreground_with_snapshots_per_s: f64,
+    snapshots_meanwhile: u64,
+    /// The longest that one slice took.
+    slice_max_us: f64,
+    /// At most while snapshots were written and keys changed.
+    state_bytes_max: u64,
+    /// The loaded state has the same digest.
+    ok: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct SnapshotReport {
+    benchmark: &'static str,
+    format: u32,
+    value_bytes: u32,
+    rate: u64,
+    seconds_each: f64,
+    keys: Vec<KeysReport>,
+    cpu: CpuUse,
+    disk_probe: Vec<ProbeReport>,
+    environment: Environment,
+    warnings: Vec<String>,
+}
+
+/// `logdrive-bench snapshot`. False if a loaded state was not the one that was written.
+pub(crate) fn run(arguments: &SnapshotArgs) -> Result<bool> {
+    report::check_json_path(arguments.output.json.as_deref())?;
+    let directory = DataDir::prepare(arguments.output.dir.as_deref())?;
+    let most = arguments.keys.iter().copied().max().unwrap_or(0);
+    let file_bytes = most * (u64::from(arguments.value) + KEY_OVERHEAD_BYTES);
+    space::check(directory.path(), file_bytes * FILES, "--keys or --value")?;
+    let (disk_probe, log_disk) = disk_probe::brief(directory.path(), !arguments.no_probe)?;
+    let environment = Environment::collect(directory.path(), &log_disk);
+    let mut warnings = environment.warnings();
+    warnings.extend(memory_warning(file_bytes, environment.memory_bytes));
+    // Before the run: whoever sees them may want to stop it.
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    let bar = progress::spinner("snapshot");
+    let usage = Usage::now();
+    let mut keys = Vec::new();
+    for &number in &arguments.keys {
+        let path = directory.path().join(format!("snapshots-{number}"));
+        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        keys.push(measure(Subject::new(&path, number, arguments)?, arguments, &bar)?);
+        std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    let cpu = Usage::now().since(&usage);
+    bar.finish_and_clear();
+    warnings.extend(report::machine_warnings(&cpu));
+    warnings.extend(keys.iter().filter_map(|keys| keys.doubt(arguments.rate)));
+    let ok = keys.iter().all(|keys| keys.ok);
+    let report = SnapshotReport {
+        benchmark: "snapshot",
+        format: FORMAT,
+        value_bytes: arguments.value,
+        rate: arguments.rate,
+        seconds_each: arguments.seconds,
+        keys,
+        cpu,
+        disk_probe,
+        environment,
+        warnings,
+    };
+    report::deliver(&report, arguments.output.json.as_deref())?;
+    Ok(ok)
+}
+
+fn measure(
+    mut subject: Subject,
+    arguments: &SnapshotArgs,
+    bar: &indicatif::ProgressBar,
+) -> Result<KeysReport> {
+    let keys = subject.keys();
+    let say = |what: &str| {
+        bar.set_message(format!("{}: {what}", plural(keys, "key")));
+        bar.tick();
+    };
+    say("filling");
+    subject.fill();
+    say("freezing");
+    let freeze_us = subject.freeze()?;
+    let digest_ms = subject.digest().as_secs_f64() * 1e3;
+    let state_bytes = subject.state_bytes();
+    say("writing");
+    let (written, file_bytes) = subject.write()?;
+    say("loading");
+    let (loaded, ok) = subject.load()?;
+    say("writes without a snapshot");
+    let quiet = subject.foreground(arguments.rate, arguments.seconds, false)?;
+    say("writes with snapshots");
+    let busy = subject.foreground(arguments.rate, arguments.seconds, true)?;
+    Ok(KeysReport {
+        keys,
+        state_bytes,
+        file_bytes,
+        freeze_us,
+        digest_ms,
+        write_seconds: written.as_secs_f64(),
+        write_bytes_per_s: file_bytes as f64 / written.as_secs_f64(),
+        load_seconds: loaded.as_secs_f64(),
+        load_bytes_per_s: file_bytes as f64 / loaded.as_secs_f64(),
+        foreground_us: quiet.latencies.summary(),
+        foreground_with_snapshots_us: busy.latencies.summary(),
+        foreground_per_s: quiet.per_s(),
+        foreground_with_snapshots_per_s: busy.per_s(),
+        snapshots_meanwhile: busy.snapshots,
+        slice_max_us: busy.slice_max_nanos as f64 / 1e3,
+        state_bytes_max: busy.state_bytes_max,
+        ok,
+    })
+}
+
+/// The state is there twice while one is loaded.
+fn memory_warning(state_bytes: u64, memory_bytes: u64) -> Option<String> {
+    (state_bytes * 3 > memory_bytes).then(|| {
+        format!(
+            "the largest state takes {} or so, twice while it is loaded, and the machine has {}: it may swap",
+            bytes(state_bytes as f64 * 1.5),
+            bytes(memory_bytes as f64)
+        )
+    })
+}
+
+impl KeysReport {
+    /// What makes its latencies worth nothing.
+    fn doubt(&self, rate: u64) -> Option<String> {
+        let (quiet, busy) = (self.foreground_per_s, self.foreground_with_snapshots_per_s);
+        if quiet < rate as f64 * 0.98 {
+            return Some(format!(
+                "with {} this machine did {} writes/s of the {} that were due, without any snapshot: latencies are \
+                 those of a queue that grows; repeat with a lower --rate",
+                plural(self.keys, "key"),
+                count(quiet),
+                count(rate as f64)
+            ));
+        }
+        (busy < quiet * 0.98).then(|| {
+            format!(
+                "with {} snapshots took so much of the core that writes fell behind: {} instead of {} a second",
+                plural(self.keys, "key"),
+                count(busy),
+                count(quiet)
+            )
+        })
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let latency = |latency: &LatencySummary| {
+            let [p50, p99, p999, max] =
+                [latency.p50, latency.p99, latency.p999, latency.max].map(|us| nanos(us * 1e3));
+            format!("p50 {p50}, p99 {p99}, p99.9 {p999}, longest {max}")
+        };
+        let rate = |seconds: f64, rate: f64| format!("{} ({}/s)", micros(seconds * 1e6), bytes(rate));
+        let share = if self.foreground_us.p99 > 0.0 {
+            self.foreground_with_snapshots_us.p99 / self.foreground_us.p99
+        } else {
+            0.0
+        };
+        vec![
+            ("keys", format!("{}, {} in memory", count(self.keys as f64), bytes(self.state_bytes as f64))),
+            ("  freeze", latency(&self.freeze_us)),
+            (
+                "  write",
+                rate(self.write_seconds, self.write_bytes_per_s)
+                    + &format!(", a file of {}", bytes(self.file_bytes as f64)),
+            ),
+            ("  load", rate(self.load_seconds, self.load_bytes_per_s)),
+            ("  digest", micros(self.digest_ms * 1e3)),
+            ("  writes", latency(&self.foreground_us)),
+            (
+                "  meanwhile",
+                format!(
+                    "{}; p99 {share:.2} x; {}, slices of {} at most; {} in memory at most",
+                    latency(&self.foreground_with_snapshots_us),
+                    plural(self.snapshots_meanwhile, "snapshot"),
+                    nanos(self.slice_max_us * 1e3),
+                    bytes(self.state_bytes_max as f64)
+                ),
+            ),
+            (
+                "  check",
+                if self.ok { "ok: loaded as it was written" } else { "FAILED: another state" }.to_owned(),
+            ),
+        ]
+    }
+}
+
+impl Report for SnapshotReport {
+    fn title(&self) -> String {
+        format!(
+            "logdrive-bench snapshot: one group, keys of {}, values of {}, {} writes/s for {} s each without and with \
+             snapshots",
+            bytes(subject::KEY_BYTES as f64),
+            bytes(self.value_bytes.into()),
+            count(self.rate as f64),
+            self.seconds_each
+        )
+    }
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows: Vec<_> = self.keys.iter().flat_map(KeysReport::rows).collect();
+        rows.extend(report::machine_rows(&self.cpu));
+        rows.extend(report::probe_rows(&self.disk_probe));
+        rows
+    }
+    fn environment(&self) -> &Environment {
+        &self.environment
+    }
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+    fn notes(&self) -> Vec<String> {
+        let slices = logdrive::api::SnapshotSettings::default();
+        vec![
+            "freeze: a single call, with a write before each; write: from freezing until the file is durable under its \
+             name, as fast as it goes; load: from opening the file until the state is in use"
+                .to_owned(),
+            format!(
+                "meanwhile: one snapshot after the other, in slices of {} at least {} apart, which is what a core does \
+                 by default; its rate is bound by that, and `write` is not",
+                bytes(slices.slice_bytes.into()),
+                micros(slices.slice_interval.as_secs_f64() * 1e6)
+            ),
+            "writes set keys at random and come at a fixed rate whatever happens (open loop): latency counts from when \
+             a write was due, so a stall shows in all that came meanwhile"
+                .to_owned(),
+            "one thread with the state machine, the snapshot files and their disk, no consensus: see `run --machine kv \
+             --snapshot-every` for a cluster. Transfers to other nodes are not measured here"
+                .to_owned(),
+            "digest: the pass over all keys that `logdrive group digest` takes on each member, on the core of the group"
+                .to_owned(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn a_small_snapshot_is_measured_from_freezing_to_loading() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = ["logdrive-bench", "snapshot", "--keys", "3000", "--rate", "1000", "--seconds", "0.3"];
+        let Command::Snapshot(arguments) = Cli::parse_from(line).command else { panic!("not snapshot") };
+        let subject = Subject::new(directory.path(), 3000, &arguments).unwrap();
+        let found = measure(subject, &arguments, &indicatif::ProgressBar::hidden()).unwrap();
+        assert!(found.ok, "{found:?}");
+        assert_eq!(found.keys, 3000);
+        assert!(found.file_bytes > 3000 * 144, "{found:?}");
+        assert!(found.write_bytes_per_s > 0.0 && found.load_bytes_per_s > 0.0, "{found:?}");
+        assert!(found.freeze_us.max > 0.0 && found.foreground_us.p50 > 0.0, "{found:?}");
+        assert!(found.snapshots_meanwhile > 0, "{found:?}");
+        let rows = found.rows();
+        assert!(rows.iter().any(|(label, text)| *label == "  meanwhile" && text.contains("snapshot")));
+    }
+
+    #[test]
+    fn writes_that_fell_behind_and_scarce_memory_are_said_aloud() {
+        let report = |quiet, busy| KeysReport {
+            keys: 10,
+            foreground_per_s: quiet,
+            foreground_with_snapshots_per_s: busy,
+            ..KeysReport::default()
+        };
+        assert_eq!(report(1000.0, 999.0).doubt(1000), None);
+        assert!(report(500.0, 500.0).doubt(1000).unwrap().contains("--rate"));
+        assert!(report(1000.0, 900.0).doubt(1000).unwrap().contains("900 instead of 1,000"));
+        assert!(memory_warning(1 << 30, 2 << 30).unwrap().contains("swap"));
+        assert_eq!(memory_warning(1 << 20, 2 << 30), None);
+    }
+}
