@@ -114,6 +114,17 @@ pub(crate) struct RunArgs {
     /// State machine of the groups.
     #[arg(long, value_enum, default_value_t = MachineKind::Digest)]
     pub(crate) machine: MachineKind,
+    /// Entries of a group from one snapshot to the next; 0: none are taken because of entries or bytes.
+    #[arg(long, default_value_t = 10_000, value_name = "ENTRIES", value_parser = value_parser!(u64).range(0..=1 << 40))]
+    pub(crate) snapshot_every: u64,
+    /// A long run: prints a line per minute with throughput, latency, disk use, memory and file descriptors.
+    ///
+    /// The log must get by with what is prepared (--segments): old entries are given up once snapshots stand for them.
+    #[arg(long)]
+    pub(crate) soak: bool,
+    /// Minutes measured, instead of --seconds.
+    #[arg(long, value_parser = value_parser!(u32).range(1..=10_080), conflicts_with = "seconds")]
+    pub(crate) minutes: Option<u32>,
     /// Spin so long before an executor parks, microseconds.
     #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(0..=1_000_000))]
     pub(crate) spin_us: u64,
@@ -124,6 +135,13 @@ pub(crate) struct RunArgs {
     pub(crate) log: LogArgs,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+impl RunArgs {
+    /// Seconds measured.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.minutes.map_or(self.seconds, |minutes| f64::from(minutes) * 60.0)
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -372,7 +390,10 @@ mod tests {
         assert_eq!((run.nodes, run.cores_per_node, run.groups), (3, 1, 1024));
         assert_eq!((run.payload, run.clients), (128, 1024));
         assert_eq!((run.seconds, run.warmup), (10.0, 3.0));
-        assert_eq!(run.machine, MachineKind::Digest);
+        assert_eq!((run.machine, run.snapshot_every, run.soak), (MachineKind::Digest, 10_000, false));
+        let line = ["logdrive-bench", "run", "--soak", "--minutes", "20", "--snapshot-every", "500"];
+        let Command::Run(run) = Cli::parse_from(line).command else { panic!("not run") };
+        assert_eq!((run.seconds(), run.snapshot_every, run.soak), (1200.0, 500, true));
         let Command::WalAlone(wal) = Cli::parse_from(["logdrive-bench", "wal-alone"]).command else {
             panic!("not wal-alone")
         };

@@ -162,6 +162,31 @@ pub(crate) fn memory_peak_bytes() -> u64 {
     status.lines().find(|l| l.starts_with("VmHWM:")).and_then(kilobytes).map_or(0, |k| k * 1024)
 }
 
+/// Memory of this process now.
+pub(crate) fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = |l: &str| l.split_ascii_whitespace().nth(1)?.parse::<u64>().ok();
+    status.lines().find(|l| l.starts_with("VmRSS:")).and_then(kilobytes).map_or(0, |k| k * 1024)
+}
+
+/// Files and sockets that this process has open.
+pub(crate) fn file_descriptors() -> usize {
+    // The listing itself is one of them.
+    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
+}
+
+/// What a directory takes on disk. Files that go away meanwhile are left out.
+pub(crate) fn disk_use_bytes(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_use_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.filter_map(Result::ok).map(bytes).sum()
+}
+
 /// RLIMIT_MEMLOCK, or nothing if no limit applies: unlimited, or this process may lock what it likes.
 pub(crate) fn memlock_bytes() -> Option<u64> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current?;
@@ -307,6 +332,12 @@ garbage
         assert_ne!(found.file_system, "unknown");
         assert!(!found.command_line.is_empty());
         assert!(free_bytes(Path::new(".")).unwrap() > 0);
+        assert!(resident_bytes() > 0 && resident_bytes() <= memory_peak_bytes());
+        assert!(file_descriptors() >= 3);
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("below")).unwrap();
+        std::fs::write(directory.path().join("below/file"), [1; 10_000]).unwrap();
+        assert!((8_192..1 << 20).contains(&disk_use_bytes(directory.path())));
     }
 
     #[test]

@@ -35,6 +35,12 @@ impl Latencies {
         self.max_nanos = self.max_nanos.max(other.max_nanos);
     }
 
+    /// Forgets all, keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.histogram.reset();
+        self.max_nanos = 0;
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.histogram.len()
     }

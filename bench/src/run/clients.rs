@@ -16,6 +16,7 @@ use logdrive::runtime::{CoreClient, Port};
 use logdrive_shard::{GroupId, Random};
 
 use super::control::{Control, CoreResult, Phase, Refusals};
+use super::soak::MINUTE_NANOS;
 use crate::cli::MachineKind;
 use crate::clock;
 use crate::latency::Latencies;
@@ -41,6 +42,8 @@ pub(super) struct ClientSettings {
     pub(super) core: u16,
     /// Payloads set keys of the key-value machine.
     pub(super) machine: MachineKind,
+    /// Latencies are wanted minute by minute as well.
+    pub(super) soak: bool,
 }
 
 /// Runs the clients of one core until their last proposal is answered after the load ended.
@@ -93,6 +96,8 @@ struct State {
     /// A command of the key-value machine on its way.
     command: Vec<u8>,
     latencies: Latencies,
+    /// Of a soak: those of this minute.
+    minute: Option<(usize, Latencies)>,
     per_second: Vec<u64>,
     acknowledged: u64,
     refusals: Refusals,
@@ -113,6 +118,7 @@ impl Driver {
             payloads: Payloads::new(seed, settings.core, settings.payload as usize),
             command: Vec::new(),
             latencies: Latencies::new()?,
+            minute: if settings.soak { Some((0, Latencies::new()?)) } else { None },
             per_second: Vec::new(),
             acknowledged: 0,
             refusals: Refusals::default(),
@@ -163,6 +169,9 @@ impl Driver {
         let load = self.control.phase() == Phase::Load;
         let state = &mut *self.state.borrow_mut();
         state.outstanding -= answers.len() as u64;
+        if measured {
+            self.begin_minute(state, ((now - window.start) / MINUTE_NANOS) as usize);
+        }
         let mut acknowledged = 0;
         for (answer, _) in answers.iter() {
             let client = answer.token as u32;
@@ -170,7 +179,11 @@ impl Driver {
                 Ok(_) => {
                     acknowledged += 1;
                     if measured {
-                        state.latencies.record(now.saturating_sub(state.started[client as usize]));
+                        let nanos = now.saturating_sub(state.started[client as usize]);
+                        state.latencies.record(nanos);
+                        if let Some((_, latencies)) = &mut state.minute {
+                            latencies.record(nanos);
+                        }
                     }
                     if load {
                         self.propose_new(state, client, now);
@@ -188,6 +201,17 @@ impl Driver {
             state.per_second[second] += acknowledged;
         }
         self.publish(state);
+    }
+
+    /// Of a soak: hands in the minute that is over.
+    fn begin_minute(&self, state: &mut State, minute: usize) {
+        if let Some((current, latencies)) = &mut state.minute
+            && *current != minute
+        {
+            self.control.add_minute(*current, latencies);
+            *current = minute;
+            latencies.clear();
+        }
     }
 
     #[cold]
@@ -288,6 +312,7 @@ impl Driver {
     /// Hands over what was seen, and ends the task that takes answers.
     fn finish(&self) {
         let state = &mut *self.state.borrow_mut();
+        self.begin_minute(state, usize::MAX);
         self.control.push_result(CoreResult {
             latencies: state.latencies.clone(),
             per_second: std::mem::take(&mut state.per_second),

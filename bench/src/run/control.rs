@@ -1,5 +1,6 @@
 //! What the main thread and the clients on the nodes' executors share.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -72,6 +73,8 @@ pub(super) struct Control {
     outgrown: AtomicBool,
     pub(super) cores: Vec<CoreCounters>,
     pub(super) results: Mutex<Vec<CoreResult>>,
+    /// Of a soak, by minute of the measured time, as far as nobody took them.
+    minutes: Mutex<BTreeMap<usize, Latencies>>,
     /// Something no client should see ended the run.
     failure: Mutex<Option<String>>,
 }
@@ -85,6 +88,7 @@ impl Control {
             outgrown: AtomicBool::new(false),
             cores: (0..cores).map(|_| CoreCounters::default()).collect(),
             results: Mutex::new(Vec::new()),
+            minutes: Mutex::new(BTreeMap::new()),
             failure: Mutex::new(None),
         }
     }
@@ -146,6 +150,19 @@ impl Control {
 
     pub(super) fn take_results(&self) -> Vec<CoreResult> {
         std::mem::take(&mut lock(&self.results))
+    }
+
+    /// What the clients of one core saw in a minute.
+    pub(super) fn add_minute(&self, minute: usize, latencies: &Latencies) {
+        let mut minutes = lock(&self.minutes);
+        match minutes.get_mut(&minute) {
+            Some(all) => all.add(latencies),
+            None => _ = minutes.insert(minute, latencies.clone()),
+        }
+    }
+
+    pub(super) fn take_minute(&self, minute: usize) -> Option<Latencies> {
+        lock(&self.minutes).remove(&minute)
     }
 
     pub(super) fn result_count(&self) -> usize {

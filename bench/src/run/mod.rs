@@ -5,6 +5,7 @@ mod clients;
 mod control;
 mod nodes;
 mod result;
+mod soak;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use self::check::Told;
 use self::control::{Control, CoreResult, Phase, Refusals};
 use self::nodes::{LogCounts, Nodes, Prepared};
 use self::result::{Outcome, RunReport};
+use self::soak::{MinuteReport, Soak};
 use crate::cli::RunArgs;
 use crate::clock;
 use crate::directory::DataDir;
@@ -36,6 +38,8 @@ const SPACE_POLL: Duration = Duration::from_millis(60);
 const SPACE_LEFT_BYTES: u64 = 96 << 20;
 /// After the load ends, every proposal is answered within this time.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// What an entry takes in the log beside its payload; generous.
+const ENTRY_BYTES: u64 = 64;
 /// Memory that an executor registers with io_uring: the log's buffers and the executor's own.
 const LOCKED_BYTES_PER_CORE: u64 = 4 << 20;
 
@@ -75,7 +79,9 @@ pub(crate) fn run(arguments: &RunArgs) -> Result<bool> {
     warnings.extend(nodes.wait_for_leaders(arguments.groups, &bar)?);
     let election_seconds = clock::since(start).as_secs_f64();
 
-    let mut outcome = Load { arguments, nodes: &nodes, control: &control, bar: &bar, prepared }.run()?;
+    let path = directory.path();
+    let mut outcome =
+        Load { arguments, nodes: &nodes, control: &control, bar: &bar, prepared, path }.run()?;
     outcome.prepare_seconds = prepare_seconds;
     outcome.election_seconds = election_seconds;
     bar.set_message("comparing the nodes");
@@ -110,12 +116,25 @@ fn plan_log(arguments: &RunArgs) -> Prepared {
             arguments.clients,
             arguments.cores_per_node,
             arguments.payload,
-            arguments.seconds + arguments.warmup,
+            arguments.seconds() + arguments.warmup,
         );
-        space::segments(log_bytes, segment_bytes)
+        space::segments(log_bytes.min(live_bytes(arguments)), segment_bytes)
     };
     let segments = arguments.log.segments.unwrap_or_else(estimate).max(space::SEGMENTS_MIN);
     Prepared { segments, segment_bytes }
+}
+
+/// What of a soak's log is needed at any time: entries that no snapshot stands for, those that stay for slow followers, and as much
+/// again for what dies in segments where other entries live. No bound for runs of seconds, which never give anything up.
+fn live_bytes(arguments: &RunArgs) -> u64 {
+    if !arguments.soak || arguments.snapshot_every == 0 {
+        return u64::MAX;
+    }
+    let trailing = logdrive::api::SnapshotSettings::default().keep_trailing_entries;
+    let entries = arguments.snapshot_every.saturating_mul(5) / 4 + trailing;
+    let groups = arguments.groups.div_ceil(arguments.cores_per_node.into());
+    let bytes = groups.saturating_mul(entries).saturating_mul(u64::from(arguments.payload) + ENTRY_BYTES);
+    bytes.saturating_mul(2)
 }
 
 fn resource_warnings(cores: u32, cpus: usize, memlock_bytes: Option<u64>) -> Vec<String> {
@@ -151,13 +170,14 @@ struct Load<'a> {
     control: &'a Control,
     bar: &'a ProgressBar,
     prepared: Prepared,
+    path: &'a std::path::Path,
 }
 
 impl Load<'_> {
     fn run(&self) -> Result<Outcome> {
         self.control.set_phase(Phase::Load);
         let nanos = |seconds: f64| (seconds * 1e9) as u64;
-        self.wait_until(clock::now_nanos() + nanos(self.arguments.warmup), "warming up")?;
+        self.wait_until(clock::now_nanos() + nanos(self.arguments.warmup), "warming up", None)?;
         if self.control.is_outgrown() {
             bail!(
                 "the logs were used up before the measurement began: prepare more with --segments, or shorten --warmup"
@@ -165,20 +185,37 @@ impl Load<'_> {
         }
         let before = Sample::take(self.nodes);
         let begin = clock::now_nanos();
-        let end = begin + nanos(self.arguments.seconds);
+        let end = begin + nanos(self.arguments.seconds());
         self.control.set_window(begin, end);
-        self.wait_until(end, "measuring")?;
+        let mut soak = self.arguments.soak.then(|| Soak::new(self.path, begin));
+        if soak.is_some() {
+            self.say(&MinuteReport::heads());
+        }
+        self.wait_until(end, "measuring", soak.as_mut())?;
         let window = self.control.window();
         let after = Sample::take(self.nodes);
         self.control.set_phase(Phase::Drain);
         self.bar.set_message("waiting for the last answers");
         self.bar.tick();
         drain(self.control)?;
-        Outcome::new(window, &before, &after, self.control, self.nodes)
+        let mut minutes = Vec::new();
+        if let Some(mut soak) = soak {
+            if let Some(line) = soak.finish(self.control, self.nodes) {
+                self.say(&line);
+            }
+            minutes = soak.minutes;
+        }
+        let outcome = Outcome::new(window, &before, &after, self.control, self.nodes)?;
+        Ok(Outcome { minutes, ..outcome })
+    }
+
+    /// A line for whoever watches; the report repeats it.
+    fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
     }
 
     /// Waits until then, or until a log is nearly used up; shows the rate.
-    fn wait_until(&self, until: u64, what: &str) -> Result<()> {
+    fn wait_until(&self, until: u64, what: &str, mut soak: Option<&mut Soak<'_>>) -> Result<()> {
         let start = clock::now_nanos();
         let first = self.control.acknowledged();
         let mut looked = start;
@@ -189,9 +226,13 @@ impl Load<'_> {
             }
             if now.saturating_sub(looked) > SPACE_POLL.as_nanos() as u64 {
                 looked = now;
-                if self.nodes.log_used_max() > self.prepared.used_bytes_max() {
+                // A soak's log gives up what is old when it is nearly full, and not before.
+                if !self.arguments.soak && self.nodes.log_used_max() > self.prepared.used_bytes_max() {
                     self.control.set_outgrown(now);
                 }
+            }
+            if let Some(line) = soak.as_mut().and_then(|soak| soak.look(self.control, self.nodes)) {
+                self.say(&line);
             }
             if now >= until || self.control.is_outgrown() {
                 return Ok(());
@@ -281,6 +322,8 @@ impl Outcome {
             log_records: after.log.records - before.log.records,
             log_used_max: nodes.log_used_max(),
             outgrown: control.is_outgrown(),
+            snapshots: nodes.snapshot_counts(),
+            minutes: Vec::new(),
             prepare_seconds: 0.0,
             election_seconds: 0.0,
         })

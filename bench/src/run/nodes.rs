@@ -50,6 +50,17 @@ pub(super) struct LogCounts {
     pub(super) records: u64,
 }
 
+/// Snapshots of all nodes together.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub(super) struct SnapshotCounts {
+    /// Since the start.
+    pub(super) written: u64,
+    pub(super) failed: u64,
+    /// There now.
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
 impl Nodes {
     /// Starts all nodes at once: each prepares its logs.
     pub(super) fn start(
@@ -149,6 +160,17 @@ impl Nodes {
         self.engines.iter().flat_map(Engine::status).map(|core| core.log_used_bytes).max().unwrap_or(0)
     }
 
+    pub(super) fn snapshot_counts(&self) -> SnapshotCounts {
+        let mut counts = SnapshotCounts::default();
+        for core in self.engines.iter().flat_map(Engine::status) {
+            counts.written += core.snapshots_written;
+            counts.failed += core.snapshots_failed;
+            counts.files += core.snapshots;
+            counts.bytes += core.snapshot_bytes;
+        }
+        counts
+    }
+
     /// Stops all nodes at once.
     pub(super) fn stop(self) -> Result<()> {
         std::thread::scope(|scope| {
@@ -195,6 +217,10 @@ fn node_settings(
     // The budget is what was prepared: a run never measures the writing of zeros, it ends instead, and says so.
     settings.core.wal.segments_ahead = prepared.segments;
     settings.core.wal.budget_bytes = u64::from(prepared.segments) * prepared.segment_bytes;
+    settings.core.snapshots.every_entries = arguments.snapshot_every;
+    if arguments.snapshot_every == 0 {
+        settings.core.snapshots.every_bytes = 0;
+    }
     settings.runtime.hand_over_max = HAND_OVER_MAX;
     settings.hooks = Hooks {
         on_fatal: Arc::new(|fatal| {
@@ -219,11 +245,17 @@ fn client_service(arguments: &RunArgs, number: usize, control: Arc<Control>) -> 
     let cores = u32::from(arguments.cores_per_node);
     let all = arguments.nodes * cores;
     let (clients, payload) = (arguments.clients, arguments.payload);
-    let (seed, machine) = (arguments.seed, arguments.machine);
+    let (seed, machine, soak) = (arguments.seed, arguments.machine, arguments.soak);
     Box::new(move |client: CoreClient| {
         let core = number as u32 * cores + u32::from(client.core().0);
-        let settings =
-            ClientSettings { clients: share(clients, core, all), payload, seed, core: core as u16, machine };
+        let settings = ClientSettings {
+            clients: share(clients, core, all),
+            payload,
+            seed,
+            core: core as u16,
+            machine,
+            soak,
+        };
         Box::pin(clients::run(client, settings, Arc::clone(&control)))
     })
 }

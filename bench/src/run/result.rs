@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::control::Refusals;
-use super::nodes::{Prepared, pin_from};
+use super::nodes::{Prepared, SnapshotCounts, pin_from};
+use super::soak::MinuteReport;
 use crate::cli::{MachineKind, RunArgs};
 use crate::environment::Environment;
 use crate::format::{bytes, count, plural};
@@ -33,6 +34,9 @@ pub(super) struct Outcome {
     pub(super) log_records: u64,
     pub(super) log_used_max: u64,
     pub(super) outgrown: bool,
+    pub(super) snapshots: SnapshotCounts,
+    /// Of a soak.
+    pub(super) minutes: Vec<MinuteReport>,
     pub(super) prepare_seconds: f64,
     pub(super) election_seconds: f64,
 }
@@ -48,6 +52,8 @@ struct RunSettings {
     warmup_seconds: f64,
     seed: u64,
     machine: MachineKind,
+    /// Entries of a group; 0: no snapshots because of entries or bytes.
+    snapshot_every: u64,
     pinned: bool,
     spin_us: u64,
     batch_bytes_max: u32,
@@ -72,6 +78,10 @@ pub(super) struct RunReport {
     log: LogReport,
     /// In the whole run.
     refused: Refusals,
+    /// In the whole run, of all nodes.
+    snapshots: SnapshotCounts,
+    /// Of a soak.
+    minutes: Vec<MinuteReport>,
     election_seconds: f64,
     memory_peak_bytes: u64,
     check: CheckReport,
@@ -122,6 +132,8 @@ impl RunReport {
             cpu: outcome.cpu,
             log,
             refused: outcome.refusals,
+            snapshots: outcome.snapshots,
+            minutes: outcome.minutes,
             election_seconds: outcome.election_seconds,
             memory_peak_bytes: crate::environment::memory_peak_bytes(),
             check,
@@ -139,10 +151,11 @@ fn settings(arguments: &RunArgs) -> RunSettings {
         groups: arguments.groups,
         payload_bytes: arguments.payload,
         clients: arguments.clients,
-        seconds: arguments.seconds,
+        seconds: arguments.seconds(),
         warmup_seconds: arguments.warmup,
         seed: arguments.seed,
         machine: arguments.machine,
+        snapshot_every: arguments.snapshot_every,
         pinned: pin_from(arguments, 0).is_some(),
         spin_us: arguments.spin_us,
         batch_bytes_max: arguments.log.batch_bytes,
@@ -154,7 +167,7 @@ fn settings(arguments: &RunArgs) -> RunSettings {
 fn doubts(arguments: &RunArgs, prepared: Prepared, outcome: &Outcome, committed: u64) -> Vec<String> {
     let mut warnings = report::machine_warnings(&outcome.cpu);
     if outcome.outgrown {
-        let share = (outcome.seconds + arguments.warmup) / (arguments.seconds + arguments.warmup);
+        let share = (outcome.seconds + arguments.warmup) / (arguments.seconds() + arguments.warmup);
         let needed = f64::from(prepared.segments) / share.max(0.01) * 1.1;
         warnings.push(format!(
             "the run outgrew its logs: they were nearly full after {:.1} s, and the figures are of that time only; repeat \
@@ -186,6 +199,23 @@ fn doubts(arguments: &RunArgs, prepared: Prepared, outcome: &Outcome, committed:
         }
     }
     warnings
+}
+
+impl RunReport {
+    fn snapshots_row(&self) -> String {
+        let (every, s) = (self.settings.snapshot_every, &self.snapshots);
+        let when = match every {
+            0 => "only where a log grew too long".to_owned(),
+            every => format!("every {} entries of a group", count(every as f64)),
+        };
+        format!(
+            "{when}: {} written, {} failed (whole run, all nodes), {} there with {}",
+            count(s.written as f64),
+            count(s.failed as f64),
+            count(s.files as f64),
+            bytes(s.bytes as f64)
+        )
+    }
 }
 
 impl Report for RunReport {
@@ -230,6 +260,11 @@ impl Report for RunReport {
                 count(r.out_of_space as f64)
             ),
         ));
+        rows.push(("snapshots", self.snapshots_row()));
+        if !self.minutes.is_empty() {
+            rows.push(("minutes", MinuteReport::heads()));
+            rows.extend(self.minutes.iter().map(|minute| ("", minute.line())));
+        }
         rows.push(report::check_row(&self.check));
         rows.extend(report::probe_rows(&self.disk_probe));
         rows
@@ -303,6 +338,8 @@ mod tests {
             log_records: 3_000_000,
             log_used_max: 1 << 30,
             outgrown,
+            snapshots: SnapshotCounts::default(),
+            minutes: Vec::new(),
             prepare_seconds: 1.5,
             election_seconds: 0.5,
         };
