@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail the test")]
 
 mod admin;
+mod catchup;
 mod cluster;
 mod config;
 mod crash;

@@ -8,7 +8,7 @@ use crate::admin::{DONE, UNWELL, ask, say};
 use crate::cluster::{Cluster, Shape, wait_for};
 use crate::crash::{StopGuard, WRITERS, check_cluster, check_node, wait_for_writes, write};
 
-const GROUPS: u64 = 12;
+pub(crate) const GROUPS: u64 = 12;
 const MISMATCH: i32 = 6;
 
 fn shape() -> Shape {
@@ -16,7 +16,7 @@ fn shape() -> Shape {
 }
 
 /// A fourth node that the three know, running and a member of nothing.
-fn join_fourth(cluster: &mut Cluster) {
+pub(crate) fn join_fourth(cluster: &mut Cluster) {
     let at = cluster.add_node();
     let (id, clients, peers) = {
         let node = &cluster.nodes[at];
@@ -29,13 +29,13 @@ fn join_fourth(cluster: &mut Cluster) {
     cluster.nodes[at].wait_ready();
 }
 
-fn all_done(cluster: &Cluster, words: &[&str]) {
+pub(crate) fn all_done(cluster: &Cluster, words: &[&str]) {
     let (code, outcome) = ask(cluster, words);
     assert_eq!((code, &outcome["done"]), (DONE, &GROUPS.into()), "{words:?}: {outcome}");
 }
 
 /// Every group has exactly these voters and no other member.
-fn has_voters(cluster: &Cluster, expected: &[u64]) -> bool {
+pub(crate) fn has_voters(cluster: &Cluster, expected: &[u64]) -> bool {
     let (_, shown) = ask(cluster, &["group", "show", "all"]);
     shown.as_array().unwrap().iter().all(|group| {
         let configuration = &group["configuration"];
@@ -48,7 +48,10 @@ fn has_voters(cluster: &Cluster, expected: &[u64]) -> bool {
 }
 
 /// Writes while `events` happen; returns what was acknowledged, by writer.
-fn under_load(cluster: &mut Cluster, events: impl FnOnce(&mut Cluster, &AtomicU64)) -> Vec<Vec<u64>> {
+pub(crate) fn under_load(
+    cluster: &mut Cluster,
+    events: impl FnOnce(&mut Cluster, &AtomicU64),
+) -> Vec<Vec<u64>> {
     let (acknowledged, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let addresses = cluster.addresses();
     std::thread::scope(|scope| {
