@@ -95,7 +95,9 @@ mod wal;
 pub use buffer::Buffer;
 pub use disk::{ALIGNMENT, Completion, Disk, DiskError, Done, FileId, Op, OpenMode, Token};
 pub use ring::{DiskFacts, DurableChoice, DurableWrites, RingDisk, RingError, RingOptions};
-pub use sim::{Fault, FaultKind, OpKind, SimDisk, SimOptions, SimPlatter, list_faults, minimise};
+pub use sim::{
+    DurableLog, Fault, FaultKind, NotDurable, OpKind, SimDisk, SimOptions, SimPlatter, list_faults, minimise,
+};
 pub use wal::{
     AppendError, Damage, DamageKind, EntryHeader, Health, LostEntries, OpenError, Options, ReadDone,
     ReadError, Recovered, Recovery, Space, Stats, StreamId, StreamSlot, Ticket, Wal,

@@ -158,6 +158,11 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
+    /// A batch that was checked, at the beginning of `bytes`.
+    pub(crate) fn read(header: BatchHeader, bytes: &'a [u8]) -> Batch<'a> {
+        Batch { header, bytes: &bytes[..header.length as usize], offset: 0 }
+    }
+
     /// Byte offset in the segment.
     pub fn offset(&self) -> u64 {
         self.offset

@@ -14,6 +14,7 @@
 
 mod fate;
 mod fault;
+mod follow;
 mod handle;
 mod minimise;
 mod perform;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub use self::fault::{Fault, FaultKind, OpKind, list_faults};
+pub use self::follow::{DurableLog, NotDurable};
 pub use self::handle::SimPlatter;
 pub use self::minimise::minimise;
 use self::platter::Platter;

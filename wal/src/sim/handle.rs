@@ -110,6 +110,17 @@ impl SimPlatter {
         Some(bytes)
     }
 
+    /// The names of files that a loss of power would leave, whatever else it would.
+    pub fn durable_names(&self) -> Vec<String> {
+        self.platter.borrow().durable_names().cloned().collect()
+    }
+
+    /// Reads from `offset` on what a loss of power would leave of a file for certain. Returns how many bytes there are; none if
+    /// the name is not durable.
+    pub fn read_durable(&self, name: &str, offset: u64, out: &mut [u8]) -> usize {
+        self.platter.borrow().read_durable(name, offset, out)
+    }
+
     /// Removes a file, durably. False if there is no such file.
     pub fn remove(&self, name: &str) -> bool {
         let mut platter = self.platter.borrow_mut();

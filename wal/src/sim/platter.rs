@@ -33,6 +33,13 @@ impl File {
         self.read_from(&self.pages, offset, out)
     }
 
+    /// As [`File::read`], but only what is on the medium.
+    fn read_durable(&self, offset: u64, out: &mut [u8]) -> usize {
+        let left = usize::try_from(self.durable_len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = out.len().min(left);
+        self.read_from(&self.durable, offset, &mut out[..len])
+    }
+
     /// As [`File::read`], but the pages as they were before they were last written.
     pub(super) fn read_stale(&self, offset: u64, out: &mut [u8]) -> usize {
         self.read_from(&self.previous, offset, out)
@@ -290,6 +297,17 @@ impl Platter {
     pub(super) fn list(&self) -> Vec<(String, u64)> {
         let len = |inode: &u64| self.inodes.get(inode).map_or(0, |f| f.len);
         self.names.iter().map(|(name, inode)| (name.clone(), len(inode))).collect()
+    }
+
+    /// The names that a loss of power leaves, whatever else it leaves.
+    pub(super) fn durable_names(&self) -> impl Iterator<Item = &String> {
+        self.durable_names.keys()
+    }
+
+    /// Reads what is on the medium, of a file whose name is.
+    pub(super) fn read_durable(&self, name: &str, offset: u64, out: &mut [u8]) -> usize {
+        let file = self.durable_names.get(name).and_then(|inode| self.inodes.get(inode));
+        file.map_or(0, |file| file.read_durable(offset, out))
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
