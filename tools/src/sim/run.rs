@@ -99,11 +99,7 @@ pub fn run_traced(plan: &Plan, file: Option<Box<dyn Write>>) -> Outcome {
 }
 
 /// The same, with more checks than there are.
-pub fn run_observed(
-    plan: &Plan,
-    file: Option<Box<dyn Write>>,
-    more: Vec<Box<dyn Observer>>,
-) -> Outcome {
+pub fn run_observed(plan: &Plan, file: Option<Box<dyn Write>>, more: Vec<Box<dyn Observer>>) -> Outcome {
     let trace = Trace::new(plan.groups as usize, file);
     let mut world = World::new(plan.clone(), trace);
     for observer in oracle::all(plan).into_iter().chain(more) {

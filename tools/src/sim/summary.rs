@@ -66,9 +66,7 @@ impl Summary {
         for fault in &outcome.faults {
             *self.planned.entry(fault.what.name()).or_default() += 1;
         }
-        for (sums, counts) in
-            [(&mut self.struck, &outcome.injected), (&mut self.reached, &outcome.reached)]
-        {
+        for (sums, counts) in [(&mut self.struck, &outcome.injected), (&mut self.reached, &outcome.reached)] {
             counts.iter().for_each(|(name, count)| *sums.entry(name).or_default() += count);
         }
     }
