@@ -157,9 +157,17 @@ impl<D: Disk> Wal<D> {
         self.index.stream(stream).first_at()
     }
 
-    /// Whether the stream's entries hold the segments before a position.
+    /// Where a rewrite began, as long as a copy of it is needed: the begin record is needed as well.
+    fn begin_needed(&self, moved: &Moved) -> Option<Lsn> {
+        let first = self.first_needed(moved.slot)?;
+        (moved.begin < first && first < moved.end).then_some(moved.begin)
+    }
+
+    /// Whether the stream's entries, or the begin of the rewrite that copied them, hold the segments before a position.
     pub(super) fn pins(&self, stream: StreamSlot, before: Lsn) -> bool {
+        let begin = |moved: &Moved| self.begin_needed(moved).filter(|_| moved.slot == stream);
         self.first_needed(stream).is_some_and(|at| at < before)
+            || self.reclaim.moved.iter().filter_map(begin).any(|begin| begin < before)
     }
 
     /// Looks for segments that no stream needs and takes the steps to free them. Once per turn.
@@ -216,6 +224,21 @@ impl<D: Disk> Wal<D> {
                 .min(stream.state_low().unwrap_or(head))
                 .min(stream.compacted_at.filter(|_| !mutant::TOMBSTONES_LOST).unwrap_or(head));
         }
+        // Rewrites that begin here, of which a copy is needed.
+        let begun =
+            |moved: &Moved| self.begin_needed(moved).filter(|&begin| begin < limit).map(|_| moved.slot);
+        let begun: Vec<StreamSlot> = self.reclaim.moved.iter().filter_map(begun).collect();
+        if let Some(&slot) = begun.first() {
+            self.reclaim.pinned_by = Some(slot);
+            if !rewrites {
+                return;
+            }
+        }
+        for slot in begun {
+            if pins.iter().all(|&(pin, _)| pin != slot) {
+                pins.push((slot, 0));
+            }
+        }
         if !pins.is_empty() {
             return self.begin_round(oldest, pins, now_nanos);
         }
@@ -237,12 +260,8 @@ impl<D: Disk> Wal<D> {
 
     /// No entry lies before `limit`; what does not lie before `low` is all that is needed.
     fn free(&mut self, low: Lsn, limit: Lsn, now_nanos: u64) {
-        // The begin record of a rewrite is needed as long as a copy is.
-        let needed = |moved: &Moved| {
-            let first = self.first_needed(moved.slot)?;
-            (moved.begin < first && first < moved.end).then_some(moved.begin)
-        };
-        let low = self.reclaim.moved.iter().filter_map(needed).min().map_or(low, |begin| begin.min(low));
+        let begins = self.reclaim.moved.iter().filter_map(|moved| self.begin_needed(moved));
+        let low = begins.min().map_or(low, |begin| begin.min(low));
         let first_live = self.segments.first_needed(low);
         if Some(first_live) > self.segments.first_incarnation() {
             let start = self.segments.start_of(first_live);
