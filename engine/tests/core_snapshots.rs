@@ -318,6 +318,26 @@ fn a_cold_group_that_holds_old_segments_takes_a_snapshot_and_gives_its_log_up() 
 }
 
 #[test]
+fn many_groups_below_their_thresholds_do_not_fill_the_log() {
+    let mut setup = setup();
+    setup.groups = 16;
+    setup.settings.snapshots.every_entries = 1_000;
+    setup.settings.wal.budget_bytes = 8 << 20;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    for n in 0..1_200 {
+        let written = (0..100).any(|_| {
+            let written = cluster.write(n % 16 + 1, &[7; 20_000]).result.is_ok();
+            if !written {
+                cluster.run_for(ms(100));
+            }
+            written
+        });
+        assert!(written, "write {n}: {:?}", cluster.core(1).wal().space());
+    }
+}
+
+#[test]
 fn a_group_that_left_this_node_leaves_no_snapshots_behind() {
     let mut setup = setup();
     setup.nodes = 3;

@@ -22,6 +22,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 _ => self.give_up_stream(stream),
             }
         }
+        self.ease_when_half_full();
     }
 
     /// A group holds old segments with about so many bytes of entries. If it is not done with them in time, the log moves them itself.

@@ -104,6 +104,8 @@ pub(super) struct Snapshots<D: Disk, M: StateMachine> {
     foreign: Vec<StoreEvent>,
     /// What is on its way to other nodes, or from them.
     transfers: Transfers,
+    /// When it is looked at next whether the log is half full.
+    next_ease: Moment,
     /// Spreads the groups' thresholds.
     seed: u64,
     counters: SnapshotCounters,
@@ -155,6 +157,7 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
             events: Vec::new(),
             foreign: Vec::new(),
             transfers: Transfers::new(settings.snapshots.transfer_bytes_per_s),
+            next_ease: Moment(0),
             seed,
             counters: SnapshotCounters::default(),
         }

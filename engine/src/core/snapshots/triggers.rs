@@ -9,9 +9,9 @@ use std::time::Duration;
 use logdrive_shard::{LogIndex, Moment, Random};
 use logdrive_wal::Disk;
 
-use super::{ASKED_MAX, Asked, Snapshots};
+use super::{ASKED_MAX, Asked, GroupSnapshots, Snapshots};
 use crate::api::{Busy, Error, StateMachine};
-use crate::core::lane::Flags;
+use crate::core::lane::{Flags, Lane};
 use crate::core::requests::busy;
 use crate::core::{Core, PortId, Slot};
 
@@ -23,6 +23,10 @@ const LOOK_BYTES: u64 = 1 << 16;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often the log is looked at whether it is half full.
+const EASE_INTERVAL: Duration = Duration::from_millis(100);
+/// How many groups are put in line then, at most.
+const EASED_AT_ONCE: usize = 16;
 /// How often cutting a log is tried again that had no room to note it.
 pub(super) const CUT_RETRY: Duration = Duration::from_millis(100);
 
@@ -105,6 +109,33 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         self.snapshots.groups[slot as usize].eased = true;
         self.want_snapshot(slot, false);
+    }
+
+    /// The log asks for old entries when that frees more than it costs to move what is live. A log that many groups fill below their
+    /// thresholds is live all over, and would ask nobody until it is full: when half of it is used, those with the longest
+    /// logs take their snapshots earlier.
+    pub(in crate::core) fn ease_when_half_full(&mut self) {
+        if self.io.now < self.snapshots.next_ease {
+            return;
+        }
+        self.snapshots.next_ease = self.io.now.after(EASE_INTERVAL);
+        let space = self.io.wal.space();
+        if space.used_bytes < space.budget_bytes / 2 || !self.snapshots.due.is_empty() {
+            return;
+        }
+        // A group that holds less than its share is not what fills the log.
+        let share = space.used_bytes / (2 * self.groups.len().max(1) as u64);
+        let lanes = &self.io.lanes;
+        let length = |(lane, state): (&Lane, &GroupSnapshots)| {
+            let has_news = lane.applied > state.index && !state.is_busy && !state.is_due;
+            if has_news { state.log_bytes + u64::from(lane.uncounted_bytes) } else { 0 }
+        };
+        let lengths = lanes.iter().zip(&self.snapshots.groups).map(length);
+        let mut longest: Vec<(u64, u32)> = lengths.zip(0..).filter(|&(bytes, _)| bytes > share).collect();
+        longest.sort_unstable_by_key(|&(bytes, slot)| (std::cmp::Reverse(bytes), slot));
+        for (_, slot) in longest.into_iter().take(EASED_AT_ONCE) {
+            self.ease_log(slot);
+        }
     }
 
     pub(in crate::core) fn on_snapshot_order(&mut self, port: PortId, token: u64, slot: Slot) {
