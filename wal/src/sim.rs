@@ -211,9 +211,14 @@ impl SimDisk {
     }
 
     /// From now on each operation takes a random time between two bounds, in nanoseconds of the clock that
-    /// [`SimDisk::advance`] moves.
+    /// [`SimDisk::advance`] moves. Those under way end within these bounds as well, unless they have a fault of their own: a disk
+    /// that is well again does what it was asked for.
     pub fn set_latency(&mut self, nanos: std::ops::Range<u64>) {
-        self.pace = Pace::Timed(nanos.start, nanos.end.max(nanos.start + 1));
+        let latest = nanos.end.max(nanos.start + 1);
+        self.pace = Pace::Timed(nanos.start, latest);
+        for pending in self.pending.iter_mut().filter(|pending| pending.fault.is_none()) {
+            pending.due = pending.due.min(self.now + latest);
+        }
     }
 
     /// Moves the clock and performs what is due by then, in order. Returns when the next operation is due.

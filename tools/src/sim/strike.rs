@@ -304,6 +304,8 @@ impl World {
             if let Some(live) = &mut self.cores[at].live {
                 live.core.wal().disk().inner.set_latency(takes.clone());
                 live.core.snapshot_disk().inner.set_latency(takes.clone());
+                // What is under way may be due earlier than it was.
+                self.wake(CoreAt(at));
             }
         }
     }
