@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::clock::{MILLISECOND, Nanos};
+use super::disk_faults::{self, Rot};
 use super::listing::DiskFaultText;
 
 /// A fault's number in its run's list.
@@ -232,6 +233,22 @@ pub enum FaultKind {
         /// Bytes.
         left: u32,
     },
+    /// Nothing of a node's disks works, until its process was refused by them.
+    DiskGone {
+        /// Node, from 0.
+        node: u32,
+    },
+    /// A block of a disk is damaged at rest, if enough copies stay whole.
+    Rot {
+        /// Node, from 0.
+        node: u32,
+        /// Core of the node, from 0.
+        core: u32,
+        /// Which of the blocks that come into question.
+        place: u32,
+        /// What happens to it.
+        what: Rot,
+    },
     /// An operation of a disk goes wrong.
     Disk {
         /// Node, from 0.
@@ -271,12 +288,14 @@ impl FaultKind {
             FaultKind::Change { .. } => "membership change",
             FaultKind::DiskSlow { .. } => "slow disk",
             FaultKind::DiskFull { .. } => "full disk",
-            FaultKind::Disk { .. } => "disk fault",
+            FaultKind::DiskGone { .. } => "disk gone",
+            FaultKind::Rot { what, .. } => what.name(),
+            FaultKind::Disk { fault, .. } => disk_faults::name(fault),
         }
     }
 
     /// All names.
-    pub const NAMES: [&str; 23] = [
+    pub const NAMES: [&str; 40] = [
         "clean stop",
         "kill",
         "power loss",
@@ -300,11 +319,34 @@ impl FaultKind {
         "membership change",
         "slow disk",
         "full disk",
+        "block: bits flipped",
+        "block: garbage",
+        "block: stale",
+        "block: unreadable",
+        "block: write lost",
+        "block: write misdirected",
+        "block: write torn",
+        "disk gone",
+        "disk stall",
+        "read fails",
+        "read lies",
+        "read short",
+        "sync fails",
+        "sync fails, then lies",
+        "write fails",
+        "write finds no room",
+        "write short or torn",
     ];
 
     /// Whether a node may rightly end because of it: a log that is poisoned, a disk that lost something.
     pub fn may_end_a_node(&self) -> bool {
-        matches!(self, FaultKind::Disk { .. } | FaultKind::DiskFull { .. })
+        matches!(
+            self,
+            FaultKind::Disk { .. }
+                | FaultKind::DiskFull { .. }
+                | FaultKind::DiskGone { .. }
+                | FaultKind::Rot { .. }
+        )
     }
 }
 

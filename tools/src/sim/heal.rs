@@ -22,7 +22,7 @@ impl World {
             if broken == Some(node) {
                 self.break_for_good(node)?;
             } else if !self.nodes[node].is_up && !self.nodes[node].stays_down {
-                self.nodes[node].disk_is_suspect = false;
+                self.nodes[node].disk_is_suspect = self.disk_lied(node);
                 self.start_node(node)?;
             }
         }
@@ -43,7 +43,12 @@ impl World {
         if nodes < 3 || chance(random, 3) {
             return None;
         }
-        let node = random.below(nodes as u64) as usize;
+        let mut node = random.below(nodes as u64) as usize;
+        self.settle_damage();
+        if let Some(damaged) = (0..nodes).find(|&node| self.holds_damage(node)) {
+            // A group stands one loss: this one is it.
+            node = damaged;
+        }
         self.nodes.iter().all(|node| !node.is_spoiled).then_some(node)
     }
 
@@ -67,7 +72,7 @@ impl World {
                 continue;
             }
             if !self.nodes[node].is_up {
-                self.nodes[node].disk_is_suspect = false;
+                self.nodes[node].disk_is_suspect = self.disk_lied(node);
                 self.start_node(node)?;
             } else if self.nodes[node].paused_until > self.now {
                 self.resume(node);

@@ -23,6 +23,9 @@ fn snapshot_platter(log: SimOptions) -> SimPlatter {
     SimDisk::new(SimOptions { seed: log.seed ^ 0x5eed, ..log }).platter()
 }
 
+/// A node that its damaged disks refused so often in a row is given up.
+const REFUSALS_MAX: u32 = 5;
+
 impl World {
     /// Makes the nodes and their cores; each group lives on a core of its own choice on each node, in a slot of its own choice.
     pub(super) fn place(&mut self) {
@@ -57,6 +60,7 @@ impl World {
                 disk_is_suspect: false,
                 doomed: None,
                 backup: None,
+                refusals: 0,
                 stays_down: false,
             });
         }
@@ -131,6 +135,7 @@ impl World {
                 return self.does_not_start(node, &error);
             }
         }
+        self.nodes[node].refusals = 0;
         Ok(())
     }
 
@@ -143,10 +148,19 @@ impl World {
         self.note(Some(node), || format!("does not start: {error}"));
         self.nodes[node].is_up = false;
         for at in self.nodes[node].cores.clone() {
+            self.count_disk_faults(CoreAt(at));
             self.cores[at].live = None;
             self.cores[at].turn_at = NEVER;
             self.cores[at].platter.clear_faults();
             self.cores[at].snapshots.clear_faults();
+        }
+        self.nodes[node].refusals += 1;
+        if self.nodes[node].refusals >= REFUSALS_MAX && self.holds_damage(node) {
+            // Its operator replaces it. That it is not there is what its peers see of it.
+            self.reach("nodes given up for their disks");
+            let state = &mut self.nodes[node];
+            (state.is_spoiled, state.stays_down) = (true, true);
+            return Ok(());
         }
         self.start_later(node, 200 * MILLISECOND);
         Ok(())
@@ -221,12 +235,14 @@ impl World {
         }
         self.node_is_gone(node, how == Stop::PowerLoss);
         self.give_up_on(node);
+        self.drop_lies(node);
         self.tell(|observer, world| observer.stopped(world, node))
     }
 
     fn stop_core(&mut self, at: CoreAt, how: Stop) -> Verdict {
         self.show_disk(at)?;
         self.keep_counts(at);
+        self.count_disk_faults(at);
         let state = &mut self.cores[at.0];
         let node = &self.nodes[state.node];
         state.turn_at = NEVER;
@@ -290,6 +306,7 @@ impl World {
     pub(super) fn restore(&mut self, node: usize) -> Verdict {
         let Some(backup) = self.nodes[node].backup.take() else { return Ok(()) };
         self.stop_node(node, Stop::Kill)?;
+        self.forget_damage(node);
         let cores = self.nodes[node].cores.clone();
         for (at, (platter, snapshots)) in cores.zip(backup.platters) {
             (self.cores[at].platter, self.cores[at].snapshots) = (platter, snapshots);
@@ -304,6 +321,7 @@ impl World {
     /// The node comes back with empty directories.
     pub(super) fn wipe(&mut self, node: usize) -> Verdict {
         self.stop_node(node, Stop::Kill)?;
+        self.forget_damage(node);
         for at in self.nodes[node].cores.clone() {
             let options = SimOptions { seed: self.random.lives.next_u64(), capacity_bytes: DISK_BYTES };
             self.cores[at].platter = SimDisk::new(options.clone()).platter();

@@ -1,9 +1,9 @@
 //! Which faults a run is made of: the whole list follows from the plan, before anything runs.
 
 use logdrive_shard::Random;
-use logdrive_wal::{Fault as DiskFault, FaultKind as DiskFaultKind, OpKind};
 
 use super::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
+use super::disk_faults::{draw_fault, draw_rot};
 use super::faults::{Fault, FaultId, FaultKind, LinkTrouble, Stop, TurnPoint, Ways, Whom};
 use super::plan::{Plan, Profile, START};
 use super::random::{Purpose, chance, stream, within};
@@ -35,9 +35,11 @@ enum Class {
     DiskSlow,
     DiskFull,
     Disk,
+    DiskGone,
+    Rot,
 }
 
-const CLASSES: [Class; 20] = [
+const CLASSES: [Class; 22] = [
     Class::Crash,
     Class::CrashInTurn,
     Class::CrashSlowLeader,
@@ -58,17 +60,19 @@ const CLASSES: [Class; 20] = [
     Class::DiskSlow,
     Class::DiskFull,
     Class::Disk,
+    Class::DiskGone,
+    Class::Rot,
 ];
 
 /// How often each class comes, by profile; the order is that of [`CLASSES`].
 fn weights(plan: &Plan) -> [u64; CLASSES.len()] {
     match plan.profile {
-        //                     Cr CT SL Bl Pa SC Sp Pt Br Cu Li Cl Re CS CD Tr Ch DS DF Di
-        Profile::Default => [3, 2, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1],
-        Profile::Disk => [3, 3, 2, 2, 1, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1, 1, 4, 3, 8],
-        Profile::Network => [1, 1, 0, 0, 1, 0, 0, 5, 2, 4, 6, 3, 4, 1, 1, 1, 0, 0, 0, 0],
-        Profile::Membership => [2, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 0, 1, 0, 0, 6, 14, 1, 0, 0],
-        Profile::Scale => [2, 1, 1, 0, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0, 0, 2, 2, 0, 0, 0],
+        //                     Cr CT SL Bl Pa SC Sp Pt Br Cu Li Cl Re CS CD Tr Ch DS DF Di DG Ro
+        Profile::Default => [3, 2, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1, 1, 1],
+        Profile::Disk => [3, 3, 2, 2, 1, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1, 1, 4, 3, 8, 1, 8],
+        Profile::Network => [1, 1, 0, 0, 1, 0, 0, 5, 2, 4, 6, 3, 4, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        Profile::Membership => [2, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 0, 1, 0, 0, 6, 14, 1, 0, 0, 0, 1],
+        Profile::Scale => [2, 1, 1, 0, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0, 0, 2, 2, 0, 0, 0, 0, 0],
         Profile::Swarm => {
             let mut random = stream(plan.seed, Purpose::Faults, 1);
             let mut weights = [0; CLASSES.len()];
@@ -190,7 +194,12 @@ fn make(class: Class, shape: &Shape, random: &mut Random) -> (Nanos, FaultKind) 
             (span, FaultKind::DiskSlow { node, up_to })
         }
         Class::DiskFull => (span, FaultKind::DiskFull { node, left: random.below(64) as u32 * 4096 }),
-        Class::Disk => (0, FaultKind::Disk { node, core, fault: disk_fault(random) }),
+        Class::Disk => (0, FaultKind::Disk { node, core, fault: draw_fault(random) }),
+        Class::DiskGone => (0, FaultKind::DiskGone { node }),
+        Class::Rot => {
+            let place = random.next_u64() as u32;
+            (0, FaultKind::Rot { node, core, place, what: draw_rot(random) })
+        }
     }
 }
 
@@ -214,16 +223,4 @@ fn link_trouble(random: &mut Random, unit: Nanos) -> LinkTrouble {
     trouble.damaged_permille = rate() / 5;
     trouble.delay = random.below(unit / 2);
     trouble
-}
-
-/// A failed write, sync or read, a short write: what the log answers with an error, a retry or the end of the process.
-fn disk_fault(random: &mut Random) -> DiskFault {
-    let skip = random.below(20) as u32;
-    let (on, what) = match random.below(4) {
-        0 => (OpKind::Write, DiskFaultKind::Errno(libc::EIO)),
-        1 => (OpKind::Sync, DiskFaultKind::Errno(libc::EIO)),
-        2 => (OpKind::Write, DiskFaultKind::Short(4096)),
-        _ => (OpKind::Read, DiskFaultKind::Errno(libc::EIO)),
-    };
-    DiskFault { skip, ..DiskFault::next(on, what) }
 }

@@ -14,7 +14,8 @@
 //! |---|---|
 //! | `plan`, `shape` | sizes and profile; what the seed makes of the settings |
 //! | `faults`, `mix` | faults as values; the list that a plan makes |
-//! | `strike` | what faults do when they strike and when they end |
+//! | `strike`, `disk_faults` | what faults do when they strike and when they end |
+//! | `atlas` | which blocks of which disks hold damage, and whether more may come |
 //! | `world`, `queue` | the world and its events |
 //! | `node`, `lives`, `turn` | nodes: where groups live, how processes start and end, how cores turn |
 //! | `network`, `disk`, `clock` | what lies between and below them |
@@ -28,10 +29,12 @@
 //!
 //! `README.md` beside this file has the fault model, and how to add a fault or a check.
 
+mod atlas;
 pub mod cli;
 mod clients;
 pub mod clock;
 pub mod disk;
+pub mod disk_faults;
 pub mod faults;
 mod heal;
 pub mod listing;

@@ -76,6 +76,8 @@ pub(super) struct Node {
     /// It ends at this point of a turn, and comes back so long after it.
     pub(super) doomed: Option<(TurnPoint, Stop, Nanos)>,
     pub(super) backup: Option<Backup>,
+    /// How often its disks refused it in a row.
+    pub(super) refusals: u32,
     /// It is not started before it is told to: broken while the others heal.
     pub(super) stays_down: bool,
 }

@@ -124,6 +124,7 @@ fn phases(world: &mut World) -> Verdict {
 pub fn outcome(mut world: World, verdict: Verdict) -> Outcome {
     for at in world.cores() {
         world.keep_counts(at);
+        world.count_disk_faults(at);
     }
     let broken = verdict.err();
     let (mut story, mut states) = (Vec::new(), Vec::new());

@@ -36,7 +36,11 @@ impl World {
         let Some(node) = self.who_is_hit(&fault.what) else { return Ok(()) };
         let name = fault.what.name();
         self.trace.tell(self.now, NodeId::NONE, None, What::Strikes(fault.id, name));
-        *self.injected.entry(name).or_default() += 1;
+        self.settle_damage();
+        if !matches!(fault.what, FaultKind::Disk { .. } | FaultKind::Rot { .. }) {
+            // Those count when an operation or a block is really hit.
+            *self.injected.entry(name).or_default() += 1;
+        }
         self.tell(|observer, world| observer.struck(world, &fault))?;
         let (span, what) = (fault.span, fault.what.clone());
         let active = self.active.len();
@@ -72,6 +76,8 @@ impl World {
             | FaultKind::ClockDrift { node, .. }
             | FaultKind::DiskSlow { node, .. }
             | FaultKind::DiskFull { node, .. }
+            | FaultKind::DiskGone { node }
+            | FaultKind::Rot { node, .. }
             | FaultKind::Disk { node, .. } => Some((node % nodes) as usize),
             FaultKind::Transfer { group, .. } | FaultKind::Change { group, .. } => {
                 self.leader_of(self.group(*group)).filter(|&node| self.nodes[node].responds(self.now))
@@ -137,11 +143,10 @@ impl World {
             FaultKind::DiskSlow { .. } => self.slow_disks(),
             FaultKind::DiskFull { left, .. } => self.fill_disks(node, left.into()),
             FaultKind::Disk { core, ref fault, .. } => {
-                self.nodes[node].disk_is_suspect = true;
-                let cores = self.nodes[node].cores.clone();
-                let at = cores.start + core as usize % cores.len();
-                self.cores[at].platter.inject(fault.clone());
+                self.spoil_operation(node, core, fault);
             }
+            FaultKind::DiskGone { .. } => self.lose_disk(node),
+            FaultKind::Rot { core, place, what, .. } => self.rot(node, core, place, what),
         }
         Ok(())
     }
@@ -378,7 +383,8 @@ impl World {
     fn can_do_without(&self, node: usize) -> bool {
         let spoiled = self.nodes.iter().filter(|node| node.is_spoiled).count();
         // Groups of three voters stand one loss, whoever their members are later.
-        self.nodes.len() >= 3 && spoiled == 0 && !self.nodes[node].is_spoiled
+        let others_are_whole = (0..self.nodes.len()).all(|other| other == node || !self.holds_damage(other));
+        self.nodes.len() >= 3 && spoiled == 0 && !self.nodes[node].is_spoiled && others_are_whole
     }
 
     /// Whether all others have met a node. Somebody who never did cannot know that it came back with less than it had.

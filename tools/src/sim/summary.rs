@@ -9,7 +9,7 @@ use super::run::Outcome;
 use super::world::Counts;
 
 /// Paths that runs are expected to reach, over a number of them. Others are counted as they come.
-pub const PATHS: [&str; 25] = [
+pub const PATHS: [&str; 26] = [
     "appends held back",
     "appends refused",
     "busy",
@@ -17,6 +17,7 @@ pub const PATHS: [&str; 25] = [
     "cold entries",
     "crashes inside a disk operation",
     "crashes inside a turn",
+    "damage settled",
     "damaged frames refused",
     "entries applied",
     "frames",

@@ -6,6 +6,7 @@ use logdrive::api::{Completions, CoreSettings};
 use logdrive::core::{GroupSetup, GroupSummary, Slot};
 use logdrive_shard::{GroupId, NodeId, Random};
 
+use super::atlas::Atlas;
 use super::clients::Client;
 use super::clock::{MILLISECOND, Nanos, SECOND};
 use super::faults::Fault;
@@ -66,6 +67,7 @@ pub struct World {
     pub(super) active: Vec<Active>,
     pub(super) observers: Vec<Box<dyn Observer>>,
     pub(super) watch_disks: bool,
+    pub(super) atlas: Atlas,
     /// The trace of the run.
     pub trace: Trace,
     /// Faults that did strike, by name.
@@ -122,6 +124,7 @@ impl World {
             active: Vec::new(),
             observers: Vec::new(),
             watch_disks: false,
+            atlas: Atlas::default(),
             trace,
             injected: Counts::new(),
             reached: Counts::new(),

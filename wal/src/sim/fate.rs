@@ -34,6 +34,8 @@ pub(super) struct Fate {
     pub(super) calm: bool,
     pub(super) faults: Vec<Fault>,
     recorded: Option<Vec<Fault>>,
+    /// Injected faults that operations met, as far as nobody has taken them.
+    struck: Vec<(OpKind, FaultKind)>,
     /// Operations and decisions so far, by kind.
     counts: [u32; OpKind::COUNT],
 }
@@ -41,12 +43,16 @@ pub(super) struct Fate {
 impl Fate {
     pub(super) fn new(seed: u64) -> Fate {
         let (random, counts) = (Random::new(seed), [0; OpKind::COUNT]);
-        Fate { random, calm: false, faults: Vec::new(), recorded: None, counts }
+        Fate { random, calm: false, faults: Vec::new(), recorded: None, struck: Vec::new(), counts }
     }
 
     pub(super) fn record(&mut self) {
         self.recorded.get_or_insert_default();
         self.counts = [0; OpKind::COUNT];
+    }
+
+    pub(super) fn take_struck(&mut self) -> Vec<(OpKind, FaultKind)> {
+        std::mem::take(&mut self.struck)
     }
 
     pub(super) fn recorded(&self) -> Vec<Fault> {
@@ -70,6 +76,9 @@ impl Fate {
         for fault in &mut self.faults {
             if fault.hits(on, name, durable, what.is_some()) {
                 what = Some(fault.what);
+                if self.struck.len() < RECORDED_MAX {
+                    self.struck.push((on, fault.what));
+                }
             }
         }
         if what.is_none() && !self.calm {

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::SimDisk;
-use super::fault::{Fault, FaultKind};
+use super::fault::{Fault, FaultKind, OpKind};
 use super::perform::spoil;
-use super::platter::{DirChange, Platter};
+use super::platter::{DirChange, Platter, SECTOR};
 use crate::disk::{ALIGNMENT, DiskError};
 
 /// What outlives the processes that work on a simulated disk.
@@ -76,6 +76,11 @@ impl SimPlatter {
         self.platter.borrow().fate.recorded()
     }
 
+    /// The injected faults that operations met since this was asked last, in order, each with the kind of the operation.
+    pub fn take_struck(&self) -> Vec<(OpKind, FaultKind)> {
+        self.platter.borrow_mut().fate.take_struck()
+    }
+
     /// Injects a list of faults.
     pub fn inject_all(&self, faults: &[Fault]) {
         self.platter.borrow_mut().fate.faults.extend_from_slice(faults);
@@ -142,7 +147,8 @@ impl SimPlatter {
 
     /// Damages the bytes at rest from `offset` on, in the cache and on the medium: [`FaultKind::Flip`] of a byte,
     /// [`FaultKind::Garbage`] in a sector, [`FaultKind::Lost`] (zeros in a block), [`FaultKind::Misdirected`] (the block there is
-    /// replaced by another one), [`FaultKind::Errno`] (the block cannot be read until it is written again). Others do nothing.
+    /// replaced by another one), [`FaultKind::Stale`] (the block is as it was before it was last written), [`FaultKind::Torn`] (only these of
+    /// its sectors are as they were last written), [`FaultKind::Errno`] (the block cannot be read until it is written again). Others do nothing.
     /// False if there is no such place.
     pub fn damage(&self, name: &str, offset: u64, what: FaultKind) -> bool {
         if let FaultKind::Errno(errno) = what {
@@ -159,6 +165,8 @@ impl SimPlatter {
         let mut bytes = file[from..(from + ALIGNMENT).min(file.len())].to_vec();
         match what {
             FaultKind::Lost => bytes.fill(0),
+            FaultKind::Stale => self.revert(name, offset, &mut bytes, 0),
+            FaultKind::Torn { sectors, .. } => self.revert(name, offset, &mut bytes, sectors),
             FaultKind::Misdirected { block } => {
                 let at = block as usize * ALIGNMENT % file.len();
                 bytes.iter_mut().zip(&file[at..]).for_each(|(old, new)| *old = *new);
@@ -166,6 +174,18 @@ impl SimPlatter {
             what => spoil(&mut bytes, what),
         }
         self.overwrite(name, offset, &bytes)
+    }
+
+    /// Puts the sectors of a block back to what they held before they were last written, but for those in `keep`.
+    fn revert(&self, name: &str, offset: u64, bytes: &mut [u8], keep: u64) {
+        let platter = self.platter.borrow();
+        let Some(file) = platter.names.get(name).and_then(|inode| platter.inodes.get(inode)) else { return };
+        let mut before = vec![0; bytes.len()];
+        let len = file.read_stale(offset, &mut before);
+        let sectors = bytes[..len].chunks_mut(SECTOR).zip(before[..len].chunks(SECTOR));
+        for (_, (now, before)) in sectors.enumerate().filter(|(sector, _)| keep >> (sector % 64) & 1 == 0) {
+            now.copy_from_slice(before);
+        }
     }
 
     /// A copy of the files and names as they are now, on a disk of its own that nobody has open: to try many damages on one log.

@@ -143,6 +143,14 @@ impl Group {
     }
 }
 
+impl Raft {
+    fn forget(&mut self, node: NodeId) {
+        for group in self.groups.values_mut() {
+            group.promises.remove(&node);
+        }
+    }
+}
+
 impl Observer for Raft {
     fn name(&self) -> &'static str {
         "raft"
@@ -152,6 +160,10 @@ impl Observer for Raft {
         let (Some(live), node) = (world.core(core), world.node_id(core)) else { return Ok(()) };
         if world.is_spoiled(world.node_of(core)) {
             return Ok(());
+        }
+        if world.disk_lied(world.node_of(core)) {
+            // It may come back with less than it promised, and knows it. What it holds is not asked for any more.
+            self.forget(node);
         }
         for slot in 0..world.groups_of(core).len() as u32 {
             let status = live.group_status(logdrive::core::Slot(slot));
