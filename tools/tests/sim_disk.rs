@@ -1,5 +1,7 @@
 //! The fault atlas at work: blocks of one node may be damaged in any way, and nothing is lost by it.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail the test")]
+
 use logdrive_tools::sim::clock::{MILLISECOND, SECOND};
 use logdrive_tools::sim::disk_faults::Rot;
 use logdrive_tools::sim::faults::{Fault, FaultId, FaultKind, Stop};

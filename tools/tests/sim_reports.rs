@@ -1,5 +1,7 @@
 //! What the simulator tells of a run that breaks, and how it makes it smaller: with bugs that are planted here.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail the test")]
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

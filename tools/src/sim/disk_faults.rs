@@ -206,10 +206,13 @@ impl World {
         CoreAt(cores.start + core as usize % cores.len())
     }
 
-    /// Counts the faults that operations of a core's disk really met.
+    /// Counts the faults that operations of a core's disk really met. A disk that is gone counts once, and not for each operation.
     pub(super) fn count_disk_faults(&mut self, at: CoreAt) {
+        let of_one = [OpKind::Read, OpKind::Write, OpKind::Sync];
         for (on, what) in self.cores[at.0].platter.take_struck() {
-            *self.injected.entry(name_of(on, what)).or_default() += 1;
+            if of_one.contains(&on) {
+                *self.injected.entry(name_of(on, what)).or_default() += 1;
+            }
         }
     }
 
