@@ -1,4 +1,5 @@
-//! Writes the commit that is built into the binary, so that a failed run of the simulator can be repeated.
+//! Writes the commit that is built into the binaries of `tools` and `bench`, so that a failed run of the simulator can be repeated and a
+//! figure traced to its source.
 
 use std::process::Command;
 
@@ -22,7 +23,8 @@ fn commit() -> String {
 
 fn main() {
     println!("cargo::rerun-if-env-changed=LOGDRIVE_COMMIT");
-    for source in ["src", "build.rs", "../engine/src", "../shard/src", "../wal/src", "../Cargo.lock"] {
+    for source in ["src", "../tools/build.rs", "../engine/src", "../shard/src", "../wal/src", "../Cargo.lock"]
+    {
         println!("cargo::rerun-if-changed={source}");
     }
     for name in ["HEAD", "logs/HEAD"] {
@@ -33,5 +35,5 @@ fn main() {
             println!("cargo::rerun-if-changed={path}");
         }
     }
-    println!("cargo::rustc-env=LOGDRIVE_TOOLS_COMMIT={}", commit());
+    println!("cargo::rustc-env=LOGDRIVE_BUILT_COMMIT={}", commit());
 }

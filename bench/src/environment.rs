@@ -85,7 +85,7 @@ impl Environment {
             o_direct: log_disk.o_direct,
             durable: log_disk.durable,
             log_disk: log_disk.description.clone(),
-            commit: env!("LOGDRIVE_BENCH_COMMIT").to_owned(),
+            commit: env!("LOGDRIVE_BUILT_COMMIT").to_owned(),
             version: env!("CARGO_PKG_VERSION"),
             build: if cfg!(debug_assertions) { "debug" } else { "release" },
             command_line: std::env::args().collect(),

@@ -81,6 +81,11 @@ fn hand_over(
 
 /// Three nodes; the last one is away while the others write and cut their logs. The leader, and its snapshot.
 fn one_lags(setup: Setup) -> (Cluster, u32, u32, Fetched) {
+    one_is_away(setup, Cluster::kill)
+}
+
+/// As [`one_lags`]; how it goes is up to `leaves`.
+fn one_is_away(setup: Setup, leaves: impl FnOnce(&mut Cluster, u32)) -> (Cluster, u32, u32, Fetched) {
     let mut cluster = Cluster::new(setup);
     cluster.lose_snapshots();
     cluster.elect();
@@ -90,12 +95,12 @@ fn one_lags(setup: Setup) -> (Cluster, u32, u32, Fetched) {
     cluster.settle();
     let leader = cluster.leader(1);
     let lags = leader % 3 + 1;
-    cluster.kill(lags);
+    leaves(&mut cluster, lags);
     for n in 10..60 {
         assert!(cluster.write(1, &payload(n)).result.is_ok());
     }
     let leader = cluster.leader(1);
-    for node in cluster.running() {
+    for node in cluster.running().into_iter().filter(|&node| node != lags) {
         snapshot(&mut cluster, node);
     }
     cluster.run_for(ms(50));
@@ -315,4 +320,41 @@ fn field_9_a_snapshot_has_its_own_term_and_the_configuration_that_was_in_force_a
     }
     let status = cluster.core(leader).group_status(SLOT).raft;
     assert_eq!((status.membership_index, status.membership.encode()), (changed, after.membership));
+}
+
+#[test]
+fn a_snapshot_that_was_given_up_for_an_installation_that_cannot_begin_is_taken_later() {
+    let mut setup = setup();
+    setup.settings.snapshots.files.reads_max = 1;
+    setup.settings.snapshots.loads_at_once = 1;
+    // A snapshot takes many turns.
+    setup.settings.snapshots.slice_bytes = 1;
+    let mut old = None;
+    let (mut cluster, leader, lags, file) = one_is_away(setup, |cluster, node| {
+        snapshot(cluster, node);
+        // The only read there may be.
+        let id = cluster.core(node).snapshots().snapshots().next().expect("it was taken").id;
+        old = Some(cluster.core(node).snapshots().begin_read(id).expect("it is there"));
+        assert!(cluster.write(1, &[7; 8000]).result.is_ok());
+        cluster.settle();
+        let others: Vec<u32> = cluster.running().into_iter().filter(|&other| other != node).collect();
+        cluster.partition(&[&others, &[node]]);
+    });
+    // It writes a snapshot when another one arrives.
+    let token = cluster.ask(lags, |port, token| Event::Snapshot { port, token, slot: SLOT });
+    cluster.run_for(ms(1));
+    let term = term(&mut cluster, leader);
+    assert!(hand_over(&mut cluster, lags, (leader, term), &file).is_some());
+    cluster.run_for(ms(1_000));
+    let counters = cluster.core(lags).snapshot_counters();
+    assert_eq!((counters.written, counters.installs_failed, counters.installed), (1, 1, 0), "{counters:?}");
+    cluster.core(lags).snapshots().end_read(old.expect("it was begun"));
+    cluster.heal();
+    cluster.wake(lags);
+    let answer = cluster.wait(lags, token).result;
+    assert!(answer.is_ok(), "{answer:?}");
+    hand_over(&mut cluster, lags, (leader, term), &file);
+    cluster.run_until(ms(10_000), |cluster| cluster.core(lags).snapshot_counters().installed == 1);
+    cluster.settle();
+    assert_eq!(journal(&mut cluster, lags), journal(&mut cluster, leader));
 }

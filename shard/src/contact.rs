@@ -6,8 +6,9 @@ use crate::{Env, Group, Moment, NodeId, Route, Sink};
 impl Group {
     /// The way to `peer` changed. With a way known, whatever was in flight on the old one is taken as lost: progress goes
     /// back to `Probe`, and a leader announces itself. A follower whose leader's way changed waits to hear it again, and
-    /// campaigns if it does not. A node that is no member is listened to as well, as long as there is a way to it: it may
-    /// know a configuration that this member has not heard of.
+    /// campaigns if it does not; one that has no vote and is in contact with the leader goes on following it, for it has no
+    /// way to ask who leads, and a leader with nothing to say says nothing. A node that is no member is listened to as well, as
+    /// long as there is a way to it: it may know a configuration that this member has not heard of.
     pub fn on_route<S: Sink>(&mut self, env: &mut Env<'_, S>, peer: NodeId, route: Route) {
         let known = self.peer(peer);
         if route == Route::NONE && !known.is_some_and(|at| self.has_route(at)) {
@@ -16,9 +17,10 @@ impl Group {
         let Some(at) = known.or_else(|| self.add_guest(peer)) else { return };
         // A new way may bear the old one's name, so equal routes are no reason to do nothing.
         self.set_route(at, route);
+        let waits = self.may_campaign() || route == Route::NONE || !self.alive.contains(at);
         match &mut self.role {
             RoleState::Leader(_) => self.forget_progress(env, at),
-            RoleState::Follower(follower) if self.leader == peer => {
+            RoleState::Follower(follower) if self.leader == peer && waits => {
                 *follower = Follower { heard: false };
                 self.arm_election(env);
             }

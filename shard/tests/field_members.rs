@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Cluster, ms};
-use logdrive_shard::{LeaseRefused, LogIndex, MemberStep, MembershipChange, NodeId, Refused, Role};
+use logdrive_shard::{LeaseRefused, LogIndex, MemberStep, MembershipChange, NodeId, Refused, Role, Route};
 
 fn remove(node: u32) -> MembershipChange {
     MembershipChange::of(&[MemberStep::Remove(NodeId(node))])
@@ -109,4 +109,28 @@ fn field_17_a_lease_does_not_survive_a_change_of_the_configuration() {
     cluster.read(1).unwrap();
     cluster.stabilize();
     assert!(cluster.lease_read(1).is_ok_and(|index| index > LogIndex(1)));
+}
+
+#[test]
+fn an_idle_learner_that_is_told_its_ways_again_goes_on_following_its_leader() {
+    let mut cluster = Cluster::led(3);
+    cluster.change(1, &MembershipChange::of(&[MemberStep::Demote(NodeId(3))])).unwrap();
+    cluster.run_for(ms(5_000));
+    assert_eq!(cluster.group(3).membership().learners(), [NodeId(3)]);
+    let leader = cluster.leader().unwrap();
+    let routes = &cluster.nodes[&3].routes;
+    let route = routes.iter().find(|(_, node)| node.0 == leader).map(|(route, _)| Route(*route));
+    // As a core does when another configuration is in force. Nothing changed for the leader, so it says nothing.
+    cluster.plain(3, |group, env| group.on_route(env, NodeId(leader), route.unwrap()));
+    assert!(cluster.network.is_empty());
+    assert_eq!(cluster.group(3).leader(), NodeId(leader), "it has no way to ask who leads");
+    cluster.run_for(ms(60_000));
+    assert_eq!(cluster.group(3).leader(), NodeId(leader));
+    // It does wait to hear the leader of a way that is new.
+    cluster.cut(3, leader);
+    cluster.run_for(ms(60_000));
+    assert_ne!(cluster.group(3).leader(), NodeId(leader));
+    cluster.connect(3, leader);
+    cluster.run_for(ms(1_000));
+    assert_eq!(cluster.group(3).leader(), NodeId(leader));
 }

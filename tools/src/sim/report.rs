@@ -12,7 +12,7 @@ use super::story;
 use super::world::World;
 
 /// The commit that the simulator, and what it simulates, was built from.
-pub const COMMIT: &str = env!("LOGDRIVE_TOOLS_COMMIT");
+pub const COMMIT: &str = env!("LOGDRIVE_BUILT_COMMIT");
 
 /// The state of a group on a node, in one line.
 pub fn state_on(world: &World, node: usize, group: GroupId) -> String {

@@ -74,6 +74,8 @@ struct GroupSnapshots {
     is_due: bool,
     /// Is being written, or installed.
     is_busy: bool,
+    /// Is in [`Snapshots::uncut`].
+    is_uncut: bool,
     /// The log asked for old entries: none are kept for slow followers.
     eased: bool,
     /// Who waits for a snapshot, and of what at least.
@@ -94,7 +96,7 @@ pub(super) struct Snapshots<D: Disk, M: StateMachine> {
     turn: usize,
     next_slice: Moment,
     failures: Failures,
-    /// Groups whose log could not be cut for want of room, to be tried again.
+    /// Groups whose log could not be cut for want of room, to be tried again; each once.
     uncut: Vec<u32>,
     next_cut: Moment,
     /// The store has more to do at once.
@@ -206,7 +208,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let state = &mut self.snapshots.groups[at];
         let asked = std::mem::take(&mut state.asked);
         // What waits in the queue finds nothing to do.
-        *state = GroupSnapshots { is_due: state.is_due, ..GroupSnapshots::default() };
+        *state =
+            GroupSnapshots { is_due: state.is_due, is_uncut: state.is_uncut, ..GroupSnapshots::default() };
         for asked in asked {
             self.answer_snapshot(asked, Err(crate::api::Error::NoSuchGroup));
         }

@@ -163,7 +163,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if let Err(error) = self.io.wal.compact(self.io.lanes[at].stream, index.0) {
             tracing::warn!(group = %self.ids[at], %error, "the log could not be cut behind a snapshot; it is tried again");
             state.eased = trailing == 0;
-            self.snapshots.uncut.push(slot);
+            if !std::mem::replace(&mut state.is_uncut, true) {
+                self.snapshots.uncut.push(slot);
+            }
             self.snapshots.next_cut = self.io.now.after(CUT_RETRY);
             return;
         }
@@ -178,6 +180,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         self.snapshots.next_cut = logdrive_shard::Moment::NEVER;
         for slot in std::mem::take(&mut self.snapshots.uncut) {
+            self.snapshots.groups[slot as usize].is_uncut = false;
             self.cut_log(slot);
         }
     }
@@ -210,6 +213,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return;
         };
         let writing = self.snapshots.writings.swap_remove(at);
+        self.snapshots.groups[slot as usize].is_busy = false;
         writing.view.into_iter().for_each(|view| self.machine.release(view));
         // It may be over already; then nothing is left of it to be given up.
         let _ = self.snapshots.store.abort(writing.write);
