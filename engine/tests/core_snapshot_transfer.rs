@@ -279,6 +279,38 @@ fn a_receiver_whose_disk_is_full_is_brought_up_when_it_has_room() {
     cluster.settle();
 }
 
+#[test]
+fn a_snapshot_that_the_state_machine_refuses_is_not_sent_again_and_both_ends_say_so() {
+    let mut cluster = Cluster::new(setup());
+    let (leader, away) = one_is_away(&mut cluster, 200);
+    cluster.core(away).machine().refuses.set(u32::MAX);
+    cluster.heal();
+    cluster.run_until(ms(20_000), |cluster| cluster.core(leader).transfer_counters().refused > 0);
+    let once = cluster.core(leader).snapshot_status(SLOT).file_bytes;
+    cluster.run_for(ms(30_000));
+    let counters = cluster.core(leader).transfer_counters();
+    assert!(counters.refused > 5, "it is offered from time to time: {counters:?}");
+    assert!(counters.bytes_sent <= once, "{} of {once} bytes", counters.bytes_sent);
+    let status = cluster.core(leader).transfer_status(SLOT);
+    assert!(matches!(status[..], [status] if status.step == TransferStep::Refused && status.peer.0 == away));
+    let status = cluster.core(away).snapshot_status(SLOT);
+    assert!(status.failure.is_some_and(|why| why.contains("bytes")) && !status.is_busy);
+    assert_eq!(cluster.core(away).snapshot_counters().installs_failed, 1);
+    // Another one is tried, once.
+    write_all(&mut cluster, 1, 200..210);
+    snapshot(&mut cluster, leader, 1);
+    cluster.run_for(ms(30_000));
+    assert_eq!(cluster.core(away).snapshot_counters().installs_failed, 2);
+    cluster.core(away).machine().refuses.set(0);
+    write_all(&mut cluster, 1, 210..220);
+    snapshot(&mut cluster, leader, 1);
+    cluster.run_until(ms(20_000), |cluster| brought_up(cluster, away) == 1);
+    cluster.settle();
+    cluster.run_for(ms(2_000));
+    assert_eq!(cluster.core(leader).transfer_status(SLOT), []);
+    assert_eq!(cluster.core(away).snapshot_status(SLOT).failure, None);
+}
+
 /// The receiver ends after so many operations of one of its disks while it is brought up. Whether it came to that.
 fn crash_after(operations: u64, of_snapshots: bool, power: bool) -> bool {
     let mut cluster = Cluster::new(setup());

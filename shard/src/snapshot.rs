@@ -223,8 +223,17 @@ impl Group {
 impl Group {
     /// Whether a snapshot up to `index` that a leader of `leader_term` offers would be installed as things are now: for the first
     /// part of it. If not, [`Group::on_snapshot`] with what was announced says so to the leader; nothing is installed then.
+    ///
+    /// A member that cannot read all of its log ([`Group::set_fit`]) takes one of what is committed here, too: the entries that it
+    /// cannot apply may be in no log any more. Its caller offers it none that is not ahead of what it has applied.
     pub fn needs_snapshot(&self, leader_term: Term, index: LogIndex) -> bool {
-        leader_term >= self.term && index > self.commit && !self.is_in_doubt()
+        let is_news = index > self.commit || self.cannot_read(index);
+        leader_term >= self.term && is_news && !self.is_in_doubt()
+    }
+
+    /// Whether the entry at `index` may be one of those that the caller cannot read.
+    fn cannot_read(&self, index: LogIndex) -> bool {
+        self.cold.unfit && (self.first_index()..=self.tail.last).contains(&index)
     }
 
     /// A snapshot that the leader `from` of `leader_term` offered, wherever its bytes came from, is complete and durable. What the
@@ -258,16 +267,15 @@ impl Group {
         self.save(env);
         let known = self.term_at(snapshot.index);
         let has_it = known == Some(snapshot.term);
-        let contradicts = if snapshot.index <= self.commit {
-            known.is_some() && !has_it
-        } else {
-            has_it && self.is_stale(snapshot)
-        };
+        // What is committed here and cannot be read is of use once more.
+        let is_news = snapshot.index > self.commit || (has_it && self.cannot_read(snapshot.index));
+        let contradicts =
+            if is_news { has_it && self.is_stale(snapshot) } else { known.is_some() && !has_it };
         if contradicts {
             self.refuse_message();
             return SnapshotDecision::Refused;
         }
-        if snapshot.index <= self.commit {
+        if !is_news {
             // What is committed here is in the log of every later leader, so the logs are equal up to there.
             self.answer_snapshot(env, peer, AppendOutcome::Matched(self.commit));
             return SnapshotDecision::AlreadyHave;
@@ -297,7 +305,7 @@ impl Group {
     }
 
     fn fast_forward(&mut self, snapshot: &SnapshotMeta) {
-        self.commit = snapshot.index;
+        self.commit = self.commit.max(snapshot.index);
         self.durable = self.durable.max(snapshot.index);
         self.tail.compact(&mut self.cold.older_runs, snapshot.index);
     }

@@ -273,6 +273,27 @@ fn a_snapshot_of_entries_that_are_here_keeps_what_follows_them() {
 }
 
 #[test]
+fn a_member_that_cannot_read_its_log_takes_a_snapshot_of_what_is_committed_there() {
+    let mut cluster = led_by_one(3);
+    cluster.propose(1, 7, 1).unwrap();
+    cluster.stabilize();
+    cluster.plain(1, |group, env| group.flush_commit(env));
+    cluster.stabilize();
+    let last = cluster.group(3).commit();
+    assert_eq!(last, cluster.group(1).commit());
+    assert!(cluster.take_snapshot(1, Some(last.0 - 3), 0));
+    let snapshot = snapshot_of(&cluster, 1);
+    let is_needed = |cluster: &Cluster| cluster.group(3).needs_snapshot(Term(1), LogIndex(last.0 - 3));
+    assert!(!is_needed(&cluster));
+    cluster.plain(3, |group, _| group.set_fit(false));
+    assert!(is_needed(&cluster));
+    cluster.install_snapshot(NodeId(1), 3, Term(1), &snapshot);
+    let group = cluster.group(3);
+    assert_eq!((group.first_index().0, group.commit(), group.durable()), (last.0 - 2, last, last));
+    assert!(!is_needed(&cluster), "what it stands for is gone from the log");
+}
+
+#[test]
 fn nothing_waits_for_ever() {
     let wanted = |cluster: &Cluster| cluster.requests.len();
     // The word that it is installed is lost; the leader asks.

@@ -4,6 +4,10 @@
 //! the same index and term has the one that is missing, committed or not, leader or not; and a member whose log says of
 //! itself that it can read an entry cannot be wrong about it, for every byte is checked.
 //!
+//! Entries may be in no log any more. What is missing and was applied here goes with a snapshot of this member's own, when everybody was
+//! asked once. Of what was not, a leader that is asked for it sends a snapshot (`snapshots/send.rs`), which this member takes although
+//! its log has the indexes: there is nothing else that it could go on with.
+//!
 //! A group with entries missing goes on: it knows its log as well as before. But it does not lead if another can
 //! ([`logdrive_shard::Group::set_fit`]). A disk that loses again what was repaired is not repaired any more, and all groups are led
 //! elsewhere if they can be.
@@ -17,6 +21,7 @@ use logdrive_wal::{AppendError, Disk, EntryHeader, ReadDone, Ticket};
 use super::Core;
 use super::lives::life_of;
 use super::record::{entry_note, note_kind};
+use super::snapshots::SnapshotOrder;
 use crate::api::StateMachine;
 use crate::wire::{Address, Entries};
 
@@ -156,6 +161,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let (now, last_ticket) = (self.io.now, self.io.wal.last_ticket());
         let lane = &self.io.lanes[slot as usize];
         let missing = self.io.wal.damaged_ranges(lane.stream).first().copied();
+        let is_brought_up = self.is_brought_up(slot);
         let Some(wound) = self.io.heal.wounds.get_mut(&slot) else { return };
         let Some((first, last)) = missing else {
             // Put back, replaced by a leader, or given up.
@@ -167,6 +173,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return;
         }
         wound.ask_at = now.after(PATIENCE);
+        if is_brought_up {
+            return;
+        }
         let asked = wound.asked;
         wound.asked += 1;
         let leader = self.groups[slot as usize].leader();
@@ -175,6 +184,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .filter(|&at| links[at].up && links[at].shared.has(slot) && links[at].has_room())
             .collect();
         let to_leader = able.iter().position(|&at| links[at].node == leader).unwrap_or(0);
+        let nobody_has_it = asked >= able.len();
+        if nobody_has_it && LogIndex(first) <= lane.applied {
+            return self.outlive_log(slot);
+        }
         if able.is_empty() {
             return;
         }
@@ -188,6 +201,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub(super) fn on_fetch(&mut self, link: usize, slot: u32, first: LogIndex, last: LogIndex) {
         if self.io.heal.served.len() >= SERVED_MAX || first.0 == 0 || last < first {
             self.io.counters.dropped += 1;
+            return;
+        }
+        if first < self.groups[slot as usize].first_index() {
+            // It is in this log no more. If this member leads, it has a snapshot for whoever asks.
+            self.io.queues.snapshots.push(SnapshotOrder::Missed { slot, link });
             return;
         }
         let token = self.io.heal.next_token;

@@ -93,6 +93,7 @@ fn about_snapshots() -> impl Strategy<Value = Message> {
         SnapshotVerdict::NoRoom,
         SnapshotVerdict::Failed,
         SnapshotVerdict::Unknown,
+        SnapshotVerdict::Refused,
     ];
     let verdict = prop::sample::select(verdicts.to_vec());
     let (offset, window) = (0..=16_u32 << 20, any::<u32>());

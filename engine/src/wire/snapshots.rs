@@ -58,12 +58,15 @@ pub enum SnapshotVerdict {
     Failed = 5,
     /// Nothing is known of it: it must be offered (again).
     Unknown = 6,
+    /// It was here, complete, and the state machine could make nothing of it.
+    Refused = 7,
 }
 
 impl SnapshotVerdict {
     pub(super) fn from_number(number: u32) -> Option<SnapshotVerdict> {
-        use SnapshotVerdict::{Busy, Failed, Going, Here, NoRoom, Unknown, Unneeded};
-        [Going, Here, Unneeded, Busy, NoRoom, Failed, Unknown].into_iter().find(|v| *v as u32 == number)
+        use SnapshotVerdict::{Busy, Failed, Going, Here, NoRoom, Refused, Unknown, Unneeded};
+        let all = [Going, Here, Unneeded, Busy, NoRoom, Failed, Unknown, Refused];
+        all.into_iter().find(|v| *v as u32 == number)
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod network;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
 #[derive(Default)]
 pub struct Journal {
     pub entries: Vec<Vec<(u64, Vec<u8>)>>,
+    /// So many snapshots cannot be loaded.
+    pub refuses: Cell<u32>,
 }
 
 impl StateMachine for Journal {
@@ -84,6 +87,10 @@ impl StateMachine for Journal {
     fn finish_load(&mut self, slot: u32, loading: BytesLoading) -> Result<(), BadSnapshot> {
         let bytes = loading.bytes();
         let truncated = || BadSnapshot::Truncated { bytes: bytes.len() as u64 };
+        if let Some(left) = self.refuses.get().checked_sub(1) {
+            self.refuses.set(left);
+            return Err(truncated());
+        }
         let (mut entries, mut rest) = (Vec::new(), bytes);
         while !rest.is_empty() {
             let (index, after) = rest.split_first_chunk().ok_or_else(truncated)?;

@@ -5,6 +5,8 @@
 //! parked until the log is durable. If the process ends in between, the next start finds a snapshot that is ahead of the log,
 //! or beside it, and moves the log then.
 
+use std::time::Duration;
+
 use logdrive_shard::{
     Append, AppendReply, Env, Fit, Group, HardState, Heartbeat, HeartbeatReply, LogIndex, Membership, Moment,
     NodeId, Role, Route, SessionTable, Sink, SnapshotDecision, Term, TimeoutNow, VoteReply, VoteRequest,
@@ -34,6 +36,20 @@ pub(super) struct Origin {
     from: NodeId,
     leader_term: Term,
 }
+
+/// A snapshot that could not be loaded is not taken again: what was wrong with it is wrong with it the next time. Others are tried
+/// after a pause, which doubles.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    snapshot: SnapshotId,
+    count: u32,
+    until: Moment,
+}
+
+/// The first pause after a snapshot that could not be loaded.
+const REFUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest.
+const REFUSE_MAX: Duration = Duration::from_secs(600);
 
 /// A file that is being received.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +90,8 @@ pub enum Offered {
     Here,
     /// This member has no use for it: its log is as far, or the offer is of a leader of the past.
     Unneeded,
+    /// The state machine could make nothing of it before, or of another one a moment ago.
+    Refused,
 }
 
 impl<D: Disk, M: StateMachine> Snapshots<D, M> {
@@ -100,8 +118,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     ) -> Result<Offered, BeginError> {
         let at = slot.0 as usize;
         let named = SnapshotHeader::decode(header).map_err(BeginError::Header)?;
-        if named.group != self.ids[at] || !self.groups[at].needs_snapshot(leader_term, named.index) {
+        if named.group != self.ids[at] || !self.is_of_use(slot.0, leader_term, named.index) {
             return Ok(Offered::Unneeded);
+        }
+        if self.snapshots.groups[at].refusal.is_some_and(|r| r.snapshot == named.id || self.io.now < r.until)
+        {
+            return Ok(Offered::Refused);
         }
         let life = self.lives[at];
         let origin = Origin { slot: slot.0, life, from, leader_term };
@@ -118,6 +140,17 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.snapshots.incoming.retain(|incoming| incoming.write != write);
         self.snapshots.incoming.push(Incoming { write, origin });
         Ok(Offered::Receive(write))
+    }
+
+    /// Whether a snapshot up to `index` would be installed.
+    fn is_of_use(&self, slot: u32, leader_term: Term, index: LogIndex) -> bool {
+        let at = slot as usize;
+        index > self.io.lanes[at].applied && self.groups[at].needs_snapshot(leader_term, index)
+    }
+
+    /// Whether a snapshot of the group comes from another node, or is being installed.
+    pub(in crate::core) fn is_brought_up(&self, slot: u32) -> bool {
+        self.is_receiving(slot) || self.snapshots.installs.iter().any(|install| install.origin.slot == slot)
     }
 
     /// Events of files that are being received or sent: those that concern nobody else here.
@@ -142,7 +175,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return;
         }
         let Some(header) = self.snapshots.store.header(snapshot).cloned() else { return };
-        let is_needed = self.groups[at].needs_snapshot(origin.leader_term, header.index);
+        let is_needed = self.is_of_use(origin.slot, origin.leader_term, header.index);
         if self.lives[at].count != origin.life.count || !is_needed {
             self.snapshots.store.remove(snapshot);
             return;
@@ -185,7 +218,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let taken = self.machine.load_part(&mut install.loading, &install.rest[install.from..end]);
             install.from = end;
             if let Err(error) = taken {
-                self.give_up_install(at, &error.to_string());
+                self.give_up_bad(at, &error.to_string());
             }
             return;
         }
@@ -193,7 +226,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             Ok(Some(ReadPart::State(bytes))) => (install.rest, install.from) = (bytes, 0),
             Ok(Some(ReadPart::Sessions(bytes))) => match decode_sessions(&bytes) {
                 Ok(sessions) => install.sessions = sessions,
-                Err(error) => self.give_up_install(at, &error),
+                Err(error) => self.give_up_bad(at, &error),
             },
             Ok(Some(ReadPart::End)) => install.is_built = true,
             // There is more soon, or word of a failure.
@@ -214,7 +247,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.snapshots.groups[of].is_busy = false;
         let membership = match Membership::decode(&header.membership) {
             Ok(membership) => membership,
-            Err(error) => return self.refuse_install(slot, header.id, &error.to_string()),
+            Err(error) => {
+                return self.refuse_install((slot, from, leader_term), header.id, &error.to_string());
+            }
         };
         let meta = logdrive_shard::SnapshotMeta {
             index: header.index,
@@ -223,9 +258,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             membership_index: header.membership_index,
         };
         assert_eq!(self.lives[of].count, life.count, "slot {slot}: a new life gives up what is being built");
+        if meta.index <= self.io.lanes[of].applied {
+            // The entries that this member could not read are back, and applied.
+            self.snapshots.store.remove(header.id);
+            return;
+        }
         let installs = self.would_install(slot, from, leader_term, &meta);
         if installs && let Err(error) = self.machine.finish_load(slot, loading) {
-            return self.refuse_install(slot, header.id, &error.to_string());
+            return self.refuse_install((slot, from, leader_term), header.id, &error.to_string());
         }
         let last = self.groups[of].last_index();
         let decision = self.step(slot, |group, env| group.on_snapshot(env, from, leader_term, &meta));
@@ -291,7 +331,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let state = &mut self.snapshots.groups[at];
         (state.index, state.file_bytes, state.at) = (meta.index, header.file_bytes(), Some(self.io.now));
         (state.membership_index, state.membership) = (meta.membership_index, meta.membership);
-        (state.log_bytes, state.failure) = (0, None);
+        (state.log_bytes, state.failure, state.refusal) = (0, None, None);
         self.answer_asked(slot, Ok(header.index));
         if self.groups[at].applicable() > meta.index {
             self.io.queue_apply(slot);
@@ -303,22 +343,43 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     /// A file cannot be read to its end.
     pub(super) fn give_up_install(&mut self, at: usize, why: &str) {
+        let install = self.end_install(at);
+        self.snapshots.store.remove(install.header.id);
+        self.on_install_failed(install.origin.slot, why);
+    }
+
+    /// What a file holds cannot be loaded.
+    fn give_up_bad(&mut self, at: usize, why: &str) {
+        let install = self.end_install(at);
+        let Origin { slot, from, leader_term, .. } = install.origin;
+        self.refuse_install((slot, from, leader_term), install.header.id, why);
+    }
+
+    fn end_install(&mut self, at: usize) -> Install<M::Loading> {
         let install = self.snapshots.installs.swap_remove(at);
         self.snapshots.store.end_read(install.read);
         self.snapshots.groups[install.origin.slot as usize].is_busy = false;
-        self.refuse_install(install.origin.slot, install.header.id, why);
+        install
     }
 
-    fn refuse_install(&mut self, slot: u32, snapshot: SnapshotId, why: &str) {
+    /// The file is of no use, and its leader is told.
+    fn refuse_install(&mut self, (slot, from, term): (u32, NodeId, Term), snapshot: SnapshotId, why: &str) {
         self.snapshots.store.remove(snapshot);
+        let now = self.io.now;
+        let refusal = &mut self.snapshots.groups[slot as usize].refusal;
+        let count = refusal.map_or(0, |refusal| refusal.count);
+        let pause = REFUSE_MIN * 2_u32.saturating_pow(count.min(16));
+        *refusal = Some(Refusal { snapshot, count: count + 1, until: now.after(pause.min(REFUSE_MAX)) });
         self.on_install_failed(slot, why);
+        self.tell_refusal(slot, from, term, snapshot);
     }
 
     fn on_install_failed(&mut self, slot: u32, why: &str) {
         tracing::error!(
             group = %self.ids[slot as usize],
             why,
-            "a snapshot from another node could not be installed; the group goes on as it was, and its leader sends another one"
+            "a snapshot from another node could not be installed; the group goes on as it was, and is behind until its leader has sent \
+             another one that can be. If that does not help: does this node run the same version and settings as its leader?"
         );
         self.snapshots.counters.installs_failed += 1;
         let state = &mut self.snapshots.groups[slot as usize];

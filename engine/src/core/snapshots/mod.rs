@@ -9,12 +9,14 @@
 //! | `install` | a complete file takes the place of a group's log and state |
 //! | `transfer` | snapshots on their way between nodes: what is common to both ends |
 //! | `send` | a leader brings up a member that its log does not reach any more |
+//! | `asked` | members that ask by themselves, and those that do not take what they are offered |
 //! | `receive` | the other end |
 //! | `status` | what is told about it |
 //!
 //! The files are [`SnapshotStore`]'s. Which configuration and which sessions belong to a state is known here: as entries are applied,
 //! the configurations among them are noted.
 
+mod asked;
 mod install;
 mod load;
 mod receive;
@@ -29,7 +31,7 @@ use std::collections::VecDeque;
 use logdrive_shard::{LogIndex, Membership, Moment, Start};
 use logdrive_wal::Disk;
 
-use self::install::{Incoming, Install};
+use self::install::{Incoming, Install, Refusal};
 use self::transfer::Transfers;
 use self::triggers::Failures;
 use self::writing::Writing;
@@ -82,6 +84,8 @@ struct GroupSnapshots {
     asked: Vec<Asked>,
     /// Why the last one came to nothing.
     failure: Option<Box<str>>,
+    /// The state machine could make nothing of one from another node.
+    refusal: Option<Refusal>,
 }
 
 /// See the module.

@@ -9,7 +9,7 @@ use super::install::Offered;
 use super::transfer::{Place, TransferStatus, TransferStep};
 use crate::api::StateMachine;
 use crate::core::{Core, Slot};
-use crate::snapshot::{BeginError, Received, SnapshotHeader, WriteFailure, WriteId};
+use crate::snapshot::{BeginError, Received, SnapshotHeader, SnapshotId, WriteFailure, WriteId};
 use crate::wire::{Address, SnapshotAnswer, SnapshotOffer, SnapshotPart, SnapshotVerdict};
 
 /// Answers to what belongs to nothing, in one turn at most; more of the kind is not answered.
@@ -111,6 +111,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             }
             Ok(Offered::Here) => SnapshotVerdict::Here,
             Ok(Offered::Unneeded) => SnapshotVerdict::Unneeded,
+            Ok(Offered::Refused) => SnapshotVerdict::Refused,
             Err(BeginError::TooMany { .. }) => {
                 self.make_room_for_receptions();
                 SnapshotVerdict::Busy
@@ -231,6 +232,17 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.end_reception(write, verdict);
     }
 
+    /// Whether a snapshot of the group is coming in, and its sender was heard lately.
+    pub(super) fn is_receiving(&self, slot: u32) -> bool {
+        let idle = self.beats(IDLE_AFTER);
+        self.snapshots.transfers.receiving.iter().any(|receiving| {
+            let link = self.io.links.get(receiving.link);
+            receiving.slot == slot
+                && link.is_some_and(|link| link.up && link.generation == receiving.generation)
+                && self.io.now.since(receiving.heard) < idle
+        })
+    }
+
     fn reception(&self, write: WriteId) -> Option<usize> {
         self.snapshots.transfers.receiving.iter().position(|receiving| receiving.write == write)
     }
@@ -242,6 +254,16 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let offer = SnapshotOffer { term, snapshot: header.id, attempt };
         if self.link_of_transfer(link, generation).is_some() {
             self.answer_stray(link, slot, &offer, verdict);
+        }
+    }
+
+    /// What came from a leader could not be loaded.
+    pub(super) fn tell_refusal(&mut self, slot: u32, from: NodeId, term: Term, snapshot: SnapshotId) {
+        let link =
+            self.io.links.iter().position(|link| link.node == from && link.up && link.shared.has(slot));
+        if let Some(link) = link {
+            let offer = SnapshotOffer { term, snapshot, attempt: 0 };
+            self.answer_stray(link, slot, &offer, SnapshotVerdict::Refused);
         }
     }
 

@@ -42,23 +42,25 @@ pub(super) struct Hold {
 /// A member that a group of this core brings up.
 pub(super) struct Outgoing {
     pub(super) slot: u32,
-    life: Life,
-    to: NodeId,
-    wanted: SnapshotWanted,
+    pub(super) life: Life,
+    pub(super) to: NodeId,
+    pub(super) wanted: SnapshotWanted,
     /// The way, and which connection that is.
-    link: usize,
-    remote: u32,
-    generation: u32,
+    pub(super) link: usize,
+    pub(super) remote: u32,
+    pub(super) generation: u32,
+    /// The member lost entries that it had acknowledged: the group knows nothing of that.
+    pub(super) heals: bool,
     /// Since when there is no way to it, or no leadership.
-    broken_at: Option<Moment>,
+    pub(super) broken_at: Option<Moment>,
     /// When the group heard of it last.
-    reported: Moment,
-    file: Option<Box<Sending>>,
+    pub(super) reported: Moment,
+    pub(super) file: Option<Box<Sending>>,
 }
 
 /// The file that is sent.
-struct Sending {
-    header: SnapshotHeader,
+pub(super) struct Sending {
+    pub(super) header: SnapshotHeader,
     read: ReadId,
     step: Step,
     /// Counts offers.
@@ -112,7 +114,7 @@ impl Outgoing {
 }
 
 impl Sending {
-    fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.header.file_bytes().saturating_sub(self.header.offset_of(0))
     }
 
@@ -163,6 +165,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 link,
                 remote,
                 generation,
+                heals: false,
                 broken_at: None,
                 reported: now,
                 file: None,
@@ -170,6 +173,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             transfers.line.insert((slot, to), waiting);
             return;
         };
+        known.heals = false;
         (known.link, known.remote, known.generation) = (link, remote, generation);
         (known.wanted, known.broken_at, known.reported) = (wanted, None, now);
         if let Some(file) = known.file.as_deref_mut() {
@@ -181,6 +185,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub(super) fn end_unneeded(&mut self, slot: u32, to: NodeId) {
         let transfers = &mut self.snapshots.transfers;
         transfers.line.remove(&(slot, to));
+        transfers.refused.remove(&(slot, to));
         let is_of = |outgoing: &Outgoing| (outgoing.slot, outgoing.to) == (slot, to);
         let Some(at) = transfers.outgoing.iter().position(is_of) else { return };
         let ended = self.remove_outgoing(at);
@@ -213,7 +218,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 && outgoing.wanted.term == answer.term
                 && outgoing.file.as_deref().is_some_and(|file| file.header.id == answer.snapshot)
         });
-        let Some((at, Outgoing { file: Some(file), .. })) = sent else {
+        let Some((at, Outgoing { file: Some(file), heals, .. })) = sent else {
             self.io.counters.ignored += 1;
             return;
         };
@@ -238,6 +243,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                     }
                 }
             }
+            SnapshotVerdict::Here | SnapshotVerdict::Unneeded if *heals => {
+                // If it comes to nothing there, the member asks again.
+                let Outgoing { slot, to, .. } = self.remove_outgoing(at);
+                self.snapshots.transfers.refused.remove(&(slot, to));
+                self.snapshots.transfers.counters.ended += 1;
+            }
             SnapshotVerdict::Here => {
                 (file.step, file.arrived, file.sent, file.moved) = (Step::Here, end, end, now);
                 file.ready.clear();
@@ -253,7 +264,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             SnapshotVerdict::Unneeded | SnapshotVerdict::Failed => {
                 self.fail_outgoing(at, SnapshotStatus::Failed)
             }
-            SnapshotVerdict::NoRoom => self.fail_outgoing(at, SnapshotStatus::Refused),
+            SnapshotVerdict::NoRoom | SnapshotVerdict::Refused => {
+                self.note_refused(at, answer.verdict);
+                self.fail_outgoing(at, SnapshotStatus::Refused);
+            }
         }
     }
 

@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 
-use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, Route, SnapshotWanted};
+use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, Route, SnapshotWanted, Term};
 use logdrive_wal::Disk;
 
 use super::receive::{Receiving, Stray};
@@ -39,6 +39,8 @@ pub(in crate::core) enum SnapshotOrder {
     Wanted { slot: u32, to: NodeId, route: Route, wanted: SnapshotWanted },
     /// It does not any more.
     Unneeded { slot: u32, to: NodeId },
+    /// A member at the other end of this link cannot read entries that the log here has not any more either.
+    Missed { slot: u32, link: usize },
 }
 
 /// A place in a file: bytes before it are there.
@@ -64,6 +66,8 @@ pub struct TransferCounters {
     pub ended: u64,
     /// Broken off.
     pub failed: u64,
+    /// Of those, because the receiver did not take it.
+    pub refused: u64,
     /// Given up for a newer snapshot.
     pub superseded: u64,
     /// Gone on with behind the first byte, after a reconnect or a silence.
@@ -99,6 +103,18 @@ pub enum TransferStep {
     Installing,
     /// No way to the receiver at present, or no leadership.
     Broken,
+    /// The receiver does not take it at present: its disk is full, or it could make nothing of what it got. Its own status and log
+    /// say more. It is offered again from time to time.
+    Refused,
+}
+
+/// A receiver that did not take what it was offered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused {
+    pub(super) index: LogIndex,
+    pub(super) bytes: u64,
+    pub(super) term: Term,
+    pub(super) at: Moment,
 }
 
 /// A snapshot on its way to or from another node.
@@ -131,6 +147,8 @@ pub(super) struct Transfers {
     pub(super) written: u64,
     /// Whose part comes next.
     pub(super) turn: usize,
+    /// By slot and receiver, until the next attempt comes further.
+    pub(super) refused: BTreeMap<(u32, NodeId), Refused>,
     pub(super) pace: Pace,
     /// Log that stays for those who have just been brought up.
     pub(super) holds: Vec<Hold>,
@@ -149,6 +167,7 @@ impl TransferStep {
             TransferStep::Moving => "moving",
             TransferStep::Installing => "installing",
             TransferStep::Broken => "broken",
+            TransferStep::Refused => "refused",
         }
     }
 }
@@ -162,6 +181,7 @@ impl Transfers {
             is_stirred: false,
             written: 0,
             turn: 0,
+            refused: BTreeMap::new(),
             pace: Pace::new(bytes_per_s, BURST_BYTES),
             holds: Vec::new(),
             receiving: Vec::new(),
@@ -187,6 +207,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                     self.want_transfer(slot, to, route, wanted)
                 }
                 SnapshotOrder::Unneeded { slot, to } => self.end_unneeded(slot, to),
+                SnapshotOrder::Missed { slot, link } => self.want_for_missed(slot, link),
             }
         }
         for event in std::mem::take(&mut self.snapshots.foreign) {
@@ -226,7 +247,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let outgoing = sent.chain(line.map(|(_, waiting)| waiting));
         let receiving = transfers.receiving.iter().filter(|receiving| receiving.slot == slot.0);
         let received = receiving.map(|receiving| self.reception_status(receiving));
-        outgoing.map(Outgoing::status).chain(received).collect()
+        let all = outgoing.map(Outgoing::status).chain(received);
+        all.chain(self.refused_transfers(slot.0)).collect()
     }
 
     /// Counters since the core opened.

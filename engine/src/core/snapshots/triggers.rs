@@ -100,6 +100,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if urgent { due.push_front(slot) } else { due.push_back(slot) }
     }
 
+    /// Nobody has entries that the disk lost and that were applied here: a snapshot stands for them.
+    pub(in crate::core) fn outlive_log(&mut self, slot: u32) {
+        self.snapshots.groups[slot as usize].eased = true;
+        self.want_snapshot(slot, true);
+    }
+
     /// The log wants the group's old entries to be given up.
     pub(in crate::core) fn ease_log(&mut self, slot: u32) {
         let settings = &self.io.settings.snapshots;
