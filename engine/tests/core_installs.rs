@@ -4,7 +4,7 @@ mod common;
 use common::{Cluster, Setup, ms, payload};
 use logdrive::api::ReadPolicy;
 use logdrive::core::{Event, Offered, Slot};
-use logdrive::snapshot::{SnapshotId, StoreEvent, WriteId};
+use logdrive::snapshot::{Received, SnapshotId, StoreEvent, WriteId};
 use logdrive_shard::{LogIndex, NodeId, Term};
 
 /// A file of a snapshot: its id, its header, its chunks.
@@ -71,10 +71,15 @@ fn hand_over(
         if !cluster.is_up(to) {
             break;
         }
-        // It fails with the disk, if that is what is tried.
-        let _ = cluster.core(to).snapshots().receive(write, *id, number, chunk);
-        cluster.wake(to);
-        cluster.run_for(ms(2));
+        // It fails with the disk, if that is what is tried; and it waits while it is read what came before a restart.
+        for _ in 0..100 {
+            let taken = cluster.core(to).snapshots().receive(write, *id, number, chunk);
+            cluster.wake(to);
+            cluster.run_for(ms(2));
+            if taken != Ok(Received::Full) || !cluster.is_up(to) {
+                break;
+            }
+        }
     }
     Some(write)
 }

@@ -207,6 +207,53 @@ fn after_a_reconnect_it_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_receiver_that_was_killed_goes_on_where_it_stopped() {
+    for in_order in [false, true] {
+        let mut cluster = Cluster::new(setup());
+        let (leader, away) = one_is_away(&mut cluster, 300);
+        cluster.heal();
+        run_until_sent(&mut cluster, leader, 150_000);
+        if in_order {
+            let now = Moment(cluster.now);
+            cluster.node(away).core.take().expect("it runs").close(now).expect("the disk is sound");
+        }
+        cluster.kill(away);
+        cluster.run_for(ms(200));
+        cluster.start(away);
+        cluster.run_until(ms(20_000), |cluster| brought_up(cluster, away) == 1);
+        cluster.settle();
+        let counters = cluster.core(leader).transfer_counters();
+        assert!(counters.resumed >= 1, "{counters:?}");
+        // Twice is sent at most what was on the way to the receiver or its disk.
+        let once = cluster.core(leader).snapshot_status(SLOT).file_bytes;
+        assert!(counters.bytes_sent <= once + (64 << 10), "{} of {once} bytes", counters.bytes_sent);
+        assert_eq!(cluster.core(away).snapshots().stats().resumed, 1);
+    }
+}
+
+#[test]
+fn a_sender_that_was_killed_goes_on_with_the_same_file() {
+    let mut setup = setup();
+    (setup.nodes, setup.founders) = (2, 1);
+    let mut cluster = Cluster::new(setup);
+    cluster.run_until(ms(20_000), |cluster| cluster.find_leader(1).is_some());
+    write_all(&mut cluster, 1, 0..300);
+    snapshot(&mut cluster, 1, 1);
+    let add = MembershipChange::of(&[MemberStep::AddLearner(NodeId(2))]);
+    let token = cluster.ask(1, |port, token| Event::Change { port, token, slot: SLOT, change: &add });
+    assert!(cluster.wait(1, token).result.is_ok());
+    run_until_sent(&mut cluster, 1, 150_000);
+    cluster.kill(1);
+    cluster.run_for(ms(200));
+    cluster.start(1);
+    cluster.run_until(ms(20_000), |cluster| brought_up(cluster, 2) == 1);
+    cluster.settle();
+    let counters = cluster.core(1).transfer_counters();
+    let once = cluster.core(1).snapshot_status(SLOT).file_bytes;
+    assert!(counters.resumed >= 1 && counters.bytes_sent < once - 100_000, "{counters:?} of {once} bytes");
+}
+
+#[test]
 fn a_newer_snapshot_does_not_take_the_place_of_one_that_is_half_way() {
     let mut cluster = Cluster::new(setup());
     let (leader, away) = one_is_away(&mut cluster, 300);

@@ -6,6 +6,7 @@ use super::types::SnapshotId;
 
 const SUFFIX: &str = ".snapshot";
 const TEMPORARY: &str = ".snapshot-tmp";
+const PARTIAL: &str = ".snapshot-part";
 /// Hexadecimal digits of group, life, index and id.
 const WIDTHS: [usize; 4] = [16, 8, 16, 16];
 
@@ -33,10 +34,24 @@ impl Key {
         self.stem() + TEMPORARY
     }
 
+    /// The name while it is received.
+    pub(super) fn partial(self) -> String {
+        self.stem() + PARTIAL
+    }
+
     /// What the name of a complete file says; nothing if it is not one.
     pub(super) fn parse(name: &str) -> Option<Key> {
+        Key::parse_stem(name.strip_suffix(SUFFIX)?)
+    }
+
+    /// The same of a file that was being received.
+    pub(super) fn parse_partial(name: &str) -> Option<Key> {
+        Key::parse_stem(name.strip_suffix(PARTIAL)?)
+    }
+
+    fn parse_stem(stem: &str) -> Option<Key> {
         let mut numbers = [0; 4];
-        let mut fields = name.strip_suffix(SUFFIX)?.split('-');
+        let mut fields = stem.split('-');
         for (number, width) in numbers.iter_mut().zip(WIDTHS) {
             let field = fields.next().filter(|field| field.len() == width)?;
             let digits = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
@@ -54,6 +69,11 @@ pub(super) fn is_temporary(name: &str) -> bool {
     name.ends_with(TEMPORARY)
 }
 
+/// Whether a file was being received when its receiver ended.
+pub(super) fn is_partial(name: &str) -> bool {
+    name.ends_with(PARTIAL)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,8 +84,17 @@ mod tests {
         assert_eq!(key.name(), "0000000000000007-00000002-ffffffffffffffff-0000000000000abc.snapshot");
         assert_eq!(Key::parse(&key.name()), Some(key));
         assert!(is_temporary(&key.temporary()) && !is_temporary(&key.name()));
+        assert!(is_partial(&key.partial()) && !is_partial(&key.name()) && !is_temporary(&key.partial()));
+        assert_eq!((Key::parse_partial(&key.partial()), Key::parse_partial(&key.name())), (Some(key), None));
         let upper = key.name().to_uppercase().replace(".SNAPSHOT", ".snapshot");
-        for other in [&key.temporary(), "LOCK", "7-2-3-4.snapshot", &upper, &format!("x{}", key.name())] {
+        for other in [
+            &key.temporary(),
+            &key.partial(),
+            "LOCK",
+            "7-2-3-4.snapshot",
+            &upper,
+            &format!("x{}", key.name()),
+        ] {
             assert_eq!(Key::parse(other), None, "{other}");
         }
     }

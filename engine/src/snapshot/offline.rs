@@ -10,7 +10,7 @@ use logdrive_shard::{Membership, SessionTable};
 use super::content::Decoder;
 use super::error::{Damage, DamageKind};
 use super::format::{HEADER_BYTES, SnapshotHeader, open};
-use super::names::{Key, is_temporary};
+use super::names::{Key, is_partial, is_temporary};
 
 /// How deep directories are searched for snapshots: a node's, a core's, the snapshots'.
 const DEPTH_MAX: u32 = 4;
@@ -71,7 +71,7 @@ fn search(dir: &Path, depth: u32, found: &mut Found) -> io::Result<()> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if Key::parse(name).is_some() {
             found.files.push(path);
-        } else if is_temporary(name) {
+        } else if is_temporary(name) || is_partial(name) {
             found.half_written.push(path);
         } else if depth > 1 && path.is_dir() {
             search(&path, depth - 1, found)?;

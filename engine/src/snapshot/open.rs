@@ -6,15 +6,18 @@ use logdrive_wal::{Buffer, Completion, Disk, DiskError, Done, FileId, Op, OpenMo
 
 use super::error::{Damage, DamageKind, ReadFailure, SnapshotOpenError};
 use super::format::{HEADER_BYTES, SnapshotHeader};
-use super::names::{Key, is_temporary};
-use super::store::Entry;
+use super::names::{Key, is_partial, is_temporary};
+use super::store::{Entry, Partial};
 use super::types::Opened;
 
 /// Headers that are read at once.
 const AT_ONCE: usize = 64;
 
-/// Removes temporary files, and reads the headers of the others.
-pub(super) fn scan<D: Disk>(disk: &mut D) -> Result<(BTreeMap<Key, Entry>, Opened), SnapshotOpenError> {
+/// What a directory has: complete files, and those that were being received.
+type Scanned = (BTreeMap<Key, Entry>, BTreeMap<Key, Partial>, Opened);
+
+/// Removes temporary files, and reads the headers of the others. Of files that were being received no more than `partials_max` stay.
+pub(super) fn scan<D: Disk>(disk: &mut D, partials_max: u32) -> Result<Scanned, SnapshotOpenError> {
     let root = disk.root();
     let fail = |source| SnapshotOpenError::Disk { root: root.clone(), source };
     let mut opened = Opened::default();
@@ -24,12 +27,29 @@ pub(super) fn scan<D: Disk>(disk: &mut D) -> Result<(BTreeMap<Key, Entry>, Opene
         Some(Err(error)) => return Err(fail(error)),
         other => unreachable!("a listing ended with {other:?}"),
     };
-    let mut keys = Vec::new();
+    let (mut keys, mut part_keys) = (Vec::new(), Vec::new());
     for (name, bytes) in names {
         if is_temporary(&name) {
             opened.half_written.push(name);
+        } else if is_partial(&name) {
+            match Key::parse_partial(&name).filter(|_| part_keys.len() < partials_max as usize) {
+                Some(key) => part_keys.push((key, bytes)),
+                None => opened.half_written.push(name),
+            }
         } else if let Some(key) = Key::parse(&name) {
             keys.push((key, bytes));
+        }
+    }
+    let mut partials = BTreeMap::new();
+    let mut parts = BTreeMap::new();
+    read_headers(disk, &part_keys, Key::partial, &mut parts);
+    for (key, Entry { bytes, header }) in parts {
+        match header {
+            Ok(header) => {
+                opened.half_received.push(key.partial());
+                partials.insert(key, Partial { bytes, header });
+            }
+            Err(_) => opened.half_written.push(key.partial()),
         }
     }
     let removals = opened.half_written.iter().map(|name| Op::Unlink { name: name.clone() }).collect();
@@ -43,7 +63,7 @@ pub(super) fn scan<D: Disk>(disk: &mut D) -> Result<(BTreeMap<Key, Entry>, Opene
     }
     let mut files = BTreeMap::new();
     for some in keys.chunks(AT_ONCE) {
-        read_headers(disk, some, &mut files);
+        read_headers(disk, some, Key::name, &mut files);
     }
     for entry in files.values() {
         match &entry.header {
@@ -51,11 +71,16 @@ pub(super) fn scan<D: Disk>(disk: &mut D) -> Result<(BTreeMap<Key, Entry>, Opene
             Err(failure) => opened.damaged.push(failure.clone()),
         }
     }
-    Ok((files, opened))
+    Ok((files, partials, opened))
 }
 
-fn read_headers<D: Disk>(disk: &mut D, keys: &[(Key, u64)], files: &mut BTreeMap<Key, Entry>) {
-    let opens = keys.iter().map(|(key, _)| Op::Open { name: key.name(), mode: OpenMode::ReadOnly });
+fn read_headers<D: Disk>(
+    disk: &mut D,
+    keys: &[(Key, u64)],
+    name_of: fn(Key) -> String,
+    files: &mut BTreeMap<Key, Entry>,
+) {
+    let opens = keys.iter().map(|(key, _)| Op::Open { name: name_of(*key), mode: OpenMode::ReadOnly });
     let mut open: Vec<(Key, u64, FileId)> = Vec::new();
     for (completion, (key, bytes)) in run(disk, opens.collect()).into_iter().zip(keys) {
         match completion.result {
@@ -75,7 +100,7 @@ fn read_headers<D: Disk>(disk: &mut D, keys: &[(Key, u64)], files: &mut BTreeMap
     });
     let reads = reads.collect();
     for (completion, (key, bytes, _)) in run(disk, reads).into_iter().zip(&open) {
-        let header = header_of(*key, *bytes, &completion.result, completion.buffer.as_ref());
+        let header = header_of((*key, name_of(*key)), *bytes, &completion.result, completion.buffer.as_ref());
         files.insert(*key, Entry { bytes: *bytes, header });
         completion.buffer.into_iter().for_each(|buffer| disk.recycle(buffer));
     }
@@ -85,7 +110,7 @@ fn read_headers<D: Disk>(disk: &mut D, keys: &[(Key, u64)], files: &mut BTreeMap
 
 /// The header of a file of so many bytes, if it is that of the snapshot that the name says.
 fn header_of(
-    key: Key,
+    (key, name): (Key, String),
     bytes: u64,
     result: &Result<Done, DiskError>,
     buffer: Option<&Buffer>,
@@ -100,12 +125,13 @@ fn header_of(
         if header.key() != key {
             return Err(DamageKind::Name);
         }
-        if expected != bytes {
+        // One that was being received is as long as it got.
+        if expected != bytes && !(is_partial(&name) && bytes < expected) {
             return Err(DamageKind::Length { expected, found: bytes });
         }
         Ok(header)
     });
-    checked.map_err(|kind| ReadFailure::Damaged(Damage { file: key.name(), offset: 0, kind }))
+    checked.map_err(|kind| ReadFailure::Damaged(Damage { file: name, offset: 0, kind }))
 }
 
 /// Performs operations and waits for all; what became of them, in their order.

@@ -7,7 +7,7 @@ use logdrive_wal::{Buffer, Completion, Disk, Done, FileId, Op, OpenMode};
 
 use super::content::{Decoder, Encoder, Piece};
 use super::error::{Damage, DamageKind, WriteFailure};
-use super::format::{HEADER_BYTES, SnapshotHeader};
+use super::format::{HEADER_BYTES, SnapshotHeader, open};
 use super::io::{For, Io, Place};
 use super::names::Key;
 use super::receive::Reception;
@@ -38,6 +38,10 @@ pub(super) struct Writing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Opening,
+    /// What is received has its header first, so that it can be gone on with after a restart.
+    Begin,
+    /// What an earlier process received is read, chunk by chunk, as far as it is good.
+    Resume,
     Body,
     Header,
     Sync,
@@ -71,6 +75,8 @@ pub(super) struct Output {
     /// Known when the body is complete.
     pub(super) header: Option<SnapshotHeader>,
     renamed: bool,
+    /// The file stays where it is if this comes to an end before it is complete.
+    pub(super) stays: bool,
     decoder: Decoder,
     scratch: Vec<u8>,
 }
@@ -89,13 +95,28 @@ impl Output {
             wants_room: false,
             header: None,
             renamed: false,
+            stays: false,
             decoder: Decoder::new(),
             scratch: Vec::new(),
         }
     }
 
     pub(super) fn open<D: Disk>(&mut self, io: &mut Io<D>) {
-        self.submit(io, Op::Open { name: self.key.temporary(), mode: OpenMode::CreateNew });
+        let mode = if self.resumes() { OpenMode::ReadWrite } else { OpenMode::CreateNew };
+        self.submit(io, Op::Open { name: self.working_name(), mode });
+    }
+
+    /// What the file is called until it is complete.
+    pub(super) fn working_name(&self) -> String {
+        match self.source {
+            Source::Local(_) => self.key.temporary(),
+            Source::Remote(_) => self.key.partial(),
+        }
+    }
+
+    /// Whether it is still being found out what an earlier process received.
+    pub(super) fn resumes(&self) -> bool {
+        matches!(&self.source, Source::Remote(reception) if reception.resumes)
     }
 
     fn submit<D: Disk>(&mut self, io: &mut Io<D>, op: Op) {
@@ -109,7 +130,7 @@ impl Output {
 
     /// Whether it takes more chunks.
     pub(super) fn has_room(&self) -> bool {
-        self.queue.len() + (self.in_flight as usize) < CHUNKS_QUEUED_MAX
+        !self.resumes() && self.queue.len() + (self.in_flight as usize) < CHUNKS_QUEUED_MAX
     }
 
     /// Whether a chunk may be written now.
@@ -155,7 +176,7 @@ impl Output {
         match completion.result {
             Ok(Done::Opened { file, .. }) => self.file = Some(file),
             Ok(Done::Transferred(written)) if written != place.len => {
-                let (file, offset, asked) = (self.key.temporary(), place.offset, place.len);
+                let (file, offset, asked) = (self.working_name(), place.offset, place.len);
                 self.fail(io, WriteFailure::Short { file, offset, asked, written });
             }
             Ok(_) => {}
@@ -164,9 +185,31 @@ impl Output {
         }
     }
 
+    /// A chunk of what an earlier process received was read. The first one that is not good, or not there, is where it goes on.
+    fn on_resumed<D: Disk>(&mut self, io: &mut Io<D>, completion: Completion) {
+        let Source::Remote(reception) = &mut self.source else { return };
+        let number = reception.next_missing();
+        let is_good = match (&completion.result, &completion.buffer) {
+            (Ok(Done::Transferred(len)), Some(buffer)) => {
+                open(&reception.header, number, &buffer.as_slice()[..*len as usize]).is_ok()
+            }
+            _ => false,
+        };
+        if is_good {
+            reception.set(number);
+        }
+        reception.resumes = is_good;
+        if let Some(buffer) = completion.buffer {
+            io.disk.recycle(buffer);
+        }
+    }
+
     /// A chunk was read back.
     pub(super) fn on_verified<D: Disk>(&mut self, io: &mut Io<D>, completion: Completion) {
         self.in_flight -= 1;
+        if self.header.is_none() {
+            return self.on_resumed(io, completion);
+        }
         let Some(header) = &self.header else { unreachable!("verified before the header was written") };
         let number = self.decoder.next();
         let checked = match (&completion.result, &completion.buffer) {
@@ -174,7 +217,7 @@ impl Output {
             (Ok(Done::Transferred(len)), Some(buffer)) => {
                 let chunk = &buffer.as_slice()[..*len as usize];
                 check(&mut self.decoder, header, chunk, &mut self.scratch).map_err(|kind| {
-                    let (file, offset) = (self.key.temporary(), header.offset_of(number));
+                    let (file, offset) = (self.working_name(), header.offset_of(number));
                     WriteFailure::Damaged(Damage { file, offset, kind })
                 })
             }
@@ -192,9 +235,21 @@ impl Output {
     pub(super) fn advance<D: Disk>(&mut self, io: &mut Io<D>) {
         while self.in_flight == 0 {
             match self.stage {
-                Stage::Opening => self.stage = Stage::Body,
+                Stage::Opening => match &self.source {
+                    Source::Local(_) => self.stage = Stage::Body,
+                    Source::Remote(reception) if reception.resumes => self.stage = Stage::Resume,
+                    Source::Remote(reception) => {
+                        let header = reception.header.encode();
+                        self.write_header(io, &header, Stage::Begin);
+                    }
+                },
+                Stage::Begin => self.stage = Stage::Body,
+                Stage::Resume => self.resume_next(io),
                 Stage::Body => match self.body_is_complete() {
-                    Some(header) => self.write_header(io, header),
+                    Some(header) => {
+                        self.write_header(io, &header.encode(), Stage::Header);
+                        self.header = Some(header);
+                    }
                     None => return,
                 },
                 Stage::Header => self.on_file(io, Stage::Sync, |file| Op::Sync { file }),
@@ -207,7 +262,7 @@ impl Output {
                     self.stage = Stage::Renaming;
                     // Even if it fails it may have happened.
                     self.renamed = true;
-                    self.submit(io, Op::Rename { from: self.key.temporary(), to: self.key.name() });
+                    self.submit(io, Op::Rename { from: self.working_name(), to: self.key.name() });
                 }
                 Stage::Renaming => {
                     self.stage = Stage::SyncDir;
@@ -217,9 +272,10 @@ impl Output {
                 Stage::Failing if self.file.is_some() => {
                     self.on_file(io, Stage::CleanClose, |file| Op::Close { file });
                 }
+                Stage::Failing | Stage::CleanClose if self.stays && !self.renamed => self.stage = Stage::Gone,
                 Stage::Failing | Stage::CleanClose => {
                     self.stage = Stage::CleanUnlink;
-                    self.submit(io, Op::Unlink { name: self.key.temporary() });
+                    self.submit(io, Op::Unlink { name: self.working_name() });
                     if self.renamed {
                         self.submit(io, Op::Unlink { name: self.key.name() });
                     }
@@ -245,14 +301,28 @@ impl Output {
         }
     }
 
-    fn write_header<D: Disk>(&mut self, io: &mut Io<D>, header: SnapshotHeader) {
+    fn write_header<D: Disk>(&mut self, io: &mut Io<D>, header: &[u8], stage: Stage) {
         let mut buffer: Buffer = io.disk.buffer(HEADER_BYTES);
-        buffer.as_mut_slice()[..HEADER_BYTES].copy_from_slice(&header.encode());
-        self.header = Some(header);
+        buffer.as_mut_slice()[..HEADER_BYTES].copy_from_slice(header);
         let len = HEADER_BYTES as u32;
-        let file = self.file.expect("the chunks were written to it");
-        self.stage = Stage::Header;
-        self.submit(io, Op::Write { file, offset: 0, buffer, len, durable: false });
+        self.on_file(io, stage, |file| Op::Write { file, offset: 0, buffer, len, durable: false });
+    }
+
+    /// Reads the next chunk that an earlier process may have received.
+    fn resume_next<D: Disk>(&mut self, io: &mut Io<D>) {
+        let (Source::Remote(reception), Some(file)) = (&mut self.source, self.file) else {
+            unreachable!("only what is received is gone on with, and its file is open")
+        };
+        reception.resumes &= !reception.is_complete();
+        if !reception.resumes {
+            self.stage = Stage::Body;
+            return;
+        }
+        let number = reception.next_missing();
+        let (offset, len) = (reception.header.offset_of(number), reception.header.len_of(number));
+        let buffer = io.disk.buffer(len as usize);
+        self.in_flight += 1;
+        io.submit(For::Verify { output: self.number }, Op::Read { file, offset, buffer, len });
     }
 
     /// Reads the next chunk back, or goes on if that was all and all was well.
@@ -270,7 +340,7 @@ impl Output {
         match self.decoder.finish(header) {
             Ok(()) => self.on_file(io, Stage::Closing, |file| Op::Close { file }),
             Err(kind) => {
-                let damage = Damage { file: self.key.temporary(), offset: 0, kind };
+                let damage = Damage { file: self.working_name(), offset: 0, kind };
                 self.fail(io, WriteFailure::Damaged(damage));
             }
         }

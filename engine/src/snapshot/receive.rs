@@ -21,6 +21,8 @@ pub(super) struct Reception {
     count: u64,
     /// All chunks below are here.
     next: u64,
+    /// An earlier process began it, and it is being read how far that one came.
+    pub(super) resumes: bool,
 }
 
 impl Reception {
@@ -28,11 +30,15 @@ impl Reception {
         self.count == self.header.chunks()
     }
 
+    pub(super) fn next_missing(&self) -> u64 {
+        self.next
+    }
+
     fn has(&self, chunk: u64) -> bool {
         self.here.get((chunk / 64) as usize).is_some_and(|word| word >> (chunk % 64) & 1 == 1)
     }
 
-    fn set(&mut self, chunk: u64) {
+    pub(super) fn set(&mut self, chunk: u64) {
         let word = (chunk / 64) as usize;
         if word >= self.here.len() {
             self.here.resize(word + 1, 0);
@@ -67,9 +73,33 @@ impl<D: Disk> SnapshotStore<D> {
             return Err(BeginError::Header(field));
         }
         self.check_receives()?;
-        self.check_space(header.file_bytes())?;
-        let reception = Reception { header, here: Vec::new(), count: 0, next: 0 };
-        Ok(self.begin_output(key, Source::Remote(Box::new(reception))))
+        // Whatever else there is of the group is of an older offer.
+        self.forget_partials(|other| other.group == key.group && other != key);
+        let there = self.partials.get(&key);
+        if there.is_some_and(|partial| partial.header != header) {
+            // Nobody writes two different snapshots under one id; it is gone before the next offer.
+            self.forget_partials(|other| other == key);
+            return Err(BeginError::Header(super::error::DamageKind::Name));
+        }
+        let there_bytes = there.map_or(0, |partial| partial.bytes);
+        if let Err(error) = self.check_space(header.file_bytes().saturating_sub(there_bytes)) {
+            // What nobody goes on with makes room for the next attempt.
+            self.forget_partials(|other| other != key);
+            return Err(error);
+        }
+        let resumes = self.partials.remove(&key).is_some();
+        self.stats.resumed += u64::from(resumes);
+        let reception = Reception { header, here: Vec::new(), count: 0, next: 0, resumes };
+        let write = self.begin_output(key, Source::Remote(Box::new(reception)));
+        if let Some(output) = self.outputs.get_mut(&write.0) {
+            output.wants_room = resumes;
+        }
+        Ok(write)
+    }
+
+    /// Whether it is still being read what an earlier process received: [`super::StoreEvent::Writable`] comes when that is known.
+    pub fn is_resuming(&self, write: WriteId) -> bool {
+        self.outputs.get(&write.0).is_some_and(Output::resumes)
     }
 
     /// The reception of exactly this file, if it is under way.

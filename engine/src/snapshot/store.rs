@@ -25,11 +25,18 @@ pub(super) struct Entry {
     pub(super) header: Result<SnapshotHeader, ReadFailure>,
 }
 
+/// A file that an earlier process was receiving.
+pub(super) struct Partial {
+    pub(super) bytes: u64,
+    pub(super) header: SnapshotHeader,
+}
+
 /// The snapshots of one core's groups, on a directory of their own. The module's documentation says how it is used.
 pub struct SnapshotStore<D: Disk> {
     pub(super) io: Io<D>,
     pub(super) settings: SnapshotFileSettings,
     files: BTreeMap<Key, Entry>,
+    pub(super) partials: BTreeMap<Key, Partial>,
     pub(super) outputs: BTreeMap<u64, Output>,
     pub(super) reads: BTreeMap<u64, Reading>,
     pub(super) events: Vec<StoreEvent>,
@@ -47,7 +54,7 @@ pub struct SnapshotStore<D: Disk> {
 }
 
 impl<D: Disk> SnapshotStore<D> {
-    /// Opens a directory: removes what is half-written, reads all headers. Waits for the disk, as opening a log does.
+    /// Opens a directory: removes what is half-written, keeps what is half-received, reads all headers. Waits for the disk, as opening a log does.
     ///
     /// # Errors
     /// The directory cannot be listed or changed, or a setting is out of its range. Files that are damaged are no error.
@@ -57,13 +64,14 @@ impl<D: Disk> SnapshotStore<D> {
     ) -> Result<(SnapshotStore<D>, Opened), SnapshotOpenError> {
         check_settings(&settings)?;
         let mut disk = disk;
-        let (files, opened) = super::open::scan(&mut disk)?;
+        let (files, partials, opened) = super::open::scan(&mut disk, settings.receives_max)?;
         let damaged = opened.damaged.len() as u64;
         let pace = Pace::new(settings.snapshot_bytes_per_s, settings.chunk_bytes);
         let mut store = SnapshotStore {
             io: Io::new(disk),
             settings,
             files,
+            partials,
             outputs: BTreeMap::new(),
             reads: BTreeMap::new(),
             events: Vec::new(),
@@ -121,6 +129,7 @@ impl<D: Disk> SnapshotStore<D> {
     /// Removes all snapshots of a group in this life of it and the earlier ones, and gives up those that are being written. A read
     /// that has its file open comes to its end all the same.
     pub fn forget(&mut self, group: GroupId, life: u32) {
+        self.forget_partials(|key| key.group == group && key.life <= life);
         let keys: Vec<Key> =
             self.files.keys().filter(|k| k.group == group && k.life <= life).copied().collect();
         for key in keys {
@@ -195,9 +204,11 @@ impl<D: Disk> SnapshotStore<D> {
         &mut self.io.disk
     }
 
-    /// Gives up what is under way, removes its files, and hands the disk back. Waits for the disk.
+    /// Gives up what is under way, removes the files that were being written (those that were being received are gone on with by the
+    /// next process), and hands the disk back. Waits for the disk.
     pub fn close(mut self) -> D {
         for output in self.outputs.values_mut() {
+            output.stays = output.failure.is_none() && matches!(output.source, Source::Remote(_));
             output.fail(&mut self.io, WriteFailure::Aborted);
         }
         let reads: Vec<u64> = self.reads.keys().copied().collect();
@@ -290,7 +301,7 @@ impl<D: Disk> SnapshotStore<D> {
             let needed = output.queue.front().map_or(0, |piece| u64::from(piece.len));
             if free < needed.saturating_add(reserve) {
                 let offset = output.queue.front().map_or(0, |piece| piece.offset);
-                let file = output.key.temporary();
+                let file = output.working_name();
                 output.fail(&mut self.io, WriteFailure::NoSpace { file, offset, free, reserve });
                 continue;
             }
@@ -322,6 +333,8 @@ impl<D: Disk> SnapshotStore<D> {
     /// `damaged`: those that could not be read as well, because there is a newer one that was just written. Before that they may
     /// be needed: a device that could not read them may do so at the next start.
     pub(super) fn retain(&mut self, group: GroupId, life: u32, damaged: bool) {
+        let newest = self.newest(group, life).ok().flatten().map_or(LogIndex(0), |header| header.index);
+        self.forget_partials(|key| key.group == group && key.life == life && key.index <= newest);
         let kept = self.settings.snapshots_kept as usize + 1;
         let mut good = 0;
         let mut superfluous = Vec::new();
@@ -338,6 +351,17 @@ impl<D: Disk> SnapshotStore<D> {
                 self.remove_file(key);
                 self.stats.removed += 1;
             }
+        }
+    }
+
+    /// What an earlier process received and nobody will go on with.
+    pub(super) fn forget_partials(&mut self, which: impl Fn(Key) -> bool) {
+        let keys: Vec<Key> = self.partials.keys().copied().filter(|key| which(*key)).collect();
+        for key in keys {
+            self.partials.remove(&key);
+            let name = key.partial();
+            self.io.submit(For::Removal { name: name.clone() }, Op::Unlink { name });
+            self.moved = true;
         }
     }
 

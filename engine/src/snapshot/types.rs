@@ -97,6 +97,8 @@ pub struct Opened {
     pub snapshots: u64,
     /// Files that were being written when the process ended, and are removed.
     pub half_written: Vec<String>,
+    /// Files that were being received, and are gone on with if they are offered again.
+    pub half_received: Vec<String>,
     /// Files that are not used. They stay until a newer snapshot of their group is durable.
     pub damaged: Vec<ReadFailure>,
 }
@@ -204,6 +206,8 @@ pub struct StoreStats {
     pub too_many: u64,
     /// Times that there was no room for more bytes of a write or reception.
     pub full: u64,
+    /// Receptions that an earlier process had begun.
+    pub resumed: u64,
     /// Chunks that waited for `snapshot_bytes_per_s`.
     pub paced: u64,
     /// Snapshots that are offered.

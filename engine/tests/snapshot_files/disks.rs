@@ -45,7 +45,19 @@ fn on_io_uring_snapshots_are_written_kept_copied_and_found_again() {
         let (header, chunks) = bench.chunks(ids[2]);
         let mut copy = Bench { pause, ..Bench::open(ring(&other), settings.clone()) };
         let write = copy.store.begin_receive(&header, 0).unwrap();
-        for (number, chunk) in (0..).zip(&chunks) {
+        for (number, chunk) in (0..).zip(&chunks).take(6) {
+            copy.give(write, ids[2], number, chunk).unwrap();
+        }
+        // It is gone on with after a restart.
+        (0..100).for_each(|_| copy.poll());
+        drop(copy.store.close());
+        let mut copy = Bench { pause, ..Bench::open(ring(&other), settings.clone()) };
+        let write = copy.store.begin_receive(&header, 0).unwrap();
+        while copy.store.is_resuming(write) {
+            copy.poll();
+        }
+        assert_eq!(copy.store.progress(write).unwrap().next, 6);
+        for (number, chunk) in (0..).zip(&chunks).skip(6) {
             copy.give(write, ids[2], number, chunk).unwrap();
         }
         copy.wait(write).unwrap();

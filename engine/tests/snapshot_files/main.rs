@@ -11,4 +11,5 @@ mod failures;
 mod fixture;
 mod offline;
 mod random;
+mod resume;
 mod transfer;

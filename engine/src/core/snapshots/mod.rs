@@ -134,6 +134,12 @@ pub(super) fn open_store<D: Disk>(
     for file in &opened.half_written {
         tracing::info!(file, "a snapshot that was not complete when the process ended is removed");
     }
+    for file in &opened.half_received {
+        tracing::info!(
+            file,
+            "a snapshot that was being received when the process ended is gone on with if it is offered again"
+        );
+    }
     for damage in &opened.damaged {
         tracing::error!(%damage, "a snapshot is not used; an older one and the log take its place, or the group's leader");
     }

@@ -341,11 +341,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let receiving = &self.snapshots.transfers.receiving[at];
         let Place { chunk, offset } = self.place_of(receiving);
         let window = u64::from(self.io.settings.snapshots.transfer_window_bytes);
+        let is_resuming = self.snapshots.store.is_resuming(receiving.write);
         SnapshotAnswer {
             term: receiving.term,
             snapshot: receiving.header.id,
             attempt: receiving.attempt,
-            verdict: SnapshotVerdict::Going,
+            // How far an earlier process came is being read.
+            verdict: if is_resuming { SnapshotVerdict::Busy } else { SnapshotVerdict::Going },
             next: chunk,
             offset,
             window: window.saturating_sub(receiving.waiting_bytes) as u32,
