@@ -1,7 +1,7 @@
 //! What a core tells about itself.
 
-use logdrive_shard::{LogIndex, NodeId, Role};
-use logdrive_wal::{Disk, Health};
+use logdrive_shard::{LogIndex, Membership, NodeId, Role, Term};
+use logdrive_wal::{Disk, Health, Wal};
 
 use super::types::{CoreStatus, GroupDigest, GroupStatus, GroupSummary, Slot};
 use super::{Core, CoreId};
@@ -169,6 +169,22 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Applied here up to this index.
     pub fn applied(&self, slot: Slot) -> LogIndex {
         self.io.lanes[slot.0 as usize].applied
+    }
+
+    /// The log, to be looked at.
+    pub fn log(&self) -> &Wal<D> {
+        &self.io.wal
+    }
+
+    /// The term of an entry, if the group knows it: of what was compacted or is behind the end it does not.
+    pub fn term_at(&self, slot: Slot, index: LogIndex) -> Option<Term> {
+        self.groups[slot.0 as usize].term_at(index)
+    }
+
+    /// A group's configuration in force, and its index.
+    pub fn membership(&self, slot: Slot) -> (&Membership, LogIndex) {
+        let group = &self.groups[slot.0 as usize];
+        (group.membership(), group.membership_index())
     }
 
     /// This core.

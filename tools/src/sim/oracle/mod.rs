@@ -4,17 +4,38 @@
 //! |---|---|
 //! | `commands` | every node applies the same commands in the same order, once; answers tell what happened; reads see what was acknowledged |
 //! | `raft` | one leader per term; votes and acknowledgements are kept over restarts; what is committed is durable on a quorum |
+//! | `terms` | terms and commit indexes never go back; nobody campaigns without a rehearsal |
+//! | `ledger` | what is durable: reads every log from its medium, and hands it to the checks below |
+//! | `member` | the durable part of a member: term and vote never go back, what is committed is never replaced |
+//! | `agreed` | logs match; what is committed is the same everywhere |
+//! | `promises` | no vote, acknowledgement or answer leaves before it is durable; leaders are elected by durable votes |
+//! | `changes` | configurations are those of their entries; one change at a time |
+//! | `crash` | what a loss of power leaves at the end is what was durable |
 
+mod agreed;
+mod changes;
 mod commands;
+mod crash;
+mod ledger;
+mod member;
+mod promises;
 mod raft;
+mod terms;
 
 pub use commands::Commands;
+pub use ledger::Ledger;
 pub use raft::Raft;
+pub use terms::Terms;
 
 use super::observer::Observer;
 use super::plan::Plan;
 
 /// All checks that fit a plan.
 pub fn all(_plan: &Plan) -> Vec<Box<dyn Observer>> {
-    vec![Box::<Commands>::default(), Box::<Raft>::default()]
+    vec![
+        Box::<Commands>::default(),
+        Box::<Terms>::default(),
+        Box::<Ledger>::default(),
+        Box::<Raft>::default(),
+    ]
 }

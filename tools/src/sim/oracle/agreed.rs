@@ -1,0 +1,73 @@
+//! What all members of a group agree on: entries of the same index and term are the same, and what is committed is the same everywhere.
+
+use std::collections::BTreeMap;
+
+use logdrive_shard::{LogIndex, Term};
+
+use super::member::Entry;
+use crate::sim::observer::{Verdict, ensure};
+
+/// One group, over all its members and their lives.
+#[derive(Debug, Default)]
+pub struct Agreed {
+    /// By index and term, each with the term of the entry before it, where that is known.
+    seen: BTreeMap<(LogIndex, Term), (Entry, Option<Term>)>,
+    committed: BTreeMap<LogIndex, Entry>,
+}
+
+impl Agreed {
+    /// Some member has this entry, after one of the term `previous`.
+    pub fn appended(&mut self, index: LogIndex, entry: Entry, previous: Option<Term>) -> Verdict {
+        let first = self.seen.entry((index, entry.term)).or_insert((entry, previous));
+        first.1 = first.1.or(previous);
+        let matches = first.0 == entry && previous.is_none_or(|previous| first.1 == Some(previous));
+        ensure(matches, "logs match", || {
+            format!("{entry:?} at {index} after {previous:?}; elsewhere {:?} after {:?}", first.0, first.1)
+        })
+    }
+
+    /// Some member takes this entry for committed.
+    pub fn commits(&mut self, index: LogIndex, entry: Entry) -> Verdict {
+        let first = *self.committed.entry(index).or_insert(entry);
+        ensure(first == entry, "what is committed is the same everywhere", || {
+            format!("{first:?} and {entry:?} at {index}")
+        })
+    }
+
+    /// What is committed at an index, as far as a member that has it said so.
+    pub fn committed(&self, index: LogIndex) -> Option<Entry> {
+        self.committed.get(&index).copied()
+    }
+
+    /// Whether exactly this entry is committed.
+    pub fn is_committed(&self, index: LogIndex, entry: Entry) -> bool {
+        self.committed(index) == Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::member::tests::{entry, member};
+    use super::*;
+
+    #[test]
+    fn logs_that_do_not_match_are_seen() {
+        let mut agreed = Agreed::default();
+        member(&mut agreed, &[1, 1, 2]);
+        member(&mut agreed, &[1, 1, 1]);
+        let other = agreed.appended(LogIndex(2), entry(1, 77), Some(Term(1))).unwrap_err();
+        assert_eq!(other.assertion, "logs match");
+        let after = agreed.appended(LogIndex(3), entry(2, 3), Some(Term(2))).unwrap_err();
+        assert_eq!(after.assertion, "logs match");
+    }
+
+    #[test]
+    fn two_things_committed_at_one_index_are_seen() {
+        let mut agreed = Agreed::default();
+        let (mut one, mut other) = (member(&mut agreed, &[1, 1, 2]), member(&mut agreed, &[1, 1, 1]));
+        one.commits(&mut agreed, LogIndex(3)).unwrap();
+        other.commits(&mut agreed, LogIndex(2)).unwrap();
+        let broken = other.commits(&mut agreed, LogIndex(3)).unwrap_err();
+        assert_eq!(broken.assertion, "what is committed is the same everywhere");
+    }
+}

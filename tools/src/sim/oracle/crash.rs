@@ -1,0 +1,106 @@
+//! What a loss of power at the end of the run would leave, as the log's own recovery reads it, against the ledger: once per run and core.
+
+use std::collections::BTreeMap;
+
+use logdrive_shard::{GroupId, LogIndex};
+use logdrive_wal::{EntryHeader, Recovery, StreamId, Wal};
+
+use super::ledger::Ledger;
+use super::member::Member;
+use crate::sim::node::CoreAt;
+use crate::sim::observer::{Broken, Verdict, ensure};
+use crate::sim::world::World;
+
+/// What recovery tells.
+#[derive(Default)]
+struct Recovered {
+    /// By stream and index: term and checksum.
+    entries: BTreeMap<(u64, u64), (u64, u32)>,
+    damaged: bool,
+}
+
+impl Recovery for Recovered {
+    fn entry(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
+        let from = (stream.0, header.index);
+        let behind = self.entries.range(from..=(stream.0, u64::MAX)).map(|(at, _)| *at);
+        for at in behind.collect::<Vec<_>>() {
+            self.entries.remove(&at);
+        }
+        self.entries.insert(from, (header.tag, crc32c::crc32c(payload)));
+    }
+
+    fn state(&mut self, _: StreamId, _: &[u8]) {}
+
+    fn compacted(&mut self, stream: StreamId, index: u64) {
+        self.entries.retain(|at, _| at.0 != stream.0 || at.1 > index);
+    }
+
+    fn damaged(&mut self, _: StreamId, _: u64, _: u64) {
+        self.damaged = true;
+    }
+}
+
+/// All cores that can be judged.
+pub fn judge_all(ledger: &mut Ledger, world: &World) -> Verdict {
+    for at in world.cores() {
+        if ledger.catch_up(world, at)? {
+            judge(ledger, world, at).map_err(|broken| broken.on_node(world.node_id(at)))?;
+        }
+    }
+    Ok(())
+}
+
+fn judge(ledger: &Ledger, world: &World, at: CoreAt) -> Verdict {
+    let platter = world.platter(at).copy(1);
+    platter.calm();
+    platter.power_loss();
+    let unreadable = |error: String| Broken::new("the log opens after a loss of power", error);
+    let disk = platter.open().map_err(|error| unreadable(error.to_string()))?;
+    let mut recovered = Recovered::default();
+    let options = logdrive_wal::Options { log_id: 0, ..world.settings().wal.clone() };
+    let log = Wal::open(disk, options, world.now(), &mut recovered);
+    drop(log.map_err(|error| unreadable(error.to_string()))?);
+    for (group, member) in &ledger.cores[at.0].members {
+        compare(*group, member, &recovered).map_err(|broken| broken.in_group(*group))?;
+    }
+    Ok(())
+}
+
+fn compare(group: GroupId, member: &Member, recovered: &Recovered) -> Verdict {
+    let stream = u64::from(member.life()) << 32 | group.0;
+    for (index, entry) in member.entries() {
+        let found = recovered.entries.get(&(stream, index.0)).copied();
+        let same = found == Some((entry.term.0, entry.crc)) || recovered.damaged;
+        ensure(same, "a loss of power leaves what was durable", || {
+            format!("{entry:?} at {index} was durable, {found:?} comes back")
+        })?;
+    }
+    let behind = (stream, member.last().next().0)..=(stream, u64::MAX);
+    let more = recovered.entries.range(behind).next();
+    ensure(more.is_none(), "nothing comes back that was not durable", || {
+        format!("{more:?} behind {}", LogIndex(member.last().0))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::agreed::Agreed;
+    use super::super::member::tests::member;
+    use super::*;
+
+    #[test]
+    fn what_is_missing_and_what_is_too_much_after_a_crash_is_seen() {
+        let member = member(&mut Agreed::default(), &[1, 1, 2]);
+        let mut recovered = Recovered::default();
+        for (index, term) in [(1, 1), (2, 1), (3, 2)] {
+            recovered.entries.insert((5, index), (term, index as u32));
+        }
+        compare(GroupId(5), &member, &recovered).unwrap();
+        recovered.entries.insert((5, 4), (2, 4));
+        let broken = compare(GroupId(5), &member, &recovered).unwrap_err();
+        assert_eq!(broken.assertion, "nothing comes back that was not durable");
+        recovered.entries.remove(&(5, 2));
+        let broken = compare(GroupId(5), &member, &recovered).unwrap_err();
+        assert_eq!(broken.assertion, "a loss of power leaves what was durable");
+    }
+}

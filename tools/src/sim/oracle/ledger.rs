@@ -1,0 +1,347 @@
+//! What is durable, over all nodes: the witness against everything that nodes say. It reads each log from the medium, batch by batch, as
+//! far as the log says that it is durable, and judges by that what members commit, apply, acknowledge and answer.
+//!
+//! A core whose disk lies (writes that are lost or go astray, damage at rest) is not judged any more: what its medium holds is no
+//! longer what it was told.
+
+use std::collections::BTreeMap;
+
+use logdrive::core::Slot;
+use logdrive::wire::{EntryKind, FrameView};
+use logdrive_shard::{AppendOutcome, GroupId, LogIndex, Membership, NodeId, Role, Term};
+use logdrive_wal::{DurableLog, FaultKind as DiskFaultKind};
+
+use super::agreed::Agreed;
+use super::changes;
+use super::member::Member;
+use super::promises::{self, is_quorum};
+use crate::sim::faults::{Fault, FaultKind};
+use crate::sim::machine::Applied;
+use crate::sim::node::CoreAt;
+use crate::sim::observer::{Broken, ChangedSlot, Observer, Verdict, ensure};
+use crate::sim::world::World;
+
+/// A core's log and the durable part of its members.
+#[derive(Default)]
+pub(super) struct CoreLedger {
+    log: DurableLog,
+    pub(super) members: BTreeMap<GroupId, Member>,
+    /// Told and not judged yet.
+    applied: Vec<Applied>,
+    /// By group: the configuration in force as it was seen last, and its index.
+    memberships: BTreeMap<GroupId, (Membership, LogIndex)>,
+}
+
+/// The check.
+#[derive(Default)]
+pub struct Ledger {
+    pub(super) cores: Vec<CoreLedger>,
+    groups: BTreeMap<GroupId, Agreed>,
+    /// Who gave a vote, by group, term and candidate.
+    votes: BTreeMap<(GroupId, Term, NodeId), Vec<NodeId>>,
+    /// Nodes whose disks lie.
+    blind: Vec<bool>,
+}
+
+impl Ledger {
+    /// Whether what is on a core's medium is what was written there.
+    pub(super) fn sees(&self, world: &World, at: CoreAt) -> bool {
+        let node = world.node_of(at);
+        !world.is_spoiled(node) && !self.blind.get(node).copied().unwrap_or(false)
+    }
+
+    /// Reads what became durable on a core. True if it can be judged.
+    pub(super) fn catch_up(&mut self, world: &World, at: CoreAt) -> Result<bool, Box<Broken>> {
+        if self.cores.len() <= at.0 {
+            self.cores.resize_with(at.0 + 1, CoreLedger::default);
+        }
+        let Some(core) = world.core(at).filter(|_| self.sees(world, at)) else { return Ok(false) };
+        let (said, node) = (core.log().durable_end(), world.node_id(at));
+        let Ledger { cores, groups, .. } = self;
+        let CoreLedger { log, members, .. } = &mut cores[at.0];
+        let read = log.position();
+        if read == said {
+            return Ok(true);
+        }
+        ensure(said > read, "what is durable stays durable", || format!("up to {read}, now {said}"))
+            .map_err(|broken| broken.on_node(node))?;
+        let mut verdict = Ok(());
+        let followed = log.follow(world.platter(at), said, &mut |record| {
+            // The number of a stream: the group, and above that how often it began anew.
+            let (id, life) = (GroupId(record.stream & u64::from(u32::MAX)), (record.stream >> 32) as u32);
+            if verdict.is_err() || id.0 == 0 {
+                return;
+            }
+            let (member, agreed) = (members.entry(id).or_default(), groups.entry(id).or_default());
+            verdict = member.take(agreed, life, record).map_err(|broken| broken.in_group(id).on_node(node));
+        });
+        verdict?;
+        let moved_on = followed.map_err(|missing| {
+            Broken::new("what the log calls durable is on the medium", missing.to_string()).on_node(node)
+        })?;
+        if moved_on {
+            self.judge_segments(world, at)?;
+        }
+        Ok(true)
+    }
+
+    /// Looked at whenever a segment is left behind: what is needed is in segments that are still there.
+    fn judge_segments(&self, world: &World, at: CoreAt) -> Verdict {
+        let Some(oldest) = DurableLog::oldest(world.platter(at)) else { return Ok(()) };
+        for (group, member) in &self.cores[at.0].members {
+            let needs = member.needs_from();
+            ensure(
+                needs.is_none_or(|needs| needs >= oldest),
+                "a segment is recycled when nothing needs it",
+                || format!("something at {needs:?} is needed, the oldest segment begins at {oldest}"),
+            )
+            .map_err(|broken| broken.in_group(*group).on_node(world.node_id(at)))?;
+        }
+        Ok(())
+    }
+
+    /// The member of a group on a core.
+    fn member(&mut self, at: CoreAt, group: GroupId) -> &mut Member {
+        self.cores[at.0].members.entry(group).or_default()
+    }
+
+    fn judge(&mut self, world: &World, at: CoreAt, changed: &ChangedSlot) -> Verdict {
+        let (group, now, node) = (changed.now.id, changed.now, world.node_id(at));
+        let Some(core) = world.core(at) else { return Ok(()) };
+        let agreed = self.groups.entry(group).or_default();
+        let member = self.cores[at.0].members.entry(group).or_default();
+        member.commits(agreed, now.commit)?;
+        let seen = self.cores[at.0].memberships.get(&group);
+        let (membership, index) = core.membership(changed.slot);
+        if now.role == Role::Leader && now.term > Term(0) {
+            let took_over = changed.before.role != Role::Leader || changed.before.term != now.term;
+            if took_over {
+                self.elected(at, group, node, now.term, membership)?;
+            }
+            if now.commit > changed.before.commit {
+                // A configuration that came after the commit index moved, in the same turn, was not asked.
+                let quorum = self.is_held(
+                    world,
+                    group,
+                    membership,
+                    now.commit,
+                    core.term_at(changed.slot, now.commit),
+                ) || seen.is_some_and(|(before, _)| {
+                    self.is_held(world, group, before, now.commit, core.term_at(changed.slot, now.commit))
+                });
+                ensure(quorum, "what is committed is on the disks of a quorum", || {
+                    format!("{} is committed under {membership:?}", now.commit)
+                })?;
+            }
+        }
+        let member = &self.cores[at.0].members[&group];
+        let before = self.cores[at.0].memberships.get(&group);
+        changes::judge(member, core, changed, before.map(|(_, index)| *index), (membership, index))?;
+        if before.is_none_or(|(_, before)| *before != index) {
+            self.cores[at.0].memberships.insert(group, (membership.clone(), index));
+        }
+        Ok(())
+    }
+
+    /// A candidate won: with votes that were given, its own among them if it is durable.
+    fn elected(
+        &mut self,
+        at: CoreAt,
+        group: GroupId,
+        node: NodeId,
+        term: Term,
+        membership: &Membership,
+    ) -> Verdict {
+        let own = self.member(at, group).voted(term, node);
+        let given = self.votes.get(&(group, term, node)).map_or(&[][..], Vec::as_slice);
+        let has = |voter: NodeId| if voter == node { own } else { given.contains(&voter) };
+        ensure(is_quorum(membership, has), "a leader has the votes of a quorum, durably", || {
+            format!("term {term}: votes of {given:?}, its own durable: {own}, members {membership:?}")
+        })
+    }
+
+    /// Whether an entry is on the disks of a quorum. Disks that are not judged count as if they had it.
+    fn is_held(
+        &self,
+        world: &World,
+        group: GroupId,
+        membership: &Membership,
+        index: LogIndex,
+        term: Option<Term>,
+    ) -> bool {
+        let Some(term) = term else { return true };
+        is_quorum(membership, |voter| {
+            let (at, _) = world.home(voter.0 as usize - 1, group);
+            let member = self.cores.get(at.0).and_then(|core| core.members.get(&group));
+            !self.sees(world, at) || member.is_some_and(|member| member.holds(index, term))
+        })
+    }
+
+    fn judge_applied(&mut self, applied: &Applied) -> Verdict {
+        let agreed = self.groups.entry(applied.group).or_default();
+        let committed = agreed.committed(applied.index);
+        let same = committed.is_some_and(|entry| match entry.kind {
+            EntryKind::Payload => entry.crc == applied.crc,
+            // The command is a part of the entry.
+            EntryKind::Session => true,
+            EntryKind::Empty | EntryKind::Config => false,
+        });
+        ensure(same, "what is applied is what is committed and durable", || {
+            format!("index {}, checksum {:#x}; committed there: {committed:?}", applied.index, applied.crc)
+        })
+    }
+
+    fn judge_votes(&mut self, world: &World, from: CoreAt, to: CoreAt, frame: &FrameView<'_>) -> Verdict {
+        let (node, peer) = (world.node_id(from), world.node_id(to));
+        for (address, vote) in frame.vote_requests().filter(|(_, vote)| !vote.pre_vote) {
+            let Some(group) = world.group_at(to, address.slot) else { continue };
+            promises::vote(self.member(from, group), vote.term, node)
+                .map_err(|broken| broken.in_group(group).on_node(node))?;
+        }
+        for (address, vote) in frame.vote_replies().filter(|(_, vote)| vote.granted && !vote.pre_vote) {
+            let Some(group) = world.group_at(to, address.slot) else { continue };
+            self.votes.entry((group, vote.term, peer)).or_default().push(node);
+            promises::vote(self.member(from, group), vote.term, peer)
+                .map_err(|broken| broken.in_group(group).on_node(node))?;
+        }
+        Ok(())
+    }
+
+    fn judge_replies(&mut self, world: &World, from: CoreAt, to: CoreAt, frame: &FrameView<'_>) -> Verdict {
+        for (address, reply) in frame.append_replies() {
+            let (AppendOutcome::Matched(index), Some(group)) =
+                (reply.outcome, world.group_at(to, address.slot))
+            else {
+                continue;
+            };
+            let node = world.node_of(from);
+            let (_, slot) = world.home(node, group);
+            let Some(own) = world.summaries(from).get(slot.0 as usize) else { continue };
+            if own.term != reply.term {
+                // It waited for its way out, and another leader may have replaced it.
+                continue;
+            }
+            let own = world.core(from).and_then(|core| core.term_at(slot, index));
+            let leaders = leaders_term(world, to, Slot(address.slot), reply.term, index);
+            promises::matched(self.member(from, group), reply.term, index, own, leaders)
+                .map_err(|broken| broken.in_group(group).on_node(world.node_id(from)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The term of an entry as the leader of `term` has it, if that leads there; `Some(None)` if its log ends before it.
+fn leaders_term(world: &World, at: CoreAt, slot: Slot, term: Term, index: LogIndex) -> Option<Option<Term>> {
+    let core = world.core(at)?;
+    let leader = world.summaries(at).get(slot.0 as usize)?;
+    if leader.role != Role::Leader || leader.term != term || world.is_spoiled(world.node_of(at)) {
+        return None;
+    }
+    if index > leader.last {
+        return Some(None);
+    }
+    core.term_at(slot, index).map(Some)
+}
+
+impl Observer for Ledger {
+    fn name(&self) -> &'static str {
+        "ledger"
+    }
+
+    fn struck(&mut self, world: &World, fault: &Fault) -> Verdict {
+        let FaultKind::Disk { node, ref fault, .. } = fault.what else { return Ok(()) };
+        use DiskFaultKind::{Delay, Errno, Forgets, Short, Stall};
+        if !matches!(fault.what, Delay(_) | Errno(_) | Forgets(_) | Short(_) | Stall(_)) {
+            self.blind.resize(world.nodes(), false);
+            self.blind[node as usize % world.nodes()] = true;
+        }
+        Ok(())
+    }
+
+    /// What comes back is what was durable, to the last entry.
+    fn opened(&mut self, world: &World, at: CoreAt) -> Verdict {
+        if !self.catch_up(world, at)? {
+            return Ok(());
+        }
+        let (Some(core), node) = (world.core(at), world.node_id(at)) else { return Ok(()) };
+        self.cores[at.0].memberships.clear();
+        for (slot, now) in (0..).map(Slot).zip(world.summaries(at)) {
+            let member = self.cores[at.0].members.entry(now.id).or_default();
+            let (last, term) = (member.last(), member.term());
+            let here = core.term_at(slot, last);
+            let same = now.last == last && member.entry(last).is_none_or(|entry| Some(entry.term) == here);
+            ensure(same || member.in_doubt, "what comes back is what was durable", || {
+                format!("came back with {}, of term {here:?}; durable was {member:?}", now.last)
+            })
+            .and_then(|()| {
+                ensure(now.term >= term || member.in_doubt, "terms are kept over a restart", || {
+                    format!("came back in {}, durable was {term}", now.term)
+                })
+            })
+            .and_then(|()| member.commits(self.groups.entry(now.id).or_default(), now.commit))
+            .map_err(|broken| broken.in_group(now.id).on_node(node))?;
+        }
+        self.turned(world, at, &[])
+    }
+
+    fn stopped(&mut self, world: &World, node: usize) -> Verdict {
+        for at in world.cores_of(node) {
+            if let Some(core) = self.cores.get_mut(at.0) {
+                core.applied.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn turned(&mut self, world: &World, at: CoreAt, changed: &[ChangedSlot]) -> Verdict {
+        if !self.catch_up(world, at)? {
+            self.cores[at.0].applied.clear();
+            return Ok(());
+        }
+        let node = world.node_id(at);
+        for changed in changed {
+            self.judge(world, at, changed).map_err(|broken| broken.in_group(changed.now.id).on_node(node))?;
+        }
+        for applied in std::mem::take(&mut self.cores[at.0].applied) {
+            self.judge_applied(&applied).map_err(|broken| broken.in_group(applied.group).on_node(node))?;
+        }
+        Ok(())
+    }
+
+    fn applied(&mut self, world: &World, at: CoreAt, applied: &Applied) -> Verdict {
+        if self.catch_up(world, at)? {
+            self.cores[at.0].applied.push(*applied);
+        }
+        Ok(())
+    }
+
+    fn frame_left(&mut self, world: &World, from: CoreAt, to: CoreAt, frame: &FrameView<'_>) -> Verdict {
+        if !self.catch_up(world, from)? {
+            return Ok(());
+        }
+        self.judge_votes(world, from, to, frame)?;
+        self.judge_replies(world, from, to, frame)
+    }
+
+    fn answered(&mut self, world: &World, attempt: u64, _reply: &[u8]) -> Verdict {
+        let what = world.history().attempts[attempt as usize];
+        let op = world.history().op_of(attempt);
+        let (Some(Ok(index)), true) = (what.answer, op.kind.is_write()) else { return Ok(()) };
+        let (at, _) = world.home(what.node.0 as usize - 1, op.group);
+        if !self.catch_up(world, at)? {
+            return Ok(());
+        }
+        let last = self.member(at, op.group).last();
+        let committed = self.groups.get(&op.group).and_then(|agreed| agreed.committed(index));
+        ensure(last >= index && committed.is_some(), "no answer leaves before it is durable", || {
+            format!(
+                "attempt {attempt} took effect at {index}; durable is {last}, committed there {committed:?}"
+            )
+        })
+        .map_err(|broken| broken.in_group(op.group).on_node(what.node))
+    }
+
+    fn finished(&mut self, world: &World) -> Verdict {
+        super::crash::judge_all(self, world)
+    }
+}
