@@ -145,14 +145,14 @@ impl Ledger {
 
     /// A candidate won: with votes that were given, its own among them if it is durable.
     fn elected(
-        &mut self,
+        &self,
         at: CoreAt,
         group: GroupId,
         node: NodeId,
         term: Term,
         membership: &Membership,
     ) -> Verdict {
-        let own = self.member(at, group).voted(term, node);
+        let own = self.cores[at.0].members.get(&group).is_some_and(|member| member.voted(term, node));
         let given = self.votes.get(&(group, term, node)).map_or(&[][..], Vec::as_slice);
         let has = |voter: NodeId| if voter == node { own } else { given.contains(&voter) };
         ensure(is_quorum(membership, has), "a leader has the votes of a quorum, durably", || {
@@ -234,7 +234,11 @@ impl Ledger {
 fn leaders_term(world: &World, at: CoreAt, slot: Slot, term: Term, index: LogIndex) -> Option<Option<Term>> {
     let core = world.core(at)?;
     let leader = world.summaries(at).get(slot.0 as usize)?;
-    if leader.role != Role::Leader || leader.term != term || world.is_spoiled(world.node_of(at)) {
+    if !core.is_leader(slot)
+        || leader.role != Role::Leader
+        || leader.term != term
+        || world.is_spoiled(world.node_of(at))
+    {
         return None;
     }
     if index > leader.last {
