@@ -12,7 +12,7 @@ use super::lane::{Lane, NIL};
 use crate::wire::EntryKind;
 
 /// Bytes of a chunk.
-const CHUNK_BYTES: usize = 64 << 10;
+pub(super) const CHUNK_BYTES: usize = 64 << 10;
 /// A larger payload gets a chunk of its own.
 const SHARED_PAYLOAD_BYTES_MAX: usize = CHUNK_BYTES / 4;
 /// References kept inside a window; more are kept aside.
@@ -132,6 +132,11 @@ impl Cache {
     /// Entries given up because of the bound.
     pub(super) fn evictions(&self) -> u64 {
         self.evictions
+    }
+
+    /// The bound that eviction keeps, but for the newest chunk.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max
     }
 
     /// Whether [`Cache::evict`] is due.

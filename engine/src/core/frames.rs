@@ -13,7 +13,7 @@ use crate::wire::{Address, Entries, EntryKind, FrameError, FrameView, VERSION_MA
 
 /// A leader's append is not taken while this many times the bound on the log's backlog waits: the runtime should have stopped
 /// reading before.
-const BACKLOG_FACTOR: u64 = 4;
+pub(super) const BACKLOG_FACTOR: u64 = 4;
 
 /// The hard state that an append of a new term writes before its entries.
 const STATE_RECORD_BYTES: u64 = STATE_BYTES as u64 + RECORD_BYTES;

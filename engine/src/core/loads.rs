@@ -48,6 +48,16 @@ pub(super) struct Loads {
 }
 
 impl Loads {
+    /// Reads under way.
+    pub(super) fn under_way(&self) -> u64 {
+        self.slab.iter().flatten().count() as u64
+    }
+
+    /// So many at most.
+    pub(super) fn at_most(&self) -> u64 {
+        LOADS_MAX as u64
+    }
+
     /// Puts a range in line. The caller sees to it that a group has one per purpose.
     pub(super) fn want(&mut self, want: Want) {
         self.line.push_back(want);

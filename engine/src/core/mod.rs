@@ -23,6 +23,7 @@
 //! | `members`, `retire` | changes of configurations, and what follows from them; groups that left this node |
 //! | `balance` | leader placement, hand-over; `transfers`: orders to hand over |
 //! | `room` | room in the logs of a group's members; `pressure`: what the log asks to be given up |
+//! | `held` | what is bounded, beside its bounds |
 //! | `heal` | entries that the disk lost while the node runs |
 //! | `snapshots` | when they are taken, writing, loading, installing; what of the log may go then |
 //! | `open`, `recovery`, `record` | opening, reading the log back, and what its records mean |
@@ -38,6 +39,7 @@ mod cache;
 mod frames;
 mod gap;
 mod heal;
+mod held;
 mod ingress;
 mod lane;
 mod links;
@@ -78,6 +80,7 @@ use sessions::Sessions;
 use snapshots::Snapshots;
 use step::Io;
 
+pub use held::Held;
 pub use open::{Disks, OpenError};
 pub use snapshots::{
     Offered, SnapshotCounters, SnapshotStatus, TransferCounters, TransferStatus, TransferStep,

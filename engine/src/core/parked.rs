@@ -71,6 +71,16 @@ impl Waiting {
         self.parked.len() >= PARKED_MAX
     }
 
+    /// Messages parked.
+    pub(super) fn parked(&self) -> u64 {
+        self.parked.len() as u64
+    }
+
+    /// So many at most: the bound is asked before a message is taken, and each group has some of its own that are not asked.
+    pub(super) fn parked_max(&self, groups: u64) -> u64 {
+        PARKED_MAX as u64 + 4 * groups
+    }
+
     /// Parks something until the writes of the step under way are durable.
     pub(super) fn park(&mut self, parked: Parked) {
         self.parked.push_back(parked);

@@ -9,7 +9,7 @@ use crate::sim::observer::{Verdict, ensure};
 
 /// One group, over all its members and their lives.
 #[derive(Debug, Default)]
-pub struct Agreed {
+pub(super) struct Agreed {
     /// By index and term, each with the term of the entry before it, where that is known.
     seen: BTreeMap<(LogIndex, Term), (Entry, Option<Term>)>,
     committed: BTreeMap<LogIndex, Entry>,
@@ -17,7 +17,7 @@ pub struct Agreed {
 
 impl Agreed {
     /// Some member has this entry, after one of the term `previous`.
-    pub fn appended(&mut self, index: LogIndex, entry: Entry, previous: Option<Term>) -> Verdict {
+    pub(super) fn appended(&mut self, index: LogIndex, entry: Entry, previous: Option<Term>) -> Verdict {
         let first = self.seen.entry((index, entry.term)).or_insert((entry, previous));
         first.1 = first.1.or(previous);
         let matches = first.0 == entry && previous.is_none_or(|previous| first.1 == Some(previous));
@@ -27,7 +27,7 @@ impl Agreed {
     }
 
     /// Some member takes this entry for committed.
-    pub fn commits(&mut self, index: LogIndex, entry: Entry) -> Verdict {
+    pub(super) fn commits(&mut self, index: LogIndex, entry: Entry) -> Verdict {
         let first = *self.committed.entry(index).or_insert(entry);
         ensure(first == entry, "what is committed is the same everywhere", || {
             format!("{first:?} and {entry:?} at {index}")
@@ -35,12 +35,12 @@ impl Agreed {
     }
 
     /// What is committed at an index, as far as a member that has it said so.
-    pub fn committed(&self, index: LogIndex) -> Option<Entry> {
+    pub(super) fn committed(&self, index: LogIndex) -> Option<Entry> {
         self.committed.get(&index).copied()
     }
 
     /// Whether exactly this entry is committed.
-    pub fn is_committed(&self, index: LogIndex, entry: Entry) -> bool {
+    pub(super) fn is_committed(&self, index: LogIndex, entry: Entry) -> bool {
         self.committed(index) == Some(entry)
     }
 }
@@ -65,9 +65,10 @@ mod tests {
     fn two_things_committed_at_one_index_are_seen() {
         let mut agreed = Agreed::default();
         let (mut one, mut other) = (member(&mut agreed, &[1, 1, 2]), member(&mut agreed, &[1, 1, 1]));
-        one.commits(&mut agreed, LogIndex(3)).unwrap();
-        other.commits(&mut agreed, LogIndex(2)).unwrap();
-        let broken = other.commits(&mut agreed, LogIndex(3)).unwrap_err();
+        one.commits(&mut agreed, LogIndex(3), |_| None).unwrap();
+        other.commits(&mut agreed, LogIndex(2), |_| None).unwrap();
+        other.commits(&mut agreed, LogIndex(3), |_| Some(Term(2))).unwrap();
+        let broken = other.commits(&mut agreed, LogIndex(3), |_| None).unwrap_err();
         assert_eq!(broken.assertion, "what is committed is the same everywhere");
     }
 }

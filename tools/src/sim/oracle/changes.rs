@@ -10,7 +10,7 @@ use crate::sim::node::SimCore;
 use crate::sim::observer::{ChangedSlot, Verdict, ensure};
 
 /// What a core tells of a group's entries.
-pub trait Terms {
+pub(super) trait Terms {
     /// The term of an entry, if it is there.
     fn term_at(&self, slot: Slot, index: LogIndex) -> Option<Term>;
 }
@@ -22,7 +22,7 @@ impl Terms for SimCore {
 }
 
 /// Judges the configuration in force after a turn; `before` is the index of the one that was in force after the turn before.
-pub fn judge(
+pub(super) fn judge(
     member: &Member,
     core: &impl Terms,
     changed: &ChangedSlot,

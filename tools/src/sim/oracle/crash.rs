@@ -41,7 +41,7 @@ impl Recovery for Recovered {
 }
 
 /// All cores that can be judged.
-pub fn judge_all(ledger: &mut Ledger, world: &World) -> Verdict {
+pub(super) fn judge_all(ledger: &mut Ledger, world: &World) -> Verdict {
     for at in world.cores() {
         if ledger.catch_up(world, at)? {
             judge(ledger, world, at).map_err(|broken| broken.on_node(world.node_id(at)))?;

@@ -110,7 +110,7 @@ impl Ledger {
         let Some(core) = world.core(at) else { return Ok(()) };
         let agreed = self.groups.entry(group).or_default();
         let member = self.cores[at.0].members.entry(group).or_default();
-        member.commits(agreed, now.commit)?;
+        member.commits(agreed, now.commit, |index| core.term_at(changed.slot, index))?;
         let seen = self.cores[at.0].memberships.get(&group);
         let (membership, index) = core.membership(changed.slot);
         if now.role == Role::Leader && now.term > Term(0) {
@@ -269,6 +269,7 @@ impl Observer for Ledger {
         }
         let (Some(core), node) = (world.core(at), world.node_id(at)) else { return Ok(()) };
         self.cores[at.0].memberships.clear();
+        self.cores[at.0].log.reopened();
         for (slot, now) in (0..).map(Slot).zip(world.summaries(at)) {
             let member = self.cores[at.0].members.entry(now.id).or_default();
             let (last, term) = (member.last(), member.term());
@@ -282,7 +283,10 @@ impl Observer for Ledger {
                     format!("came back in {}, durable was {term}", now.term)
                 })
             })
-            .and_then(|()| member.commits(self.groups.entry(now.id).or_default(), now.commit))
+            .and_then(|()| {
+                let agreed = self.groups.entry(now.id).or_default();
+                member.commits(agreed, now.commit, |index| core.term_at(slot, index))
+            })
             .map_err(|broken| broken.in_group(now.id).on_node(node))?;
         }
         self.turned(world, at, &[])
@@ -292,6 +296,7 @@ impl Observer for Ledger {
         for at in world.cores_of(node) {
             if let Some(core) = self.cores.get_mut(at.0) {
                 core.applied.clear();
+                core.log.reopened();
             }
         }
         Ok(())

@@ -11,18 +11,18 @@ use crate::sim::observer::{Verdict, ensure};
 
 /// An entry, without its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(super) struct Entry {
     /// Its term.
-    pub term: Term,
+    pub(super) term: Term,
     /// Its kind.
-    pub kind: EntryKind,
+    pub(super) kind: EntryKind,
     /// Checksum of its payload.
-    pub crc: u32,
+    pub(super) crc: u32,
 }
 
 /// The durable part of a member.
 #[derive(Clone, Debug, Default)]
-pub struct Member {
+pub(super) struct Member {
     /// How often the group began anew here.
     life: u32,
     /// Entries up to here are given up.
@@ -36,7 +36,7 @@ pub struct Member {
     vote: NodeId,
     state_at: Option<u64>,
     /// The member's disk lost something: what it promised before does not bind it, it has to ask.
-    pub in_doubt: bool,
+    pub(super) in_doubt: bool,
     /// Compared with what is committed up to here.
     compared: u64,
     /// Index of the last configuration in the log.
@@ -45,53 +45,53 @@ pub struct Member {
 
 impl Member {
     /// How often the group began anew here.
-    pub fn life(&self) -> u32 {
+    pub(super) fn life(&self) -> u32 {
         self.life
     }
 
     /// The last entry.
-    pub fn last(&self) -> LogIndex {
+    pub(super) fn last(&self) -> LogIndex {
         LogIndex(self.compacted + self.entries.len() as u64)
     }
 
     /// An entry.
-    pub fn entry(&self, index: LogIndex) -> Option<Entry> {
+    pub(super) fn entry(&self, index: LogIndex) -> Option<Entry> {
         let place = index.0.checked_sub(self.compacted + 1)?;
         self.entries.get(usize::try_from(place).ok()?).map(|(entry, _)| *entry)
     }
 
     /// Has this entry of this term, or had it and needs it no more.
-    pub fn holds(&self, index: LogIndex, term: Term) -> bool {
+    pub(super) fn holds(&self, index: LogIndex, term: Term) -> bool {
         index.0 <= self.compacted || self.entry(index).is_some_and(|entry| entry.term == term)
     }
 
     /// The term that it comes back in, at least.
-    pub fn term(&self) -> Term {
+    pub(super) fn term(&self) -> Term {
         self.term.max(self.entries.back().map_or(Term(0), |(last, _)| last.term))
     }
 
     /// Whether it would come back knowing that it voted for `candidate` in `term`, or in a later term.
-    pub fn voted(&self, term: Term, candidate: NodeId) -> bool {
+    pub(super) fn voted(&self, term: Term, candidate: NodeId) -> bool {
         self.term() > term || (self.term == term && self.vote == candidate)
     }
 
     /// Index of the last configuration in the log; 0 if none is known.
-    pub fn config(&self) -> LogIndex {
+    pub(super) fn config(&self) -> LogIndex {
         LogIndex(self.config)
     }
 
     /// The place of the oldest thing that is needed.
-    pub fn needs_from(&self) -> Option<u64> {
+    pub(super) fn needs_from(&self) -> Option<u64> {
         self.entries.iter().map(|(_, at)| *at).chain(self.state_at).min()
     }
 
     /// All entries.
-    pub fn entries(&self) -> impl Iterator<Item = (LogIndex, Entry)> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (LogIndex, Entry)> {
         (self.compacted + 1..).map(LogIndex).zip(self.entries.iter().map(|(entry, _)| *entry))
     }
 
     /// A record of the group became durable.
-    pub fn take(&mut self, agreed: &mut Agreed, life: u32, record: &Record<'_>) -> Verdict {
+    pub(super) fn take(&mut self, agreed: &mut Agreed, life: u32, record: &Record<'_>) -> Verdict {
         if life < self.life {
             return Ok(());
         }
@@ -200,15 +200,23 @@ impl Member {
         }
     }
 
-    /// The member takes everything up to `commit` for committed: what of it is durable must be the same everywhere.
-    pub fn commits(&mut self, agreed: &mut Agreed, commit: LogIndex) -> Verdict {
+    /// The member takes everything up to `commit` for committed: what of it is durable must be the same everywhere. `term_at` is its log
+    /// in memory: what is to be replaced by something that is on its way to the disk does not count.
+    pub(super) fn commits(
+        &mut self,
+        agreed: &mut Agreed,
+        commit: LogIndex,
+        term_at: impl Fn(LogIndex) -> Option<Term>,
+    ) -> Verdict {
         let end = commit.min(self.last()).0;
         for index in self.compared.max(self.compacted) + 1..=end {
-            if let Some(entry) = self.entry(LogIndex(index)) {
-                agreed.commits(LogIndex(index), entry)?;
+            let Some(entry) = self.entry(LogIndex(index)) else { continue };
+            if term_at(LogIndex(index)).is_some_and(|term| term != entry.term) {
+                break;
             }
+            agreed.commits(LogIndex(index), entry)?;
+            self.compared = index;
         }
-        self.compared = self.compared.max(end);
         Ok(())
     }
 }
@@ -217,12 +225,12 @@ impl Member {
 pub(super) mod tests {
     use super::*;
 
-    pub fn entry(term: u64, crc: u32) -> Entry {
+    pub(in super::super) fn entry(term: u64, crc: u32) -> Entry {
         Entry { term: Term(term), kind: EntryKind::Payload, crc }
     }
 
     /// A member with entries of these terms, their checksums equal to their indexes.
-    pub fn member(agreed: &mut Agreed, terms: &[u64]) -> Member {
+    pub(in super::super) fn member(agreed: &mut Agreed, terms: &[u64]) -> Member {
         let mut member = Member::default();
         for (index, &term) in (1..).zip(terms) {
             member.append(agreed, index, entry(term, index as u32), index * 100).unwrap();
@@ -255,7 +263,7 @@ pub(super) mod tests {
     fn a_committed_entry_that_is_replaced_is_seen() {
         let mut agreed = Agreed::default();
         let mut member = member(&mut agreed, &[1, 1, 1]);
-        member.commits(&mut agreed, LogIndex(2)).unwrap();
+        member.commits(&mut agreed, LogIndex(2), |_| None).unwrap();
         member.clone().append(&mut agreed, 3, entry(2, 9), 0).unwrap();
         for index in [1, 2] {
             let broken = member.clone().append(&mut agreed, index, entry(2, 9), 0).unwrap_err();

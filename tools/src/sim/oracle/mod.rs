@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `commands` | every node applies the same commands in the same order, once; answers tell what happened; reads see what was acknowledged |
 //! | `raft` | one leader per term; votes and acknowledgements are kept over restarts; what is committed is durable on a quorum |
+//! | `bounds` | queues and budgets are within their bounds |
+//! | `linear` | histories are linearizable, key by key |
 //! | `terms` | terms and commit indexes never go back; nobody campaigns without a rehearsal |
 //! | `ledger` | what is durable: reads every log from its medium, and hands it to the checks below |
 //! | `member` | the durable part of a member: term and vote never go back, what is committed is never replaced |
@@ -13,17 +15,21 @@
 //! | `crash` | what a loss of power leaves at the end is what was durable |
 
 mod agreed;
+mod bounds;
 mod changes;
 mod commands;
 mod crash;
 mod ledger;
+mod linear;
 mod member;
 mod promises;
 mod raft;
 mod terms;
 
+pub use bounds::Bounds;
 pub use commands::Commands;
 pub use ledger::Ledger;
+pub use linear::Linear;
 pub use raft::Raft;
 pub use terms::Terms;
 
@@ -33,6 +39,7 @@ use super::plan::Plan;
 /// All checks that fit a plan.
 pub fn all(_plan: &Plan) -> Vec<Box<dyn Observer>> {
     vec![
+        Box::<Linear>::default(),
         Box::<Commands>::default(),
         Box::<Terms>::default(),
         Box::<Ledger>::default(),

@@ -6,7 +6,7 @@ use super::member::Member;
 use crate::sim::observer::{Verdict, ensure};
 
 /// A vote for `candidate` in `term` leaves the member, or its own candidacy.
-pub fn vote(member: &Member, term: Term, candidate: NodeId) -> Verdict {
+pub(super) fn vote(member: &Member, term: Term, candidate: NodeId) -> Verdict {
     ensure(member.voted(term, candidate) || member.in_doubt, "no vote leaves before it is durable", || {
         format!("for node {candidate} in term {term}; durable: {:?} in {}", member, member.term())
     })
@@ -14,7 +14,7 @@ pub fn vote(member: &Member, term: Term, candidate: NodeId) -> Verdict {
 
 /// An acknowledgement of everything up to `index` leaves the member in `term`. `own` is the term of that entry as the member has it in
 /// memory, `leaders` as the leader does that it goes to, if that still leads.
-pub fn matched(
+pub(super) fn matched(
     member: &Member,
     term: Term,
     index: LogIndex,
@@ -45,7 +45,7 @@ pub fn matched(
 }
 
 /// Whether those for whom `has` holds are a quorum.
-pub fn is_quorum(membership: &Membership, has: impl Fn(NodeId) -> bool) -> bool {
+pub(super) fn is_quorum(membership: &Membership, has: impl Fn(NodeId) -> bool) -> bool {
     let majority = |voters: &[NodeId]| {
         voters.is_empty() || voters.iter().filter(|voter| has(**voter)).count() > voters.len() / 2
     };
