@@ -114,6 +114,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if self.io.lanes[at].flags.raise(Flags::LEADER_CHANGED) {
             self.io.queues.leader_changes.push(slot);
         }
+        self.io.counters.retired += 1;
         tracing::info!(group = %id, "this node is no member of the group any more: its log and state are given up");
         self.tell_ways(slot);
         true

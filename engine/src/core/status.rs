@@ -43,6 +43,8 @@ pub struct Counters {
     pub log_pressure: u64,
     /// Groups of which the disk lost entries while the core ran, and got them all back.
     pub healed: u64,
+    /// Groups that this core gave up because its node is no member of them any more.
+    pub retired: u64,
 }
 
 impl<D: Disk, M: StateMachine> Core<D, M> {

@@ -201,7 +201,7 @@ impl World {
         let port = core.add_port();
         let mut summaries = Vec::new();
         core.group_list(&mut summaries);
-        let (connections, steps) = (Vec::new(), (0, 0));
+        let (connections, steps) = (Vec::new(), [0; 3]);
         let live = Live { core, port, connections, applied, disk_events, summaries, steps };
         let replayed = std::mem::take(&mut *live.applied.borrow_mut());
         state.live = Some(live);

@@ -30,6 +30,11 @@ pub struct Applied {
     pub crc: u32,
 }
 
+/// The digest of a group's commands after one more with this checksum.
+pub fn next_digest(digest: u64, crc: u32) -> u64 {
+    digest.rotate_left(7) ^ u64::from(crc)
+}
+
 /// What was applied since somebody looked.
 pub type AppliedLog = Rc<RefCell<Vec<Applied>>>;
 
@@ -55,6 +60,12 @@ impl Machine {
         Machine { applied, groups: Vec::new(), kv, replies: Replies::default() }
     }
 
+    /// Commands counted in a group, and the digest of what was counted.
+    pub fn counted(&self, slot: u32) -> (u64, u64) {
+        let Counter { count, digest } = self.groups[slot as usize];
+        (count, digest)
+    }
+
     /// Commands counted in a group.
     pub fn count(&self, slot: u32) -> u64 {
         self.groups[slot as usize].count
@@ -73,7 +84,7 @@ impl Machine {
             crc,
         });
         counter.count += 1;
-        counter.digest = counter.digest.rotate_left(7) ^ u64::from(crc);
+        counter.digest = next_digest(counter.digest, crc);
     }
 }
 

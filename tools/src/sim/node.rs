@@ -28,7 +28,7 @@ pub(super) struct Live {
     /// The state of all groups after the last turn, by slot.
     pub(super) summaries: Vec<GroupSummary>,
     /// The core's count of steps then: nothing changes without one.
-    pub(super) steps: (u64, u64),
+    pub(super) steps: [u64; 3],
 }
 
 /// A core of a node, over all its lives.

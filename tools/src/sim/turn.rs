@@ -4,7 +4,7 @@ use logdrive::core::{Event as CoreEvent, Slot};
 use logdrive::wire::{FrameView, VERSION_MAX, frame_len};
 use logdrive_shard::{AppendOutcome, GroupId, LogIndex, Moment, NodeId, Term};
 
-use super::clock::{MICROSECOND, MILLISECOND, Nanos};
+use super::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
 use super::faults::{Stop, TurnPoint};
 use super::node::CoreAt;
 use super::observer::{Broken, ChangedSlot, Verdict};
@@ -88,8 +88,11 @@ impl World {
 
     /// A log that is poisoned ends the process, which is started again.
     fn log_failed(&mut self, node: usize, fatal: &str) -> Verdict {
-        if let Some((TurnPoint::InDisk(_), how, down)) = self.nodes[node].doomed {
-            self.nodes[node].doomed = None;
+        // A later order to crash elsewhere in a turn may have come in between.
+        let is_halted = self.cores_of(node).any(|at| self.cores[at.0].platter.halted());
+        if is_halted {
+            let doomed = self.nodes[node].doomed.take();
+            let (how, down) = doomed.map_or((Stop::Kill, SECOND), |(_, how, down)| (how, down));
             self.reach("crashes inside a disk operation");
             self.stop_node(node, how)?;
             self.start_later(node, down);
@@ -135,11 +138,12 @@ impl World {
         events.iter().try_for_each(|event| self.tell(|observer, world| observer.disk(world, at, event)))
     }
 
-    /// The slots whose state changed since this was asked last. Without a step of a group, and nothing applied, nothing did.
+    /// The slots whose state changed since this was asked last. Without a step of a group, and nothing applied or
+    /// given up, nothing did.
     pub(super) fn find_changes(&mut self, at: CoreAt) -> Vec<ChangedSlot> {
         let Some(live) = &mut self.cores[at.0].live else { return Vec::new() };
         let counters = live.core.counters();
-        let steps = (counters.steps, counters.applied);
+        let steps = [counters.steps, counters.applied, counters.retired];
         if live.steps == steps {
             return Vec::new();
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use logdrive::wire::EntryKind;
 use logdrive_shard::{LogIndex, Term};
 
 use super::member::Entry;
@@ -13,6 +14,8 @@ pub(super) struct Agreed {
     /// By index and term, each with the term of the entry before it, where that is known.
     seen: BTreeMap<(LogIndex, Term), (Entry, Option<Term>)>,
     committed: BTreeMap<LogIndex, Entry>,
+    /// Checksums of configurations, by index and term of their entries.
+    configs: BTreeMap<(LogIndex, Term), u32>,
 }
 
 impl Agreed {
@@ -23,6 +26,18 @@ impl Agreed {
         let matches = first.0 == entry && previous.is_none_or(|previous| first.1 == Some(previous));
         ensure(matches, "logs match", || {
             format!("{entry:?} at {index} after {previous:?}; elsewhere {:?} after {:?}", first.0, first.1)
+        })?;
+        match entry.kind {
+            EntryKind::Config => self.configured(index, entry.term, entry.crc),
+            _ => Ok(()),
+        }
+    }
+
+    /// The configuration with this checksum is in force somewhere, or on a disk, as that of the entry of this index and term.
+    pub(super) fn configured(&mut self, index: LogIndex, term: Term, crc: u32) -> Verdict {
+        let first = *self.configs.entry((index, term)).or_insert(crc);
+        ensure(first == crc, "a configuration is the same everywhere", || {
+            format!("checksum {crc:#x} at {index} of term {term}; elsewhere {first:#x}")
         })
     }
 
@@ -70,5 +85,17 @@ mod tests {
         other.commits(&mut agreed, LogIndex(3), |_| Some(Term(2))).unwrap();
         let broken = other.commits(&mut agreed, LogIndex(3), |_| None).unwrap_err();
         assert_eq!(broken.assertion, "what is committed is the same everywhere");
+    }
+
+    #[test]
+    fn two_configurations_of_one_entry_are_seen() {
+        let mut agreed = Agreed::default();
+        agreed.configured(LogIndex(3), Term(2), 7).unwrap();
+        agreed.configured(LogIndex(3), Term(3), 8).unwrap();
+        let broken = agreed.configured(LogIndex(3), Term(2), 9).unwrap_err();
+        assert_eq!(broken.assertion, "a configuration is the same everywhere");
+        let other = Entry { kind: EntryKind::Config, ..entry(3, 9) };
+        let broken = agreed.appended(LogIndex(3), other, None).unwrap_err();
+        assert_eq!(broken.assertion, "a configuration is the same everywhere");
     }
 }

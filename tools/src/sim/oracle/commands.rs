@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use logdrive::api::Error;
 use logdrive_shard::{GroupId, LogIndex};
 
-use crate::sim::machine::Applied;
+use crate::sim::machine::{Applied, next_digest};
 use crate::sim::node::CoreAt;
 use crate::sim::observer::{Broken, Observer, Verdict, ensure};
 use crate::sim::ops::{OpKind, counter_of};
@@ -167,16 +167,32 @@ impl Observer for Commands {
         self.answer_fits(world, attempt, reply).map_err(|broken| broken.in_group(group))
     }
 
-    /// Everything that was applied anywhere is applied everywhere.
+    /// Everything that was acknowledged or applied anywhere is applied everywhere, in one order.
     fn finished(&mut self, world: &World) -> Verdict {
+        for (number, op) in (0..).zip(&world.history().ops) {
+            let acknowledged = op.kind.is_write() && op.answer.is_some_and(|answer| answer.is_ok());
+            let known: Option<&Known> = self.ops.get::<usize>(number);
+            let is_there = known.is_some_and(|known| known.place.is_some());
+            ensure(!acknowledged || is_there, "acknowledged writes are there at the end", || {
+                format!("operation {number}: {:?}", op.answer)
+            })
+            .map_err(|broken| broken.in_group(op.group))?;
+        }
         for (group, sequence) in &self.groups {
+            let crcs = sequence.applied.iter().map(|applied| applied.2);
+            let expected = (sequence.applied.len() as u64, crcs.fold(0, next_digest));
             let Some(leader) = world.leader_of(*group) else { continue };
             let (at, slot) = world.home(leader, *group);
-            let count = world.core(at).map_or(0, |core| core.machine().count(slot.0));
-            ensure(count == sequence.applied.len() as u64, "what was applied stays applied", || {
-                format!("{} commands were applied, the leader counts {count}", sequence.applied.len())
-            })
-            .map_err(|broken| broken.in_group(*group))?;
+            let Some(core) = world.core(at) else { continue };
+            let members = core.membership(slot).0.members().map(|node| node.0 as usize - 1);
+            for node in members.filter(|&node| world.is_up(node) && !world.is_spoiled(node)) {
+                let (at, slot) = world.home(node, *group);
+                let counted = world.core(at).map_or((0, 0), |core| core.machine().counted(slot.0));
+                ensure(counted == expected, "what was applied stays applied", || {
+                    format!("{expected:x?} are the commands and their digest, here they are {counted:x?}")
+                })
+                .map_err(|broken| broken.in_group(*group).on_node(world.node_id(at)))?;
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use logdrive_shard::{GroupId, LogIndex};
 use logdrive_wal::{EntryHeader, Recovery, StreamId, Wal};
 
 use super::ledger::Ledger;
-use super::member::Member;
+use super::member::{Member, stream_of};
 use crate::sim::node::CoreAt;
 use crate::sim::observer::{Broken, Verdict, ensure};
 use crate::sim::world::World;
@@ -67,7 +67,7 @@ fn judge(ledger: &Ledger, world: &World, at: CoreAt) -> Verdict {
 }
 
 fn compare(group: GroupId, member: &Member, recovered: &Recovered) -> Verdict {
-    let stream = u64::from(member.life()) << 32 | group.0;
+    let stream = stream_of(group, member.life());
     for (index, entry) in member.entries() {
         let found = recovered.entries.get(&(stream, index.0)).copied();
         let same = found == Some((entry.term.0, entry.crc)) || recovered.damaged;

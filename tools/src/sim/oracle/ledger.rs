@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use logdrive::core::Slot;
 use logdrive::wire::{EntryKind, FrameView};
 use logdrive_shard::{AppendOutcome, GroupId, LogIndex, Membership, NodeId, Role, Term};
+use logdrive_wal::offline::{Record, RecordKind};
 use logdrive_wal::{DurableLog, FaultKind as DiskFaultKind};
 
 use super::agreed::Agreed;
 use super::changes;
-use super::member::Member;
+use super::member::{Member, kind_of, life_of};
+use super::own_bytes;
 use super::promises::{self, is_quorum};
 use crate::sim::faults::{Fault, FaultKind};
 use crate::sim::machine::Applied;
@@ -67,13 +69,14 @@ impl Ledger {
             .map_err(|broken| broken.on_node(node))?;
         let mut verdict = Ok(());
         let followed = log.follow(world.platter(at), said, &mut |record| {
-            // The number of a stream: the group, and above that how often it began anew.
-            let (id, life) = (GroupId(record.stream & u64::from(u32::MAX)), (record.stream >> 32) as u32);
+            let (id, life) = life_of(record.stream);
             if verdict.is_err() || id.0 == 0 {
                 return;
             }
             let (member, agreed) = (members.entry(id).or_default(), groups.entry(id).or_default());
-            verdict = member.take(agreed, life, record).map_err(|broken| broken.in_group(id).on_node(node));
+            verdict = own_bytes(world, id, record)
+                .and_then(|()| member.take(agreed, life, record))
+                .map_err(|broken| broken.in_group(id).on_node(node));
         });
         verdict?;
         let moved_on = followed.map_err(|missing| {
@@ -138,6 +141,10 @@ impl Ledger {
         let before = self.cores[at.0].memberships.get(&group);
         changes::judge(member, core, changed, before.map(|(_, index)| *index), (membership, index))?;
         if before.is_none_or(|(_, before)| *before != index) {
+            if let Some(term) = core.term_at(changed.slot, index).filter(|_| index > LogIndex(0)) {
+                let agreed = self.groups.entry(group).or_default();
+                agreed.configured(index, term, crc32c::crc32c(&membership.encode()))?;
+            }
             self.cores[at.0].memberships.insert(group, (membership.clone(), index));
         }
         Ok(())
@@ -227,6 +234,17 @@ impl Ledger {
                 .map_err(|broken| broken.in_group(group).on_node(world.node_id(from)))?;
         }
         Ok(())
+    }
+}
+
+/// An entry, in whatever record, is one of its group.
+fn own_bytes(world: &World, group: GroupId, record: &Record<'_>) -> Verdict {
+    match record.kind {
+        RecordKind::Entry | RecordKind::Copy | RecordKind::Repair => {
+            let kind = kind_of(record);
+            own_bytes::judge(kind, record.payload, group, |attempt| own_bytes::group_of(world, attempt))
+        }
+        _ => Ok(()),
     }
 }
 

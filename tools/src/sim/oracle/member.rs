@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use logdrive::wire::EntryKind;
-use logdrive_shard::{LogIndex, NodeId, Term};
+use logdrive_shard::{GroupId, LogIndex, NodeId, Term};
 use logdrive_wal::offline::{Record, RecordKind};
 
 use super::agreed::Agreed;
@@ -18,6 +18,23 @@ pub(super) struct Entry {
     pub(super) kind: EntryKind,
     /// Checksum of its payload.
     pub(super) crc: u32,
+}
+
+/// The group that a stream is of, and which beginning of the group's log on its node it is; later ones are greater. (The number of a stream:
+/// the group, above that how often it began anew, above that how often its log did since.)
+pub(super) fn life_of(stream: u64) -> (GroupId, u32) {
+    let (lives, logs) = ((stream >> 32) as u16, (stream >> 48) as u16);
+    (GroupId(stream & u64::from(u32::MAX)), u32::from(lives) << 16 | u32::from(logs))
+}
+
+/// The stream of a group's life.
+pub(super) fn stream_of(group: GroupId, life: u32) -> u64 {
+    u64::from(life & 0xFFFF) << 48 | u64::from(life >> 16) << 32 | group.0
+}
+
+/// The kind of an entry, in the lowest bits of its note.
+pub(super) fn kind_of(record: &Record<'_>) -> EntryKind {
+    EntryKind::from_number((record.note & 3) as u8).unwrap_or(EntryKind::Payload)
 }
 
 /// The durable part of a member.
@@ -101,7 +118,7 @@ impl Member {
         }
         match record.kind {
             RecordKind::Entry => {
-                let kind = EntryKind::from_number((record.note & 3) as u8).unwrap_or(EntryKind::Payload);
+                let kind = kind_of(record);
                 let crc = crc32c::crc32c(record.payload);
                 self.append(agreed, record.index, Entry { term: Term(record.tag), kind, crc }, record.lsn)
             }
@@ -268,6 +285,16 @@ pub(super) mod tests {
         for index in [1, 2] {
             let broken = member.clone().append(&mut agreed, index, entry(2, 9), 0).unwrap_err();
             assert_eq!(broken.assertion, "what is committed is never replaced");
+        }
+    }
+
+    #[test]
+    fn a_new_life_comes_after_a_new_log_of_the_old_one() {
+        let (life, log) = (1 << 32 | 7, 1 << 48 | 7);
+        assert!(life_of(7) < life_of(log) && life_of(log) < life_of(life));
+        for stream in [7, life, log, 3 << 48 | 2 << 32 | 9] {
+            let (group, life) = life_of(stream);
+            assert_eq!(stream_of(group, life), stream);
         }
     }
 

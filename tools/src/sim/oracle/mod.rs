@@ -10,6 +10,7 @@
 //! | `ledger` | what is durable: reads every log from its medium, and hands it to the checks below |
 //! | `member` | the durable part of a member: term and vote never go back, what is committed is never replaced |
 //! | `agreed` | logs match; what is committed is the same everywhere |
+//! | `own_bytes` | no group reads another group's bytes |
 //! | `promises` | no vote, acknowledgement or answer leaves before it is durable; leaders are elected by durable votes |
 //! | `changes` | configurations are those of their entries; one change at a time |
 //! | `crash` | what a loss of power leaves at the end is what was durable |
@@ -22,6 +23,7 @@ mod crash;
 mod ledger;
 mod linear;
 mod member;
+mod own_bytes;
 mod promises;
 mod raft;
 mod terms;
@@ -30,6 +32,7 @@ pub use bounds::Bounds;
 pub use commands::Commands;
 pub use ledger::Ledger;
 pub use linear::Linear;
+pub use own_bytes::OwnBytes;
 pub use raft::Raft;
 pub use terms::Terms;
 
@@ -44,5 +47,7 @@ pub fn all(_plan: &Plan) -> Vec<Box<dyn Observer>> {
         Box::<Terms>::default(),
         Box::<Ledger>::default(),
         Box::<Raft>::default(),
+        Box::<OwnBytes>::default(),
+        Box::<Bounds>::default(),
     ]
 }
