@@ -278,6 +278,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.io.queue_flush(slot);
     }
 
+    /// Whether the member would serve a read under its lease at `now`, for whoever watches cores. Changes nothing.
+    pub fn holds_lease(&mut self, now: Moment, slot: Slot) -> bool {
+        let group = &mut self.groups[slot.0 as usize];
+        let mut sink = StepSink { io: &mut self.io, slot: slot.0 };
+        let mut env = Env { now, config: &self.config, random: &mut self.random, sink: &mut sink };
+        group.lease_read(&mut env).is_ok()
+    }
+
     /// The turn has read the clock: reads that came before are served under a lease, or join a round.
     pub(super) fn decide_lease_reads(&mut self) {
         if self.io.lease_reads.reads.is_empty() {

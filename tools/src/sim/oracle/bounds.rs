@@ -37,7 +37,7 @@ impl Observer for Bounds {
 
     fn turned(&mut self, world: &World, core: CoreAt, _changed: &[ChangedSlot]) -> Verdict {
         self.turns += 1;
-        if self.turns % ONE_IN != 0 {
+        if !self.turns.is_multiple_of(ONE_IN) {
             return Ok(());
         }
         self.look(world, core)

@@ -9,15 +9,14 @@ use std::collections::BTreeMap;
 use logdrive::core::Slot;
 use logdrive::wire::{EntryKind, FrameView};
 use logdrive_shard::{AppendOutcome, GroupId, LogIndex, Membership, NodeId, Role, Term};
+use logdrive_wal::DurableLog;
 use logdrive_wal::offline::{Record, RecordKind};
-use logdrive_wal::{DurableLog, FaultKind as DiskFaultKind};
 
 use super::agreed::Agreed;
 use super::changes;
 use super::member::{Member, kind_of, life_of};
 use super::own_bytes;
 use super::promises::{self, is_quorum};
-use crate::sim::faults::{Fault, FaultKind};
 use crate::sim::machine::Applied;
 use crate::sim::node::CoreAt;
 use crate::sim::observer::{Broken, ChangedSlot, Observer, Verdict, ensure};
@@ -41,23 +40,15 @@ pub struct Ledger {
     groups: BTreeMap<GroupId, Agreed>,
     /// Who gave a vote, by group, term and candidate.
     votes: BTreeMap<(GroupId, Term, NodeId), Vec<NodeId>>,
-    /// Nodes whose disks lie.
-    blind: Vec<bool>,
 }
 
 impl Ledger {
-    /// Whether what is on a core's medium is what was written there.
-    pub(super) fn sees(&self, world: &World, at: CoreAt) -> bool {
-        let node = world.node_of(at);
-        !world.is_spoiled(node) && !self.blind.get(node).copied().unwrap_or(false)
-    }
-
     /// Reads what became durable on a core. True if it can be judged.
     pub(super) fn catch_up(&mut self, world: &World, at: CoreAt) -> Result<bool, Box<Broken>> {
         if self.cores.len() <= at.0 {
             self.cores.resize_with(at.0 + 1, CoreLedger::default);
         }
-        let Some(core) = world.core(at).filter(|_| self.sees(world, at)) else { return Ok(false) };
+        let Some(core) = world.core(at).filter(|_| sees(world, at)) else { return Ok(false) };
         let (said, node) = (core.log().durable_end(), world.node_id(at));
         let Ledger { cores, groups, .. } = self;
         let CoreLedger { log, members, .. } = &mut cores[at.0];
@@ -114,6 +105,7 @@ impl Ledger {
         let agreed = self.groups.entry(group).or_default();
         let member = self.cores[at.0].members.entry(group).or_default();
         member.commits(agreed, now.commit, |index| core.term_at(changed.slot, index))?;
+        promises::durable(member, now.durable, core.term_at(changed.slot, now.durable))?;
         let seen = self.cores[at.0].memberships.get(&group);
         let (membership, index) = core.membership(changed.slot);
         if now.role == Role::Leader && now.term > Term(0) {
@@ -180,11 +172,15 @@ impl Ledger {
         is_quorum(membership, |voter| {
             let (at, _) = world.home(voter.0 as usize - 1, group);
             let member = self.cores.get(at.0).and_then(|core| core.members.get(&group));
-            !self.sees(world, at) || member.is_some_and(|member| member.holds(index, term))
+            !sees(world, at) || member.is_some_and(|member| member.holds(index, term))
         })
     }
 
-    fn judge_applied(&mut self, applied: &Applied) -> Verdict {
+    fn judge_applied(&mut self, at: CoreAt, applied: &Applied) -> Verdict {
+        let last = self.member(at, applied.group).last();
+        ensure(last >= applied.index, "only what is durable here is applied", || {
+            format!("index {} is applied, durable is {last}", applied.index)
+        })?;
         let agreed = self.groups.entry(applied.group).or_default();
         let committed = agreed.committed(applied.index);
         let same = committed.is_some_and(|entry| match entry.kind {
@@ -198,6 +194,15 @@ impl Ledger {
         })
     }
 
+    /// Votes count whoever gave them; only those of nodes whose disks can be judged are judged.
+    fn count_votes(&mut self, world: &World, from: CoreAt, to: CoreAt, frame: &FrameView<'_>) {
+        for (address, vote) in frame.vote_replies().filter(|(_, vote)| vote.granted && !vote.pre_vote) {
+            let Some(group) = world.group_at(to, address.slot) else { continue };
+            let candidate = world.node_id(to);
+            self.votes.entry((group, vote.term, candidate)).or_default().push(world.node_id(from));
+        }
+    }
+
     fn judge_votes(&mut self, world: &World, from: CoreAt, to: CoreAt, frame: &FrameView<'_>) -> Verdict {
         let (node, peer) = (world.node_id(from), world.node_id(to));
         for (address, vote) in frame.vote_requests().filter(|(_, vote)| !vote.pre_vote) {
@@ -207,7 +212,6 @@ impl Ledger {
         }
         for (address, vote) in frame.vote_replies().filter(|(_, vote)| vote.granted && !vote.pre_vote) {
             let Some(group) = world.group_at(to, address.slot) else { continue };
-            self.votes.entry((group, vote.term, peer)).or_default().push(node);
             promises::vote(self.member(from, group), vote.term, peer)
                 .map_err(|broken| broken.in_group(group).on_node(node))?;
         }
@@ -235,6 +239,12 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// Whether what is on a core's medium is what was written there.
+fn sees(world: &World, at: CoreAt) -> bool {
+    let node = world.node_of(at);
+    !world.is_spoiled(node) && !world.disk_lied(node)
 }
 
 /// An entry, in whatever record, is one of its group.
@@ -268,16 +278,6 @@ fn leaders_term(world: &World, at: CoreAt, slot: Slot, term: Term, index: LogInd
 impl Observer for Ledger {
     fn name(&self) -> &'static str {
         "ledger"
-    }
-
-    fn struck(&mut self, world: &World, fault: &Fault) -> Verdict {
-        let FaultKind::Disk { node, ref fault, .. } = fault.what else { return Ok(()) };
-        use DiskFaultKind::{Delay, Errno, Forgets, Short, Stall};
-        if !matches!(fault.what, Delay(_) | Errno(_) | Forgets(_) | Short(_) | Stall(_)) {
-            self.blind.resize(world.nodes(), false);
-            self.blind[node as usize % world.nodes()] = true;
-        }
-        Ok(())
     }
 
     /// What comes back is what was durable, to the last entry.
@@ -330,7 +330,8 @@ impl Observer for Ledger {
             self.judge(world, at, changed).map_err(|broken| broken.in_group(changed.now.id).on_node(node))?;
         }
         for applied in std::mem::take(&mut self.cores[at.0].applied) {
-            self.judge_applied(&applied).map_err(|broken| broken.in_group(applied.group).on_node(node))?;
+            self.judge_applied(at, &applied)
+                .map_err(|broken| broken.in_group(applied.group).on_node(node))?;
         }
         Ok(())
     }
@@ -343,6 +344,7 @@ impl Observer for Ledger {
     }
 
     fn frame_left(&mut self, world: &World, from: CoreAt, to: CoreAt, frame: &FrameView<'_>) -> Verdict {
+        self.count_votes(world, from, to, frame);
         if !self.catch_up(world, from)? {
             return Ok(());
         }

@@ -44,6 +44,14 @@ pub(super) fn matched(
     })
 }
 
+/// The member counts its own log as durable up to `index`, an entry of this term as it has it in memory.
+pub(super) fn durable(member: &Member, index: LogIndex, term: Option<Term>) -> Verdict {
+    let holds = index <= member.last() && term.is_none_or(|term| member.holds(index, term));
+    ensure(holds, "what a member counts as durable is", || {
+        format!("{index} of term {term:?}; on the disk it is {:?} of {}", member.entry(index), member.last())
+    })
+}
+
 /// Whether those for whom `has` holds are a quorum.
 pub(super) fn is_quorum(membership: &Membership, has: impl Fn(NodeId) -> bool) -> bool {
     let majority = |voters: &[NodeId]| {
@@ -93,6 +101,17 @@ mod tests {
             assertion(matched(&member, Term(2), two, None, Some(Some(Term(2))))),
             "what is acknowledged is what the leader has"
         );
+    }
+
+    #[test]
+    fn what_is_only_thought_to_be_durable_is_seen() {
+        let member = member(&mut Agreed::default(), &[1, 1, 2]);
+        durable(&member, LogIndex(0), None).unwrap();
+        durable(&member, LogIndex(3), Some(Term(2))).unwrap();
+        for (index, term) in [(4, 2), (3, 3)] {
+            let broken = durable(&member, LogIndex(index), Some(Term(term))).unwrap_err();
+            assert_eq!(broken.assertion, "what a member counts as durable is");
+        }
     }
 
     #[test]
