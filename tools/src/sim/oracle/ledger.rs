@@ -292,6 +292,11 @@ impl Observer for Ledger {
             let member = self.cores[at.0].members.entry(now.id).or_default();
             let (last, term) = (member.last(), member.term());
             let here = core.term_at(slot, last);
+            // A snapshot that was installed may be ahead of the log, which begins anew behind it then.
+            let snapshot = core.snapshot_status(slot).index;
+            if snapshot > last && now.last == snapshot {
+                continue;
+            }
             let same = now.last == last && member.entry(last).is_none_or(|entry| Some(entry.term) == here);
             ensure(same || member.in_doubt, "what comes back is what was durable", || {
                 format!("came back with {}, of term {here:?}; durable was {member:?}", now.last)
