@@ -584,3 +584,53 @@ fn field_24_a_kill_at_every_operation_while_streams_are_rewritten_loses_nothing(
 fn field_24_a_power_loss_at_every_operation_while_streams_are_rewritten_loses_nothing() {
     sweep(Crash::Power);
 }
+
+#[test]
+fn an_idle_log_goes_on_reclaiming_when_it_says_that_it_wants_to_and_then_says_no_more() {
+    let options = Options { reclaim_patience_ms: 5_000, ..options(16) };
+    let (mut wal, _) = new_log(options);
+    let (mut model, mut now) = (Streams::default(), 0);
+    for stream in 1..=20 {
+        for index in 1..=6 {
+            append(&mut wal, &mut model, stream, index, 300).unwrap();
+        }
+    }
+    // Somewhat more than half of what entries may use.
+    run_hot(&mut wal, &mut model, 5 * (32 << 10), &mut now, |_, _| {});
+    settle(&mut wal, &mut now);
+    let before = wal.stats();
+    assert_eq!(before.rewrites, 0, "owners have time: {before:?}");
+    let mut turns = 0;
+    while let Some(due) = wal.reclaim_due_nanos() {
+        turns += 1;
+        assert!(turns < 1_000, "at {now}, due {due}: {:?}", wal.stats());
+        now = now.max(due) + 1;
+        wal.submit(now);
+        while wal.poll(now) {
+            wal.submit(now);
+        }
+    }
+    let after = wal.stats();
+    assert!(
+        after.rewrites >= 20 && after.segments_recycled > before.segments_recycled,
+        "{turns} turns: {after:?}"
+    );
+    assert!(now > 5_000_000_000);
+}
+
+#[test]
+fn a_rewrite_that_began_in_the_oldest_segment_does_not_hold_it_for_ever() {
+    // Large entries: often the begin of a rewrite is the last thing in a segment, and its copies are in the next one.
+    let options = Options { reclaim_patience_ms: 0, ..options(24) };
+    let bytes = 10 * options.budget_bytes;
+    let (mut wal, _) = new_log(options);
+    let (mut model, mut now) = (Streams::default(), 0);
+    for stream in 1..=10 {
+        for index in 1..=2 {
+            append(&mut wal, &mut model, stream, index, 5500).unwrap();
+        }
+        turn(&mut wal, &mut now);
+    }
+    run_hot(&mut wal, &mut model, bytes, &mut now, |wal, _| while wal.poll_pressure().is_some() {});
+    assert!(wal.stats().rewrites > 50, "{:?}", wal.stats());
+}

@@ -70,6 +70,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .min(self.next_retirement())
             .min(self.next_healing())
             .min(self.io.wal.scrub_due_nanos().map_or(Moment::NEVER, Moment))
+            .min(self.io.wal.reclaim_due_nanos().map_or(Moment::NEVER, Moment))
             .min(self.next_snapshot_work())
     }
 

@@ -92,6 +92,10 @@ pub(crate) struct Log {
     pub(crate) segments_ahead: Option<Spanned<u32>>,
     pub(crate) writes_in_flight: Option<Spanned<u32>>,
     pub(crate) scrub_bytes_per_s: Option<Spanned<Bytes>>,
+    pub(crate) scrub_interval_s: Option<Spanned<u32>>,
+    pub(crate) reclaim_bytes_per_s: Option<Spanned<Bytes>>,
+    pub(crate) reclaim_patience_ms: Option<Spanned<u64>>,
+    pub(crate) rewrite_bytes: Option<Spanned<Bytes>>,
     pub(crate) batch_bytes: Option<Spanned<Bytes>>,
     pub(crate) durable_writes: Option<DurableWrites>,
 }

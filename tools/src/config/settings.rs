@@ -107,6 +107,13 @@ impl Check<'_> {
         self.number("log.writes_in_flight", &log.writes_in_flight, 1, 64, &mut wal.writes_in_flight);
         let scrub = &mut wal.scrub_bytes_per_s;
         self.size("log.scrub_bytes_per_s", &log.scrub_bytes_per_s, 0, 4096 * MIB, scrub);
+        self.number("log.scrub_interval_s", &log.scrub_interval_s, 1, 31_536_000, &mut wal.scrub_interval_s);
+        let reclaim = &mut wal.reclaim_bytes_per_s;
+        self.size("log.reclaim_bytes_per_s", &log.reclaim_bytes_per_s, MIB, 65_536 * MIB, reclaim);
+        let patience = &mut wal.reclaim_patience_ms;
+        self.number("log.reclaim_patience_ms", &log.reclaim_patience_ms, 0, 3_600_000, patience);
+        let rewrite = &mut wal.rewrite_bytes_max;
+        self.size("log.rewrite_bytes", &log.rewrite_bytes, 0, 65_536 * MIB, rewrite);
         self.size("log.batch_bytes", &log.batch_bytes, 4096, 16 * MIB, &mut wal.batch_bytes_max);
         let segment = wal.segment_bytes;
         if let Some(written) = &log.segment_bytes {

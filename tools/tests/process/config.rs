@@ -113,6 +113,16 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "[[nodes]]\nid = 1",
+        "[log]\nreclaim_bytes_per_s = 0\n[[nodes]]\nid = 1",
+        "node.toml:7:23: `log.reclaim_bytes_per_s` is 0 B, it must be from 1 MiB",
+    ),
+    (
+        "[[nodes]]\nid = 1",
+        "[log]\nreclaim_patience_ms = \"1 s\"\n[[nodes]]\nid = 1",
+        "node.toml:7:23: invalid type: string \"1 s\"",
+    ),
+    (
+        "[[nodes]]\nid = 1",
         "[log]\ndurable_writes = \"maybe\"\n[[nodes]]\nid = 1",
         "node.toml:7:18: unknown variant `maybe`",
     ),
@@ -158,7 +168,13 @@ fn all_problems_are_said_at_once() {
 #[test]
 fn a_good_file_is_accepted() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    for good in [GOOD.to_owned(), GOOD.replace("id = 2", "id = 2\npriority = 255")] {
+    let log = "segments_ahead = 2\nreclaim_bytes_per_s = \"8 MiB\"\nreclaim_patience_ms = 500\nrewrite_bytes = \"1 MiB\"\n\
+               scrub_bytes_per_s = 0\nscrub_interval_s = 60\nbatch_bytes = \"64 KiB\"\nsegment_bytes = \"8 MiB\"\n";
+    for good in [
+        GOOD.to_owned(),
+        GOOD.replace("id = 2", "id = 2\npriority = 255"),
+        format!("{GOOD}\n[log]\nbudget_bytes = \"1 GiB\"\n{log}"),
+    ] {
         let output = check(dir.path(), &good);
         assert!(output.status.success(), "{output:?}");
         assert!(output.stderr.is_empty(), "{output:?}");

@@ -132,6 +132,11 @@ impl Reader {
         self.reads_in_flight == 0 && self.queue.is_empty()
     }
 
+    /// Whether a read of the log's own has ended and was not taken.
+    pub(super) fn has_own(&self) -> bool {
+        self.own_done.is_some()
+    }
+
     pub(super) fn take_own(&mut self) -> Option<OwnDone> {
         self.own_done.take()
     }

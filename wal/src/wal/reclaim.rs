@@ -27,6 +27,8 @@ const STATES_PER_TURN: usize = 1024;
 const RECLAIM_NANOS: u64 = 10_000_000;
 /// See [`RECLAIM_NANOS`].
 const RECLAIM_NANOS_PER_STREAM: u64 = 5_000;
+/// Between two rounds of which nothing comes, at most, while writers are about to be refused.
+const CRITICAL_PAUSE_NANOS: u64 = 100_000_000;
 /// Requests to compact that wait for the owner at most; what finds no place is asked in the next round.
 const REQUESTS_MAX: usize = 4096;
 
@@ -61,6 +63,8 @@ pub(super) struct Round {
     pub(super) oldest: Incarnation,
     pub(super) pins: Vec<(StreamSlot, u64)>,
     pub(super) since_nanos: u64,
+    /// One of them moved, by its owner or by a rewrite.
+    pub(super) moved_one: bool,
     /// Live bytes of those that are still to be rewritten: entries may not take the room for them.
     pub(super) debt_bytes: u64,
 }
@@ -72,6 +76,8 @@ pub(super) struct Reclaim {
     /// Something happened that may have freed a segment.
     pub(super) wanted: bool,
     look_at: u64,
+    /// When streams may be asked again, if nothing came of the last time; else 0.
+    next_round_at: u64,
     /// A stream whose oldest entry was in the oldest segment when this was looked at last.
     pinned_by: Option<StreamSlot>,
     stage: Stage,
@@ -90,6 +96,7 @@ impl Reclaim {
             room: 0,
             wanted: true,
             look_at: 0,
+            next_round_at: 0,
             pinned_by: None,
             stage: Stage::Watch,
             trimmed_at,
@@ -170,13 +177,49 @@ impl<D: Disk> Wal<D> {
             || self.reclaim.moved.iter().filter_map(begin).any(|begin| begin < before)
     }
 
+    /// When [`Wal::submit`] wants to be called for reclaim to go on, though nothing is appended. `None` if there is nothing to do
+    /// before something happens: an operation of the disk ends, or the owner comes.
+    pub fn reclaim_due_nanos(&self) -> Option<u64> {
+        if self.retry_at.is_some() || matches!(self.health, super::Health::Poisoned(_)) {
+            return None;
+        }
+        let watches = matches!(self.reclaim.stage, Stage::Watch) && !self.reclaim.rewriter.is_busy();
+        let Reclaim { look_at, next_round_at, .. } = self.reclaim;
+        let look = (watches && self.reclaim.wanted).then_some(look_at);
+        let asks_again = watches && next_round_at > 0 && self.is_pressed();
+        let round = asks_again.then_some(next_round_at.max(look_at));
+        [look, round, self.rewrite_due_nanos()].into_iter().flatten().min()
+    }
+
+    /// The round is over. If nothing came of it the next one has time: its owners were asked just now.
+    pub(super) fn end_round(&mut self) {
+        let Some(round) = self.reclaim.round.take() else { return };
+        self.reclaim.wanted = true;
+        if !round.moved_one {
+            let pause = match self.pressure() {
+                Pressure::Critical => self.patience_nanos().min(CRITICAL_PAUSE_NANOS),
+                _ => self.patience_nanos(),
+            };
+            self.reclaim.next_round_at = round.since_nanos.saturating_add(pause);
+        }
+    }
+
+    pub(super) fn patience_nanos(&self) -> u64 {
+        self.options.reclaim_patience_ms.saturating_mul(1_000_000)
+    }
+
+    /// Whether streams might have to move and nobody was asked.
+    fn is_pressed(&self) -> bool {
+        self.reclaim.round.is_none() && self.pressure() > Pressure::Calm
+    }
+
     /// Looks for segments that no stream needs and takes the steps to free them. Once per turn.
     pub(super) fn maybe_reclaim(&mut self, now_nanos: u64) {
         self.maybe_trim();
         self.step_rewrites(now_nanos);
-        let pressed = self.reclaim.round.is_none() && self.pressure() > Pressure::Calm;
         if !matches!(self.reclaim.stage, Stage::Watch)
-            || !(self.reclaim.wanted || pressed)
+            || !(self.reclaim.wanted || self.is_pressed())
+            || self.reclaim.rewriter.is_busy()
             || now_nanos < self.reclaim.look_at
         {
             return;
@@ -190,15 +233,15 @@ impl<D: Disk> Wal<D> {
     fn look(&mut self, now_nanos: u64) {
         let Some(oldest) = self.segments.front() else { return };
         let (oldest, limit) = (oldest.incarnation, oldest.end);
-        if self.reclaim.rewriter.is_busy() {
-            return;
-        }
         if let Some(round) = &self.reclaim.round {
             if round.oldest == oldest && round.pins.iter().any(|(stream, _)| self.pins(*stream, limit)) {
                 return;
             }
             // Its room is free again.
             self.reclaim.round = None;
+        }
+        if now_nanos >= self.reclaim.next_round_at {
+            self.reclaim.next_round_at = 0;
         }
         if self.segments.count() < 2 {
             return;
@@ -240,7 +283,10 @@ impl<D: Disk> Wal<D> {
             }
         }
         if !pins.is_empty() {
-            return self.begin_round(oldest, pins, now_nanos);
+            if self.reclaim.next_round_at == 0 {
+                self.begin_round(oldest, pins, now_nanos);
+            }
+            return;
         }
         self.free(low, limit, now_nanos);
     }
@@ -255,7 +301,8 @@ impl<D: Disk> Wal<D> {
             self.reclaim.request(*stream, *bytes);
         }
         self.news = true;
-        self.reclaim.round = Some(Round { oldest, pins, since_nanos: now_nanos, debt_bytes });
+        self.reclaim.round =
+            Some(Round { oldest, pins, since_nanos: now_nanos, moved_one: false, debt_bytes });
     }
 
     /// No entry lies before `limit`; what does not lie before `low` is all that is needed.
@@ -283,7 +330,7 @@ impl<D: Disk> Wal<D> {
 
     /// Writes states and compaction marks from before `limit` again, a bounded number at a time.
     fn rewrite_states(&mut self, limit: Lsn) {
-        let mut rewritten = 0;
+        let (mut rewritten, mut lacks_room) = (0, false);
         for slot in 0..self.index.streams.len() as u32 {
             let stream = &self.index.streams[slot as usize];
             let state_old = stream.state_low().is_some_and(|at| at < limit);
@@ -291,7 +338,8 @@ impl<D: Disk> Wal<D> {
             if !state_old && !mark_old {
                 continue;
             }
-            if rewritten == STATES_PER_TURN || self.reclaim.room < (stream.state.len() + 4096) as u64 {
+            lacks_room = self.reclaim.room < (stream.state.len() + 4096) as u64;
+            if rewritten == STATES_PER_TURN || lacks_room {
                 break;
             }
             rewritten += 1;
@@ -306,7 +354,8 @@ impl<D: Disk> Wal<D> {
                 self.copy_state(slot);
             }
         }
-        self.reclaim.wanted = true;
+        // Otherwise there is nothing to be done before something happens.
+        self.reclaim.wanted = rewritten > 0 || lacks_room;
     }
 
     /// Streams that a trim record has to name may be so many.

@@ -171,7 +171,7 @@ impl<D: Disk> Wal<D> {
         }
         let pressure = self.pressure();
         let Some(limit) = self.segments.front().map(|oldest| oldest.end) else { return false };
-        let patience = self.options.reclaim_patience_ms.saturating_mul(1_000_000);
+        let patience = self.patience_nanos();
         let heard = self.reclaim.requests.is_empty();
         let Some(round) = &mut self.reclaim.round else { return false };
         let may_begin = match pressure {
@@ -183,12 +183,12 @@ impl<D: Disk> Wal<D> {
             return false;
         }
         let Some((stream, bytes)) = round.pins.pop() else {
-            self.reclaim.round = None;
-            self.reclaim.wanted = true;
+            self.end_round();
             return false;
         };
         let debt_bytes = if self.may_rewrite(stream, bytes) { bytes } else { 0 };
         if !self.pins(stream, limit) {
+            self.note_moved_one();
             self.pay(debt_bytes);
             return true;
         }
@@ -198,6 +198,37 @@ impl<D: Disk> Wal<D> {
             self.stats.rewrites_refused += 1;
         }
         true
+    }
+
+    /// When the rewriter goes on by itself.
+    pub(super) fn rewrite_due_nanos(&self) -> Option<u64> {
+        let rewriter = &self.reclaim.rewriter;
+        let Some(job) = &rewriter.job else {
+            if !rewriter.orders.is_empty() {
+                return Some(0);
+            }
+            let round = self.reclaim.round.as_ref()?;
+            let heard = self.reclaim.requests.is_empty();
+            return match self.pressure() {
+                Pressure::Critical => Some(0),
+                Pressure::Urgent if heard => Some(0),
+                _ => Some(round.since_nanos.saturating_add(self.patience_nanos())),
+            };
+        };
+        let reads = rewriter.reading.is_some() && !self.reader.has_own();
+        if reads || (!job.piece.is_empty() && !self.closed.is_empty()) {
+            return None;
+        }
+        let lacks = rewriter.allowance.min(1).abs_diff(1);
+        let rate = self.options.reclaim_bytes_per_s;
+        let nanos = (u128::from(lacks) * 1_000_000_000).checked_div(rate.into())?;
+        Some(rewriter.allowed_at.saturating_add(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+
+    fn note_moved_one(&mut self) {
+        if let Some(round) = &mut self.reclaim.round {
+            round.moved_one = true;
+        }
     }
 
     /// What was to be rewritten is, or will not be.
@@ -303,6 +334,7 @@ impl<D: Disk> Wal<D> {
         }
         let moved = Moved { slot: job.stream, begin, end, dead_until: job.last_at };
         self.reclaim.note_moved(moved);
+        self.note_moved_one();
         self.stats.rewrites += 1;
         Step::Over
     }
