@@ -191,9 +191,13 @@ impl Group {
         }
         if was_leader {
             self.leave_transfer();
-            let why = if later { StepDown::LaterTerm } else { StepDown::NoQuorum };
+            let why = match later {
+                true => StepDown::LaterTerm,
+                false if self.is_unfit() && self.may_lead(env.config) => StepDown::Unreadable,
+                false => StepDown::NoQuorum,
+            };
             self.note(env.now, HistoryEvent::SteppedDown { why });
-            self.cold.members.abdicated = !self.may_campaign();
+            self.cold.members.abdicated = !self.may_campaign() || self.is_unfit();
             self.cold.leader.reads.forget_questions();
             self.flags.clear(Flags::LEADERSHIP);
             self.uncommitted_bytes = 0;
@@ -392,7 +396,11 @@ impl Group {
         if self.is_unfit() {
             // Somebody else has to lead; the next deadline comes when that has changed.
             self.leave_leader(env);
-            return self.forget_leader(env);
+            self.forget_leader(env);
+            if self.cold.members.abdicated {
+                self.ask_for_votes_in_vain(env);
+            }
+            return;
         }
         if let RoleState::Candidate(Candidate { own_vote: false, .. }) = self.role {
             // The disk is slower than the election: another term would only give it more to write.

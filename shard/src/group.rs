@@ -362,6 +362,15 @@ impl Group {
         }
     }
 
+    /// Whether these peers can decide without this node.
+    pub(crate) fn is_quorum_without_self(&self, agreed: PeerSet) -> bool {
+        if self.flags.has(Flags::SPECIAL) {
+            self.cold.members.voters.is_quorum(agreed)
+        } else {
+            agreed.is_quorum_of_others(self.peers())
+        }
+    }
+
     /// Whether this node and the peers in contact can decide.
     pub(crate) fn has_quorum_in_contact(&self) -> bool {
         self.is_quorum(self.alive)

@@ -40,6 +40,8 @@ pub enum StepDown {
     LaterTerm,
     /// Too few voters in contact, or this member was removed, or its log is damaged.
     NoQuorum,
+    /// It could not read what the others wait for, and they can do without it: see `lost.rs`.
+    Unreadable,
 }
 
 /// How a leader transfer ended.

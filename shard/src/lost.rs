@@ -42,6 +42,33 @@
 //! candidate's majority had to have as well, and did not vote. Therefore a member whose log is incomplete does not report before it is whole: its
 //! newer configurations may be what it lost.
 //!
+//! # The log is known and cannot be read everywhere
+//!
+//! A disk may lose entries while the member runs ([`Group::set_fit`]). Indexes and terms are in memory, so the member keeps both
+//! promises as if nothing had happened: it refuses whom it would have refused, and what it acknowledges stays acknowledged, for after a
+//! restart the range counts as lost and the floor of above holds. What it cannot do is to hand on what it cannot read. So it does not
+//! campaign, is not handed leadership, and as a leader hands over.
+//!
+//! As long as that does not succeed it leads on. To step down at once would save no commit, since leadership commits nothing that a
+//! quorum does not hold. And it would cost: reads need a leader and not the missing range; writes go on if those in contact have
+//! the range (only who is far behind has to wait); and if all others are unfit as well, nobody would lead in its place although every
+//! state machine is complete, and the snapshot that makes the range superfluous could not be sent.
+//!
+//! One leader must go: the one whose followers wait for the very entries that it cannot read. Nobody may have them (they were not
+//! committed, and its disk was the only one), so nothing will ever bring them back; it cannot hand over, for its successor would have to
+//! have them; and its followers stick to it. Hence a leader steps down ([`Group::is_in_the_way`]) when during a whole transfer
+//!
+//! - nothing was committed although something was to be,
+//! - a voter in contact waited for entries that could not be read, and
+//! - the voters in contact are a quorum **without** it.
+//!
+//! By the last of these they can elect one of them, who goes on from what they have: if that lacks an entry, no quorum had
+//! it, and it was not committed. Where they need this member's vote they would not get it, because its log goes further than theirs
+//! and may be what was committed; then its leadership is worth more than none, and the group waits for whoever is missing.
+//!
+//! Contact does not end with a leadership. So the member says that it leads no more, as one does that was removed, until somebody
+//! else leads.
+//!
 //! Source: Alagappan et al., "Protocol-Aware Recovery for Consensus-Based Storage" (FAST 2018), for the problem and for never
 //! treating damage as a crash.
 
@@ -126,7 +153,8 @@ impl Group {
 
     /// Whether the caller can read all entries that this member has. One that cannot (a disk lost them while it ran, and they are
     /// being fetched from the others) knows its log as well as before: it votes, follows and acknowledges as it would, but it does
-    /// not campaign, for it could not send what it lacks; as a leader the caller has it hand over. Alone it has no choice.
+    /// not campaign, for it could not send what it lacks; as a leader the caller has it hand over. Alone it has no choice. The module's
+    /// file has the argument.
     pub fn set_fit(&mut self, fit: bool) {
         self.cold.unfit = !fit;
     }
@@ -134,6 +162,22 @@ impl Group {
     /// See [`Group::set_fit`].
     pub(crate) fn is_unfit(&self) -> bool {
         self.cold.unfit && !self.is_quorum(PeerSet::EMPTY)
+    }
+
+    /// Whether this leader keeps the others from committing what they could commit without it; see the module. `commit` is what it
+    /// was when the transfer began that comes to nothing now.
+    pub(crate) fn is_in_the_way(&self, commit: LogIndex) -> bool {
+        let has_stalled = self.is_unfit() && self.commit == commit && commit < self.tail.last;
+        let waits = |peer: usize| self.progress(peer).is_some_and(|progress| progress.is_loading());
+        has_stalled
+            && self.alive.iter().any(|peer| peer < self.peers() && self.is_voter(peer) && waits(peer))
+            && self.is_quorum_without_self(self.alive)
+    }
+
+    /// Leads no more, and says so.
+    pub(crate) fn make_way<S: Sink>(&mut self, env: &mut Env<'_, S>) {
+        self.become_follower(env, self.term, NodeId::NONE);
+        self.ask_for_votes_in_vain(env);
     }
 
     /// Whether its disk lost something that is not made up for yet. Such a member never leads.

@@ -61,6 +61,11 @@ impl PeerSet {
     pub(crate) fn is_quorum_with_self(self, peer_count: usize) -> bool {
         self.first(peer_count).count() + 1 >= quorum(peer_count + 1)
     }
+
+    /// Whether these of `peer_count` peers are a majority of the group without this node.
+    pub(crate) fn is_quorum_of_others(self, peer_count: usize) -> bool {
+        self.first(peer_count).count() >= quorum(peer_count + 1)
+    }
 }
 
 /// The voters of any configuration, joint or not, by position.

@@ -213,6 +213,9 @@ impl Group {
         }
         self.repeat_round(env);
         self.repeat_transfer(env);
+        if !self.is_leader() {
+            return;
+        }
         if is_waiting || self.flags.has(Flags::TRANSFER) {
             self.arm_repeat(env);
         }

@@ -1,7 +1,9 @@
 //! Handing leadership over (dissertation, 3.10): the target catches up, then is told to campaign at once.
 
 use crate::role::Flags;
-use crate::{Env, Group, HistoryEvent, Moment, NodeId, Refused, Route, Sink, TimeoutNow, TransferEnd};
+use crate::{
+    Env, Group, HistoryEvent, LogIndex, Moment, NodeId, Refused, Route, Sink, TimeoutNow, TransferEnd,
+};
 
 /// A transfer under way.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -11,6 +13,8 @@ pub(crate) struct Transfer {
     to: NodeId,
     /// When to give up and go on leading.
     until: Moment,
+    /// The commit index when it began.
+    commit: LogIndex,
 }
 
 impl Group {
@@ -33,7 +37,7 @@ impl Group {
             None => {}
         }
         let until = env.now.after(env.config.election_base);
-        self.cold.leader.transfer = Some(Transfer { peer, to, until });
+        self.cold.leader.transfer = Some(Transfer { peer, to, until, commit: self.commit });
         self.flags.set(Flags::TRANSFER);
         self.note(env.now, HistoryEvent::TransferBegan { to });
         self.arm_repeat(env);
@@ -59,8 +63,7 @@ impl Group {
             .filter(|&peer| self.is_voter(peer) && self.alive.contains(peer) && self.has_route(peer))
             .filter(|&peer| env.sink.takes_leadership(self.id(peer)));
         let best = candidates.max_by_key(|&peer| {
-            let (node, matched) =
-                (self.id(peer), self.progress(peer).map_or(crate::LogIndex(0), |p| p.matched));
+            let (node, matched) = (self.id(peer), self.progress(peer).map_or(LogIndex(0), |p| p.matched));
             let wanted = (self.priority(node), node == self.cold.preferred);
             (matched >= self.commit, wanted, matched, std::cmp::Reverse(node))
         });
@@ -118,6 +121,9 @@ impl Group {
         }
         let Some(transfer) = self.cold.leader.transfer else { return };
         if env.now >= transfer.until {
+            if self.is_in_the_way(transfer.commit) {
+                return self.make_way(env);
+            }
             self.finish_transfer(env, TransferEnd::TimedOut);
         } else {
             self.maybe_order_campaign(env, transfer.peer);

@@ -257,6 +257,43 @@ fn explore_a_learner() {
     visit(model, large, 10_000);
 }
 
+/// A voter is removed; the disk of the one that has to agree loses the new configuration, or its newest hard state, and the removed
+/// one campaigns by the old configuration.
+#[test]
+fn explore_a_removal_and_a_damaged_log() {
+    let changes = vec![MembershipChange::of(&[MemberStep::Remove(NodeId(3))])];
+    let budget = Budget { deadlines: 1, changes: 1, damages: 1, ..Budget::default() };
+    // All of it are a million states: with LOGDRIVE_EXPLORE.
+    let model = Model {
+        led: true,
+        changes,
+        campaigners: vec![2],
+        damaged: vec![1],
+        first_states: Some(100_000),
+        ..Model::new("removal, damaged log", budget)
+    };
+    visit(model, budget, 100_000);
+}
+
+/// One member takes the place of another through a joint configuration, and the disk of one that stays is damaged meanwhile.
+#[test]
+fn explore_a_joint_change_and_a_damaged_log() {
+    let change = MembershipChange { even_if_behind: true, ..MembershipChange::replace(NodeId(3), NodeId(4)) };
+    let budget = Budget { deadlines: 1, changes: 1, damages: 1, ..Budget::default() };
+    let large = Budget { deadlines: 2, changes: 1, damages: 1, proposals: 1, ..Budget::default() };
+    let model = Model {
+        led: true,
+        members: 4,
+        logs: vec![Vec::new(); 4],
+        changes: vec![change],
+        campaigners: vec![2],
+        damaged: vec![1],
+        first_states: Some(100_000),
+        ..Model::new("joint change, damaged log", budget)
+    };
+    visit(model, large, 100_000);
+}
+
 /// Four members, two leaders, each of which removes one: what single changes went wrong with in 2015.
 #[test]
 fn explore_changes_of_two_leaders() {

@@ -4,7 +4,9 @@ mod common;
 
 use common::node::Start;
 use common::{Cluster, Message, config, ms};
-use logdrive_shard::{LogEnd, LogIndex, MemberStep, MembershipChange, NodeId, Role, Term};
+use logdrive_shard::{
+    HistoryEvent, LogEnd, LogIndex, MemberStep, MembershipChange, NodeId, Role, StepDown, Term,
+};
 
 /// Three nodes led by node 1, with `entries` committed everywhere.
 fn led_by_one(entries: u32) -> Cluster {
@@ -234,7 +236,7 @@ fn a_single_voter_that_lost_entries_stays_down() {
 fn a_member_that_cannot_read_all_of_its_log_follows_and_votes_and_does_not_campaign() {
     let mut cluster = led_by_one(4);
     for id in [2, 3] {
-        cluster.plain(id, |group, _| group.set_fit(false));
+        cluster.set_unreadable(id, 3);
     }
     cluster.propose(1, 1, 10).unwrap();
     cluster.stabilize();
@@ -246,7 +248,7 @@ fn a_member_that_cannot_read_all_of_its_log_follows_and_votes_and_does_not_campa
     assert!([2, 3].iter().all(|&id| !cluster.group(id).is_leader()));
     assert_eq!(cluster.group(2).term(), Term(1), "nobody even tried");
     // Node 3 has got its entries back: node 2 votes for it.
-    cluster.plain(3, |group, _| group.set_fit(true));
+    cluster.set_unreadable(3, 1);
     cluster.run_for(ms(20_000));
     assert!(cluster.group(3).is_leader());
     assert_eq!(cluster.group(2).leader(), NodeId(3));
@@ -255,7 +257,7 @@ fn a_member_that_cannot_read_all_of_its_log_follows_and_votes_and_does_not_campa
 #[test]
 fn a_leader_that_cannot_read_all_of_its_log_goes_on_until_it_hands_over_and_is_not_handed_to() {
     let mut cluster = led_by_one(4);
-    cluster.plain(1, |group, _| group.set_fit(false));
+    cluster.set_unreadable(1, 3);
     cluster.propose(1, 1, 10).unwrap();
     cluster.stabilize();
     assert_eq!(cluster.group(1).commit(), LogIndex(6));
@@ -265,7 +267,7 @@ fn a_leader_that_cannot_read_all_of_its_log_goes_on_until_it_hands_over_and_is_n
     cluster.plain(2, |group, env| group.transfer_leadership(env, NodeId(1)).unwrap());
     cluster.run_for(ms(5_000));
     assert!(cluster.group(2).is_leader(), "the order to campaign is not followed");
-    cluster.plain(1, |group, _| group.set_fit(true));
+    cluster.set_unreadable(1, 1);
     cluster.plain(2, |group, env| group.transfer_leadership(env, NodeId(1)).unwrap());
     cluster.run_for(ms(1_000));
     assert!(cluster.group(1).is_leader());
@@ -275,7 +277,93 @@ fn a_leader_that_cannot_read_all_of_its_log_goes_on_until_it_hands_over_and_is_n
 fn a_single_voter_leads_whatever_it_can_read() {
     let start = Start { fresh: true, ..Start::default() };
     let mut cluster = Cluster::dark(1, config(), 7, &start);
-    cluster.plain(1, |group, _| group.set_fit(false));
+    cluster.set_unreadable(1, 3);
     cluster.run_for(ms(5_000));
     assert!(cluster.group(1).is_leader());
+}
+
+/// Node 1 leads, it alone has its last two entries, and its disk loses all it has.
+fn the_only_copies_are_lost(nodes: u32) -> Cluster {
+    let start = Start { fresh: true, ..Start::default() };
+    let mut cluster = Cluster::dark(nodes, config(), 7, &start);
+    cluster.connect_all();
+    cluster.lead(1);
+    cluster.propose(1, 2, 10).unwrap();
+    cluster.run_for(ms(2_000));
+    let committed = cluster.group(1).commit();
+    cluster.propose(1, 2, 10).unwrap();
+    cluster.discard(|envelope| envelope.message.kind() == "append");
+    cluster.complete_writes(1);
+    cluster.set_unreadable(1, 100);
+    cluster.run_for(ms(5_000));
+    assert_eq!(cluster.group(1).commit(), committed, "nobody can be sent the last two");
+    assert!(cluster.group(1).is_leader());
+    cluster
+}
+
+#[test]
+fn a_leader_whose_followers_wait_for_what_it_cannot_read_makes_way_if_they_can_do_without_it() {
+    let mut cluster = the_only_copies_are_lost(3);
+    cluster.plain(1, |group, env| group.transfer_leadership(env, NodeId(2)).unwrap());
+    cluster.run_for(ms(20_000));
+    let leader = cluster.leader().unwrap();
+    assert_ne!(leader, 1, "one of the others leads, although contact with node 1 never ended");
+    let stepped_down = HistoryEvent::SteppedDown { why: StepDown::Unreadable };
+    assert!(cluster.group(1).history().any(|entry| entry.event == stepped_down));
+    cluster.propose(leader, 1, 10).unwrap();
+    cluster.run_for(ms(1_000));
+    assert_eq!(cluster.group(leader).commit(), cluster.group(leader).last_index());
+    assert_eq!(cluster.terms(1), cluster.terms(leader), "what only node 1 had is replaced");
+}
+
+#[test]
+fn a_leader_whose_followers_need_its_vote_leads_on_and_serves_reads() {
+    let mut cluster = the_only_copies_are_lost(3);
+    cluster.crash(3, usize::MAX);
+    for _ in 0..3 {
+        cluster.plain(1, |group, env| group.transfer_leadership(env, NodeId(2)).unwrap());
+        cluster.run_for(ms(20_000));
+        assert!(cluster.group(1).is_leader(), "node 2 could not be elected: node 3 may have what it lacks");
+    }
+    let round = cluster.read(1).unwrap();
+    cluster.stabilize();
+    assert!(cluster.nodes[&1].reads_confirmed.iter().any(|confirmed| confirmed.0 >= round));
+    // Node 3 is back and has not got the two entries either: now it is known that they were not committed.
+    cluster.restart(3);
+    cluster.run_for(ms(5_000));
+    cluster.plain(1, |group, env| group.transfer_leadership(env, NodeId(2)).unwrap());
+    cluster.run_for(ms(20_000));
+    assert!(cluster.leader().is_some_and(|leader| leader != 1));
+}
+
+#[test]
+fn a_leader_that_still_commits_leads_on_whatever_it_cannot_read() {
+    let mut cluster = led_by_one(4);
+    cluster.set_unreadable(1, 4);
+    for id in [2, 3] {
+        cluster.set_unreadable(id, 3);
+    }
+    for _ in 0..3 {
+        cluster.plain(1, |group, env| group.transfer_leadership(env, NodeId(2)).unwrap());
+        cluster.run_for(ms(5_000));
+        assert!(cluster.group(1).is_leader(), "nobody else could lead");
+        cluster.propose(1, 1, 10).unwrap();
+        cluster.run_for(ms(5_000));
+        assert_eq!(cluster.group(1).commit(), cluster.group(1).last_index());
+    }
+}
+
+/// One of five that cannot read all of its log leads, and loses contact with all but one, who does not notice that it leads no more.
+#[test]
+fn a_leader_that_cannot_read_all_of_its_log_and_steps_down_tells_who_still_follows_it() {
+    let mut cluster = Cluster::led(5);
+    cluster.set_unreadable(1, 2);
+    cluster.crash(5, usize::MAX);
+    cluster.cut(1, 3);
+    cluster.cut(1, 4);
+    assert!(!cluster.group(1).is_leader());
+    assert_eq!(cluster.group(2).leader(), NodeId(1));
+    cluster.run_for(ms(20_000));
+    let leader = cluster.leader().expect("2, 3 and 4 are a majority of five");
+    assert_eq!(cluster.group(2).leader(), NodeId(leader));
 }

@@ -17,6 +17,7 @@
 //! | `cold 1 below=5`, `load 1`, `compact 1 index=5`, `snapshot 1 peer=2 index=5` | entries out of memory, back, gone, sent otherwise |
 //! | `take 1 index=5 keep=2`, `send-snapshots`, `receive 3` | a snapshot is taken and the log cut; leaders send what they were asked for; one on its way is durable with its receiver and nothing more |
 //! | `transfer-to-best 1`, `cancel-transfer 1`, `forward-read 2`, `lease-read 1`, `pulse` | more inputs; `pulse`: among all in contact |
+//! | `unreadable 1 below=5` | the disk of a node that runs has lost its entries below; 1: all are back |
 //! | `damage 1 keep=2 back=0 vague` | of a node that is down: its log behind so many entries is unreadable, its newest hard states are lost |
 //! | `session open time=5 expires=9`, `session command of=1 number=1 answered-below=1`, `session keep of=1`, `session close of=1`, `session opens=9`, `session snapshot`, `session show` | entries of sessions, as one member's table takes them; needs no cluster |
 //! | `status 1`, `logs`, `network`, `history 1` | what is, and what was |
@@ -316,6 +317,11 @@ fn world(cluster: &mut Cluster, case: &mut TestCase, command: &str) -> Option<St
         "cold" => {
             let id = node(cluster, case);
             cluster.nodes.get_mut(&id).unwrap().cold_below = number(case, "below").unwrap();
+        }
+        "unreadable" => {
+            let id = node(cluster, case);
+            let below = number(case, "below").unwrap();
+            cluster.set_unreadable(id, below);
         }
         "load" => {
             let id = node(cluster, case);

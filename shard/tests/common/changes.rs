@@ -2,7 +2,8 @@
 //! have changed comes together.
 
 use logdrive_shard::{
-    LogIndex, MemberKind, MemberStep, Membership, MembershipChange, Moment, NodeId, Random, Transition,
+    LogIndex, MemberKind, MemberStep, Membership, MembershipChange, Moment, NodeId, Random, Refused,
+    Transition,
 };
 
 use super::chaos::Chaos;
@@ -88,15 +89,7 @@ impl Chaos {
 
     /// All faults end, and whoever is no member is switched off. The members come together and are silent.
     pub fn heal_members(&mut self) {
-        self.cluster.network.clear();
-        self.cluster.serving = true;
-        for id in 1..=self.nodes {
-            self.cluster.complete_writes(id);
-            if !self.cluster.is_up(id) {
-                self.cluster.restart(id);
-            }
-        }
-        self.cluster.connect_all();
+        self.mend();
         self.cluster.elect();
         self.cluster.run_for(ms(60_000));
         let leader = self.cluster.leader().unwrap_or_else(|| self.cluster.elect());
@@ -112,6 +105,30 @@ impl Chaos {
         }
         self.cluster.run_for(ms(60_000));
         let leader = self.cluster.leader().unwrap_or_else(|| self.cluster.elect());
+        self.come_together(leader);
+    }
+
+    /// All faults end, and whoever is no member stays and disturbs nobody; unless it was never told, and the members have switched off
+    /// what would keep it from that.
+    pub fn heal_with_strangers(&mut self) {
+        self.mend();
+        self.cluster.elect();
+        self.cluster.run_for(ms(60_000));
+        let leader = self.cluster.leader().expect("somebody leads");
+        if !self.cluster.config.pre_vote || !self.cluster.config.check_quorum {
+            return;
+        }
+        self.come_together(leader);
+        for id in 1..=self.nodes {
+            assert_eq!(self.cluster.group(id).next_deadline(), Moment::NEVER, "node {id} is silent");
+        }
+        let stale = MembershipChange { expected: Some(LogIndex(u64::MAX)), ..MembershipChange::leave() };
+        let refused = self.cluster.change(leader, &stale);
+        assert!(matches!(refused, Err(Refused::MembershipMismatch { .. })));
+    }
+
+    /// The members have everything that `leader` has, know who they are, and are silent.
+    fn come_together(&mut self, leader: u32) {
         let term = self.cluster.group(leader).term();
         self.cluster.propose(leader, 1, 1).expect("a healthy leader accepts proposals");
         self.cluster.stabilize();
@@ -122,6 +139,7 @@ impl Chaos {
         assert!(group.commit() >= group.membership_index());
         let (last, membership) = (group.last_index(), group.membership().clone());
         assert!(!membership.auto_leave(), "a joint configuration that leaves by itself is left");
+        assert!(membership.is_voter(NodeId(leader)) && last > LogIndex(1));
         for node in membership.members() {
             let group = self.cluster.group(node.0);
             assert_eq!(group.leader(), NodeId(leader), "node {node} follows");

@@ -86,6 +86,27 @@ impl Chaos {
         Chaos { cluster, dice, nodes, calm, changes: 0, damages: 0, leases: 0, taken: 0 }
     }
 
+    /// Three to seven nodes of which a few found the group: for runs in which they come and go.
+    pub fn with_few_founders(seed: u64) -> Chaos {
+        let mut dice = Random::new(seed ^ 0x3e3b);
+        let nodes = 3 + dice.below(5) as u32;
+        let founders = 1 + dice.below(3) as u32;
+        let config = Config {
+            pre_vote: dice.below(6) > 0,
+            check_quorum: dice.below(4) > 0,
+            append_bytes_max: 200,
+            inflight_messages_max: 1 + dice.below(5) as u16,
+            promotion_lag_max: dice.below(10) as u32,
+            ..Config::default()
+        };
+        let start = Start { fresh: true, voters: (1..=founders).collect(), ..Start::default() };
+        let mut cluster = Cluster::dark(nodes, config, seed, &start);
+        cluster.connect_all();
+        cluster.elect();
+        let calm = 1 + dice.below(10);
+        Chaos { cluster, dice, nodes, calm, changes: 0, damages: 0, leases: 0, taken: 0 }
+    }
+
     pub fn any_node(&mut self) -> u32 {
         1 + self.dice.below(u64::from(self.nodes)) as u32
     }
@@ -144,7 +165,7 @@ impl Chaos {
     }
 
     fn fault(&mut self) -> Option<()> {
-        match self.dice.below(16) + 86 {
+        match self.dice.below(17) + 86 {
             86 => {
                 let (id, to) = (self.addressee()?, self.any_node());
                 let _ = self.cluster.transfer(id, to);
@@ -203,6 +224,7 @@ impl Chaos {
                 node.cold_below = node.log.len() as u64;
             }
             100 => self.repair(),
+            102 => self.lose_or_find_entries()?,
             _ => {
                 let sides = self.dice.next_u64();
                 let (left, right): (Vec<u32>, Vec<u32>) =
@@ -247,12 +269,24 @@ impl Chaos {
         disk.damage(keep, self.dice.below(2) == 0, back);
     }
 
+    /// A disk loses entries of a log while the node runs, or they are put back.
+    fn lose_or_find_entries(&mut self) -> Option<()> {
+        let id = self.live_node()?;
+        let below = match self.cluster.nodes[&id].lost_below {
+            0 if self.dice.below(3) == 0 => 1 + self.dice.below(self.cluster.nodes[&id].log.len() as u64 + 1),
+            _ => 0,
+        };
+        self.cluster.set_unreadable(id, below);
+        Some(())
+    }
+
     /// A better hour: everybody is up and connected, for now.
     fn repair(&mut self) {
         for id in 1..=self.nodes {
             if !self.cluster.is_up(id) {
                 self.cluster.restart(id);
             }
+            self.cluster.set_unreadable(id, 0);
         }
         let is_cut =
             |cluster: &Cluster, a, b| !cluster.nodes[&a].in_contact(b) || !cluster.nodes[&b].in_contact(a);
@@ -298,8 +332,8 @@ impl Chaos {
         }
     }
 
-    /// All faults end. Everything proposed and still in a leader's log is committed everywhere, and silence returns.
-    pub fn heal(&mut self) {
+    /// All faults end.
+    pub fn mend(&mut self) {
         self.cluster.network.clear();
         self.cluster.serving = true;
         for id in 1..=self.nodes {
@@ -307,8 +341,14 @@ impl Chaos {
             if !self.cluster.is_up(id) {
                 self.cluster.restart(id);
             }
+            self.cluster.set_unreadable(id, 0);
         }
         self.cluster.connect_all();
+    }
+
+    /// All faults end. Everything proposed and still in a leader's log is committed everywhere, and silence returns.
+    pub fn heal(&mut self) {
+        self.mend();
         let leader = self.cluster.elect();
         // A transfer or a late campaign may still be under way.
         self.cluster.run_for(ms(20_000));

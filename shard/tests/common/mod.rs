@@ -10,6 +10,7 @@ pub mod chaos;
 pub mod checks;
 pub mod node;
 pub mod pulses;
+mod reading;
 mod says;
 pub mod show;
 pub mod snapshot_chaos;
@@ -152,7 +153,7 @@ impl Cluster {
         let mut recorder = Recorder::new(
             (&mut node.log, &mut node.base),
             &node.routes,
-            node.cold_below,
+            node.cold_below.max(node.lost_below),
             &mut node.pulses,
             config.election_base,
         );
@@ -517,17 +518,6 @@ impl Cluster {
             }
         }
         panic!("the cluster does not come to rest");
-    }
-
-    /// What a step asked to load is in memory now.
-    pub fn load_all(&mut self) {
-        for id in self.ids() {
-            let node = self.nodes.get_mut(&id).expect("a node");
-            if std::mem::take(&mut node.wants_load) && node.group.is_some() {
-                node.cold_below = 0;
-                self.plain(id, |group, env| group.on_entries_loaded(env));
-            }
-        }
     }
 
     /// The node whose deadline is next, and when.

@@ -168,6 +168,8 @@ pub struct Node {
     pub routes: BTreeMap<u64, NodeId>,
     /// Entries before this index have to be loaded before they are sent.
     pub cold_below: u64,
+    /// Entries before this index cannot be read at all: the disk lost them while the node ran.
+    pub lost_below: u64,
     pub wants_load: bool,
     /// `(round, globally committed when the read was registered)`.
     pub reads_waiting: Vec<(u64, usize)>,
@@ -207,6 +209,7 @@ impl Node {
             journal: VecDeque::new(),
             routes: BTreeMap::new(),
             cold_below: 0,
+            lost_below: 0,
             wants_load: false,
             reads_waiting: Vec::new(),
             reads_confirmed: Vec::new(),
@@ -238,7 +241,9 @@ impl Node {
         self.routes.clear();
         self.wants_load = false;
         self.pulses = Pulses::new(self.id.0, now);
-        self.group = Some(Group::new(now, config, random, &setup));
+        let mut group = Group::new(now, config, random, &setup);
+        group.set_fit(self.lost_below <= 1);
+        self.group = Some(group);
     }
 
     /// Whether this node judges `peer` to be in contact.
