@@ -140,6 +140,39 @@ fn transfers_that_cannot_begin_are_refused_and_one_that_loses_its_leader_ends_to
     assert_eq!(cluster.core(other).requests_waiting(), 0);
 }
 
+#[test]
+fn a_transfer_that_is_called_off_ends_for_all_who_wait_for_it_and_proposals_go_on() {
+    let (mut cluster, leader) = unbalanced();
+    let slow = leader % 3 + 1;
+    let slot = Cluster::slot(1);
+    let cancel = |cluster: &mut Cluster, node| {
+        let token = cluster.ask(node, |port, token| Event::CancelTransfer { port, token, slot });
+        cluster.wait(node, token)
+    };
+    let nothing = cancel(&mut cluster, leader);
+    assert_eq!((nothing.result, &nothing.reply[..]), (Ok(LogIndex(0)), &[0; 4][..]), "there is none");
+    let refused = cancel(&mut cluster, slow).result;
+    assert_eq!(refused, Err(Error::NotLeader { leader: NodeId(leader) }));
+
+    cluster.core(slow).wal().disk().set_latency(700 * MS..701 * MS);
+    assert!(cluster.write(1, b"not there yet").result.is_ok());
+    let begun = cluster.now;
+    let orders = [cluster.transfer(leader, 1, slow), cluster.transfer(leader, 1, slow)];
+    let cancelled = cancel(&mut cluster, leader);
+    assert_eq!((cancelled.result, cancelled.reply), (Ok(LogIndex(0)), slow.to_le_bytes().to_vec()));
+    for order in orders {
+        let to = NodeId(slow);
+        assert_eq!(cluster.wait(leader, order).result, Err(Error::TransferCancelled { to }));
+    }
+    assert!(cluster.write(1, b"at once").result.is_ok());
+    assert!(cluster.now - begun < 100 * MS, "nobody waited for the end of the transfer's time");
+    assert_eq!(cluster.core(leader).requests_waiting(), 0);
+    cluster.core(slow).wal().disk().set_latency(100_000..300_000);
+    cluster.run_for(ms(2_000));
+    assert_eq!(cluster.leader(1), leader, "it was not told to campaign");
+    cluster.settle();
+}
+
 /// The target of a transfer is an outgoing voter, out of reach when the joint configuration is left: it is a member no longer.
 #[test]
 fn a_transfer_to_a_node_that_is_removed_meanwhile_is_cancelled_and_proposals_go_on() {

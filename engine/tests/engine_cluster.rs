@@ -199,6 +199,32 @@ fn leadership_is_transferred_to_a_voter_and_to_nobody_else() {
 }
 
 #[test]
+fn a_transfer_can_be_called_off() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    for id in 1..=3 {
+        cluster.settings(id).core.balance_leaders = false;
+        cluster.start_node(id);
+    }
+    cluster.set(1, "a", "1");
+    let leader = cluster.leader(1);
+    let group = cluster.group(leader, 1);
+    let (gone, other) = (NodeId(1 + leader % 3), 1 + (leader + 1) % 3);
+    assert_eq!(block_on(group.cancel_transfer()), Ok(None));
+    let refused = block_on(cluster.group(other, 1).cancel_transfer());
+    assert_eq!(refused, Err(Error::NotLeader { leader: NodeId(leader) }));
+    cluster.shutdown(gone.0);
+    let transfer = group.transfer_leadership(gone);
+    let waits = std::thread::spawn(move || block_on(transfer));
+    eventually("the transfer to be called off", || {
+        let cancelled = block_on(group.cancel_transfer());
+        (waits.is_finished() || cancelled == Ok(Some(gone))).then_some(())
+    });
+    let ended = waits.join().expect("the transfer ends");
+    assert_eq!(ended, Err(Error::TransferCancelled { to: gone }));
+    cluster.set(1, "a", "2");
+}
+
+#[test]
 fn status_tells_roles_links_and_progress() {
     let cluster = Cluster::start(3, 1, 6);
     cluster.await_leaders();

@@ -47,6 +47,85 @@ fn scripts() {
     });
 }
 
+/// What of the dissertation, the paper's figures and the list of other people's bugs concerns the protocol, and the story that tells it. (Of
+/// chapter 5, 5.2 to 5.4 are about other kinds of snapshots than are taken here, and 5.1.2 and 5.1.3 about when and how its caller
+/// writes one.)
+const INDEX: &[(&str, &str)] = &[
+    ("dissertation, 3.3", "figure_4"),
+    ("dissertation, 3.4", "election"),
+    ("dissertation, 3.5", "replication"),
+    ("dissertation, 3.6.1", "election_restriction"),
+    ("dissertation, 3.6.2", "figure_8"),
+    ("dissertation, 3.6.3", "figure_9"),
+    ("dissertation, 3.7", "crashes"),
+    ("dissertation, 3.8", "restart"),
+    ("dissertation, 3.9", "timing"),
+    ("dissertation, 3.10", "transfer"),
+    ("dissertation, 4.1", "members_safety"),
+    ("dissertation, 4.2.1", "members_catch_up"),
+    ("dissertation, 4.2.2", "members_remove_leader"),
+    ("dissertation, 4.2.3", "members_disruptive"),
+    ("dissertation, 4.2.4", "members_availability"),
+    ("dissertation, 4.3", "members_joint"),
+    ("dissertation, 4.4", "members_replace_dead"),
+    ("dissertation, 5.1", "snapshots"),
+    ("dissertation, 5.1.1", "snapshot_while_writing"),
+    ("dissertation, 6.1", "finding_the_leader"),
+    ("dissertation, 6.2", "finding_the_leader"),
+    ("dissertation, 6.3", "sessions"),
+    ("dissertation, 6.4", "read_index"),
+    ("dissertation, 6.4.1", "leases"),
+    ("dissertation, 9.6", "pre_vote"),
+    ("dissertation, 10.2.1", "undurable_leader"),
+    ("dissertation, 10.2.2", "windows"),
+    ("raft paper, figure 2", "figure_2"),
+    ("raft paper, figure 3", "figure_3"),
+    ("raft paper, figure 4", "figure_4"),
+    ("raft paper, figure 5", "figure_5"),
+    ("raft paper, figure 6", "figure_6"),
+    ("raft paper, figure 7", "figure_7"),
+    ("raft paper, figure 8", "figure_8"),
+    ("raft paper, figure 9", "figure_9"),
+    ("raft paper, figure 10", "figure_10"),
+    ("raft paper, figure 11", "figure_11"),
+    ("raft paper, figure 12", "figure_12"),
+    ("raft paper, figure 13", "figure_13"),
+    ("field 1 and 2", "persistence"),
+    ("field 5", "matched"),
+    ("field 6", "figure_8"),
+    ("field 7", "read_index"),
+    ("field 8 and 20", "stale_reads"),
+    ("field 9", "snapshots_and_configurations"),
+    ("field 10", "inside_snapshot"),
+    ("field 11", "aba"),
+    ("field 12", "members_partition"),
+    ("field 13", "members_two_changes"),
+    ("field 14", "snapshot_and_crash"),
+    ("field 15", "hard_states"),
+    ("field 16", "restart"),
+    ("field 17", "leases_end"),
+    ("field 18", "one_way"),
+    ("field 19", "slow_disk"),
+    ("field 21", "snapshots_twice"),
+    ("field 22", "elevated_term"),
+    ("field 42", "lost_vote"),
+    ("field 45", "undurable_leader"),
+];
+
+#[test]
+fn every_section_every_figure_and_every_item_has_its_story() {
+    for (what, story) in INDEX {
+        let text = std::fs::read_to_string(format!("tests/testdata/{story}.txt")).unwrap();
+        let comments = text.lines().take_while(|line| line.starts_with('#'));
+        let head = comments.map(|line| line[1..].trim()).collect::<Vec<_>>().join(" ").to_lowercase();
+        let is_named = head.match_indices(what).any(|(at, _)| {
+            // Not 3.10 for 3.1, nor 3.6.1 for 3.6.
+            !head[at + what.len()..].starts_with(|next: char| next.is_ascii_digit() || next == '.')
+        });
+        assert!(is_named, "{story}.txt does not say that it is about {what}");
+    }
+}
+
 fn run(slot: &mut Option<Cluster>, case: &mut TestCase) -> String {
     let quiet = case.take_flag("quiet").unwrap();
     let command = case.directive.clone();

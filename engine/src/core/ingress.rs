@@ -41,6 +41,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             Event::Disk => {}
             Event::SnapshotDisk => self.on_snapshot_disk(),
             Event::Transfer { port, token, slot, to } => self.on_transfer(port, token, slot, to),
+            Event::CancelTransfer { port, token, slot } => self.on_cancel_transfer(port, token, slot),
             Event::Change { port, token, slot, change } => self.on_change(port, token, slot, change),
             Event::Snapshot { port, token, slot } => self.on_snapshot_order(port, token, slot),
             Event::Campaign { slot } => self.on_campaign(slot),

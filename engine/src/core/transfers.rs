@@ -58,12 +58,37 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         match self.transfer(port, token, slot, to) {
             Ok(None) => {}
-            Ok(Some(leader)) => {
-                self.io.ports.expect(port);
-                self.io.ports.answer(port, token, Ok(LogIndex(0)), &leader.0.to_le_bytes());
-            }
+            Ok(Some(leader)) => self.answer_node(port, token, leader),
             Err(error) => self.refuse(port, token, error),
         }
+    }
+
+    pub(super) fn on_cancel_transfer(&mut self, port: PortId, token: u64, slot: Slot) {
+        if !self.io.ports.is_open(port) {
+            return;
+        }
+        match self.cancel_transfer(slot) {
+            Ok(to) => self.answer_node(port, token, to),
+            Err(error) => self.refuse(port, token, error),
+        }
+    }
+
+    /// Calls the transfer under way off. The node that it went to; `NONE` if there was none.
+    fn cancel_transfer(&mut self, slot: Slot) -> Result<NodeId, Error> {
+        let at = slot.0;
+        let group = self.groups.get(at as usize).ok_or(Error::NoSuchGroup)?;
+        if !group.is_leader() {
+            return Err(Error::NotLeader { leader: group.leader() });
+        }
+        let Some(to) = group.transferring() else { return Ok(NodeId::NONE) };
+        self.step(at, |group, env| group.cancel_transfer(env));
+        self.end_step(at);
+        Ok(to)
+    }
+
+    fn answer_node(&mut self, port: PortId, token: u64, node: NodeId) {
+        self.io.ports.expect(port);
+        self.io.ports.answer(port, token, Ok(LogIndex(0)), &node.0.to_le_bytes());
     }
 
     /// Begins a transfer, or joins the one under way to the same node. `Some` if nothing is to be done: that node leads already.

@@ -124,6 +124,17 @@ pub enum Event<'a> {
         /// To whom; `NONE`: to the best.
         to: NodeId,
     },
+    /// An operator or embedder calls a leader transfer off, whoever began it. Answered at once, with index 0 and the number of the node
+    /// that leadership was being handed to (4 bytes, little-endian; `NONE` if no transfer was under way). Those who wait for the
+    /// transfer are told [`TransferCancelled`](crate::api::Error::TransferCancelled).
+    CancelTransfer {
+        /// Where the answer goes.
+        port: PortId,
+        /// Returned with the answer.
+        token: u64,
+        /// The group.
+        slot: Slot,
+    },
     /// A client wants another configuration. Answered when the one that the change ends with is committed, with its index (also in
     /// the 8 bytes of the reply): a joint one that is left by itself was left then.
     Change {

@@ -366,6 +366,13 @@ impl<M: StateMachine> CoreCell<M> {
         let _ = self.input(Event::Transfer { port, token, slot, to });
     }
 
+    /// The end of a transfer.
+    pub(crate) fn cancel_transfer(&self, slot: Slot, reply: super::reply::Reply<Vec<super::inbox::Outcome>>) {
+        let (port, token) = (self.embedded_port.get(), self.batches.borrow_mut().begin(1, reply));
+        // As for changes.
+        let _ = self.input(Event::CancelTransfer { port, token, slot });
+    }
+
     /// A snapshot of a group.
     pub(crate) fn snapshot_one(&self, slot: Slot, reply: super::reply::Reply<Vec<super::inbox::Outcome>>) {
         let (port, token) = (self.embedded_port.get(), self.batches.borrow_mut().begin(1, reply));

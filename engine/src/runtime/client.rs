@@ -139,6 +139,14 @@ impl CoreClient {
         super::group::led(waiting).await
     }
 
+    /// As [`super::Group::cancel_transfer`].
+    pub async fn cancel_transfer(&self, group: GroupId) -> Result<Option<NodeId>, Error> {
+        let place = self.base().node.hosted(group)?;
+        let (sender, waiting) = reply();
+        self.base().node.inbox(place.core).put(Item::CancelTransfer { slot: place.slot, reply: sender })?;
+        super::group::led(waiting).await.map(|to| to.is_some().then_some(to))
+    }
+
     /// As [`super::Group::change_membership`].
     pub async fn change_membership(
         &self,

@@ -194,6 +194,21 @@ impl Group {
         }
     }
 
+    /// Calls the leader transfer under way off, whoever began it: proposals are taken again, and whoever waits for the transfer gets
+    /// `TransferCancelled`. The node that it went to; `None` if there was none. If that node has been told to campaign, it may take over
+    /// all the same. A transfer that this node began by itself (the leader belongs elsewhere, the node is drained) is begun again
+    /// after a while.
+    ///
+    /// `NotLeader` unless this node leads.
+    pub fn cancel_transfer(&self) -> impl Future<Output = Result<Option<NodeId>, Error>> + Send + use<> {
+        let group = self.clone();
+        async move {
+            let (sender, waiting) = reply();
+            group.put(Item::CancelTransfer { slot: group.place.slot, reply: sender })?;
+            led(waiting).await.map(|to| to.is_some().then_some(to))
+        }
+    }
+
     /// Takes a snapshot of the group's state on this node, whatever its role, and waits until it is durable; the last index that it
     /// stands for. If nothing was applied since the last one, that one is it. What the log need not keep any more it may give up
     /// then.

@@ -34,6 +34,8 @@ pub(crate) enum Item {
     Read { slot: Slot, policy: ReadPolicy, request: Vec<u8>, reply: Reply<Vec<Outcome>> },
     /// A leader transfer; answered as a proposal is, with the node that leads.
     Transfer { slot: Slot, to: NodeId, reply: Reply<Vec<Outcome>> },
+    /// The end of one; answered with the node that it went to.
+    CancelTransfer { slot: Slot, reply: Reply<Vec<Outcome>> },
     /// Another configuration; answered as a proposal is, with the index.
     Change { slot: Slot, change: MembershipChange, reply: Reply<Vec<Outcome>> },
     /// A snapshot; answered as a proposal is, with the index, when it is durable.
@@ -83,6 +85,7 @@ impl Item {
             | Item::Read { .. }
             | Item::Change { .. }
             | Item::Transfer { .. }
+            | Item::CancelTransfer { .. }
             | Item::Snapshot { .. } => 1,
             _ => 0,
         }

@@ -264,6 +264,7 @@ fn take_item<M: StateMachine>(
         Item::Session { slot, op, reply } => cell.session_one(slot, &op, reply),
         Item::Read { slot, policy, request, reply } => cell.read_one(slot, policy, &request, reply),
         Item::Transfer { slot, to, reply } => cell.transfer_one(slot, to, reply),
+        Item::CancelTransfer { slot, reply } => cell.cancel_transfer(slot, reply),
         Item::Change { slot, change, reply } => cell.change_one(slot, &change, reply),
         Item::Snapshot { slot, reply } => cell.snapshot_one(slot, reply),
         Item::Campaign { slot, reply } => {

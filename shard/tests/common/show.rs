@@ -7,7 +7,7 @@ use logdrive_shard::{
     VoteRequest,
 };
 
-use super::node::{Node, Write};
+use super::node::{Entry, Node, Write};
 use super::{Envelope, Message};
 
 impl fmt::Display for Envelope {
@@ -161,14 +161,18 @@ pub fn status(node: &Node) -> String {
     text
 }
 
-/// A log as its terms.
+/// A log as its terms; in brackets what only a snapshot has any more.
 pub fn log(node: &Node) -> String {
-    let terms: Vec<String> = node
-        .log
-        .iter()
-        .map(|entry| format!("{}{}", entry.term, if entry.members.is_some() { "c" } else { "" }))
-        .collect();
-    format!("{}: {}\n", node.id, if terms.is_empty() { "empty".to_owned() } else { terms.join(" ") })
+    let term = |entry: &Entry| format!("{}{}", entry.term, if entry.members.is_some() { "c" } else { "" });
+    let terms = |entries: &[Entry]| entries.iter().map(term).collect::<Vec<_>>().join(" ");
+    let (gone, here) = node.log.split_at(node.base.min(node.log.len()));
+    let text = match (gone.is_empty(), here.is_empty()) {
+        (true, true) => "empty".to_owned(),
+        (true, false) => terms(here),
+        (false, true) => format!("[{}]", terms(gone)),
+        (false, false) => format!("[{}] {}", terms(gone), terms(here)),
+    };
+    format!("{}: {text}\n", node.id)
 }
 
 /// What happened to a node lately.

@@ -65,6 +65,9 @@ pub(crate) enum Command {
         /// The node that is to lead. By default the voter that can take over at once and has the longest log.
         #[arg(long, value_name = "NODE")]
         to: Option<u32>,
+        /// Call the transfers under way off instead: the leaders lead on. Where there is none nothing happens.
+        #[arg(long, conflicts_with_all = ["to", "wait"])]
+        cancel: bool,
         #[command(flatten)]
         wait: Wait,
         #[command(flatten)]
@@ -198,12 +201,8 @@ impl Wait {
 #[derive(Debug, Serialize)]
 struct Outcome {
     group: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    leader: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    configuration: Option<Configuration>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    snapshots: Vec<Taken>,
+    #[serde(flatten)]
+    done: Done,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Refusal>,
     #[serde(skip)]
@@ -223,6 +222,13 @@ struct Led {
     leader: u32,
 }
 
+/// The answer to TRANSFER ... CANCEL.
+#[derive(Deserialize)]
+struct Cancelled {
+    leader: u32,
+    cancelled: u32,
+}
+
 /// Does what is asked; the exit code says how it went.
 pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
     match command {
@@ -232,7 +238,8 @@ pub(crate) fn run(command: &Command) -> Result<Exit, Failure> {
             let time = Duration::from_secs(wait.wait.unwrap_or(CHANGE_S));
             digest::digest(groups, Deadline::after(time), common)
         }
-        Command::Transfer { groups, to, wait, common } => {
+        Command::Transfer { groups, cancel: true, common, .. } => for_each(groups, common, cancel_transfer),
+        Command::Transfer { groups, to, wait, common, .. } => {
             let deadline = wait.deadline();
             let act = |cluster: &mut Cluster, group| transfer(cluster, group, *to, deadline);
             for_each(groups, common, act)
@@ -281,15 +288,21 @@ fn reach_all(groups: &Groups, goal: Goal, way: &WayArgs, common: &Common) -> Res
     for_each(groups, common, |cluster, group| {
         let reached = change::reach(cluster, group, goal, way)?;
         let (leader, configuration) = (Some(reached.leader), Some(reached.configuration));
-        Ok(Done { leader, configuration, snapshots: Vec::new() })
+        Ok(Done { leader, configuration, ..Done::default() })
     })
 }
 
 /// What came of it where all went well.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize)]
 struct Done {
+    #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<u32>,
+    /// The node that a transfer went to which was called off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     configuration: Option<Configuration>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     snapshots: Vec<Taken>,
 }
 
@@ -309,12 +322,10 @@ fn for_each(
     let mut cluster = common.cluster()?;
     let groups = chosen(groups, &mut cluster, common)?;
     let outcome = |group| match act(&mut cluster, group) {
-        Ok(Done { leader, configuration, snapshots }) => {
-            Outcome { group, leader, configuration, snapshots, error: None, exit: Exit::Done }
-        }
+        Ok(done) => Outcome { group, done, error: None, exit: Exit::Done },
         Err(failed) => {
             let (error, exit) = (Some(failed.refusal()), failed.exit());
-            Outcome { group, leader: None, configuration: None, snapshots: Vec::new(), error, exit }
+            Outcome { group, done: Done::default(), error, exit }
         }
     };
     report(groups.into_iter().map(outcome).collect(), common)
@@ -345,15 +356,17 @@ impl Outcomes {
     fn table(&self) -> String {
         let mut rows = vec![vec!["group".to_owned(), "leader".to_owned(), String::new()]];
         rows.extend(self.groups.iter().map(|outcome| {
-            let leader = outcome.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
+            let done = &outcome.done;
+            let leader = done.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
             let said = outcome.error.as_ref().map(|error| format!("{}: {}", error.code, error.message));
-            let members = outcome.configuration.as_ref().map(Configuration::to_string);
-            let snapshots = outcome.snapshots.iter();
+            let members = done.configuration.as_ref().map(Configuration::to_string);
+            let snapshots = done.snapshots.iter();
             let snapshots: Vec<String> = snapshots
                 .map(|taken| format!("snapshot of entry {} on node {}", taken.index, taken.node))
                 .collect();
             let taken = (!snapshots.is_empty()).then(|| snapshots.join(", "));
-            let said = said.or(members).or(taken).unwrap_or_else(|| "done".to_owned());
+            let cancelled = done.cancelled.map(|to| format!("its transfer to node {to} was called off"));
+            let said = said.or(cancelled).or(members).or(taken).unwrap_or_else(|| "done".to_owned());
             vec![outcome.group.to_string(), leader, said]
         }));
         output::align(&rows) + &format!("\n{} done, {} failed\n", self.done, self.failed)
@@ -389,6 +402,15 @@ fn transfer(cluster: &mut Cluster, group: u64, to: Option<u32>, deadline: Deadli
             Err(failed) => return Err(failed),
         }
     }
+}
+
+/// Calls the transfer of one group off, if one is under way.
+fn cancel_transfer(cluster: &mut Cluster, group: u64) -> Result<Done, Failed> {
+    let mut words = words(&["GROUP", "TRANSFER"], &[group]);
+    words.push("CANCEL".to_owned());
+    let answer = cluster.ask_leader::<Cancelled>(&words, Deadline::after(Duration::ZERO))?;
+    let cancelled = (answer.cancelled > 0).then_some(answer.cancelled);
+    Ok(Done { leader: Some(answer.leader), cancelled, ..Done::default() })
 }
 
 fn campaign(cluster: &mut Cluster, group: u64, address: &str, deadline: Deadline) -> Result<Done, Failed> {

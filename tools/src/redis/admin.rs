@@ -22,8 +22,10 @@ pub(crate) enum Request {
     List,
     /// `GROUP SHOW group`
     Show(GroupId),
-    /// `GROUP TRANSFER group [node]`; without a node to the best.
+    /// `GROUP TRANSFER group [node]`: waits until it has ended; without a node to the best.
     Transfer(GroupId, NodeId),
+    /// `GROUP TRANSFER group CANCEL`: the transfer under way is called off.
+    CancelTransfer(GroupId),
     /// `GROUP DIGEST group`: takes time in the size of the group, and its core does nothing else meanwhile.
     Digest(GroupId),
     /// `GROUP SNAPSHOT group`
@@ -59,6 +61,7 @@ pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>>
         (b"group", b"list", 3) => Ok(Request::List),
         (b"group", b"show", 4) => group().map(Request::Show),
         (b"group", b"transfer", 4) => group().map(|group| Request::Transfer(group, NodeId::NONE)),
+        (b"group", b"transfer", 5) if word(4) == b"cancel" => group().map(Request::CancelTransfer),
         (b"group", b"transfer", 5) => group().and_then(|group| Ok(Request::Transfer(group, node(4)?))),
         (b"group", b"digest", 4) => group().map(Request::Digest),
         (b"group", b"snapshot", 4) => group().map(Request::Snapshot),
@@ -73,7 +76,7 @@ pub(crate) fn parse(arguments: Arguments<'_>) -> Option<Result<Request, String>>
             Request::AddNode(PeerAddress { node, peer: text(4), client: text(5) })
         }),
         (b"group" | b"node", _, _) => {
-            let usage = "GROUP LIST | GROUP SHOW group | GROUP DIGEST group | GROUP TRANSFER group [node] | GROUP CAMPAIGN group | GROUP SNAPSHOT group | \
+            let usage = "GROUP LIST | GROUP SHOW group | GROUP DIGEST group | GROUP TRANSFER group [node|CANCEL] | GROUP CAMPAIGN group | GROUP SNAPSHOT group | \
                          GROUP ADD-LEARNER|ADD-VOTER|PROMOTE|DEMOTE|REMOVE group node | GROUP REPLACE group old new | \
                          GROUP LEAVE group, these with [EXPECT index] [FORCE] | NODE DRAIN [UNDO] | NODE ADD node peers clients";
             Err(format!("ERR not a request of LOGDRIVE: use {usage}"))
@@ -144,6 +147,11 @@ pub(crate) async fn perform(client: &CoreClient, request: Request) -> Answer {
             let moved = client.transfer_leadership(group, to).await;
             let leader = moved.map_err(|error| refusal(client, error))?;
             Ok(json(&Led { group: group.0, leader: leader.0 }))
+        }
+        Request::CancelTransfer(group) => {
+            let to = client.cancel_transfer(group).await.map_err(|error| refusal(client, error))?;
+            let (leader, cancelled) = (client.node().0, to.map_or(0, |to| to.0));
+            Ok(json(&Cancelled { group: group.0, leader, cancelled }))
         }
         Request::Campaign(group) => {
             client.campaign(group).await.map_err(|error| refusal(client, error))?;
@@ -270,6 +278,14 @@ struct Peer {
 struct Led {
     group: u64,
     leader: u32,
+}
+
+#[derive(Serialize)]
+struct Cancelled {
+    group: u64,
+    leader: u32,
+    /// The node that leadership was being handed to; 0 if no transfer was under way.
+    cancelled: u32,
 }
 
 #[derive(Serialize)]

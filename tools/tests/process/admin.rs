@@ -1,5 +1,6 @@
 //! `logdrive group` and `logdrive node`: what operators see and do, with exit codes and JSON.
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Shape, logdrive, text, wait_for};
@@ -104,6 +105,56 @@ fn what_cannot_be_done_is_refused_with_an_exit_code() {
     assert!(code == UNWELL && said.contains("no node that answers is node 2"), "{said}");
     let output = logdrive(&["group", "list", "--addr", &cluster.nodes[1].clients]);
     assert_eq!(output.status.code(), Some(UNWELL));
+}
+
+#[test]
+fn a_transfer_to_a_node_that_stands_still_is_called_off() {
+    let cluster = Cluster::start(Shape { groups: 3, ..Shape::default() });
+    let (code, nothing) = ask(&cluster, &["group", "transfer", "all", "--cancel"]);
+    assert_eq!((code, &nothing["done"]), (DONE, &3.into()), "there is none: {nothing}");
+    let leader = leader_of(&cluster, 1);
+    let target = leader % 3 + 1;
+    let node = &cluster.nodes[target as usize - 1];
+    node.signal(Signal::STOP);
+    // By way of the leader: the one that stands still does not answer.
+    let address = cluster.nodes[leader as usize - 1].clients.clone();
+    let asked = address.clone();
+    let order = std::thread::spawn(move || {
+        let to = target.to_string();
+        let output = logdrive(&[
+            "group",
+            "transfer",
+            "1",
+            "--to",
+            &to,
+            "--wait",
+            "--json",
+            "--timeout-ms",
+            "2000",
+            "--addr",
+            &asked,
+        ]);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), said["groups"][0]["error"]["code"].clone())
+    });
+    let cancel = || {
+        let output = logdrive(&[
+            "group",
+            "transfer",
+            "1",
+            "--cancel",
+            "--json",
+            "--timeout-ms",
+            "500",
+            "--addr",
+            &address,
+        ]);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        (said["groups"][0]["cancelled"] == target).then_some(())
+    };
+    wait_for("the transfer to be called off", cancel);
+    assert_eq!(order.join().unwrap(), (Some(FAILED), "CANCELLED".into()));
+    node.signal(Signal::CONT);
 }
 
 #[test]
