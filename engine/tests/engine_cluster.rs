@@ -211,7 +211,7 @@ fn a_transfer_can_be_called_off() {
     let (gone, other) = (NodeId(1 + leader % 3), 1 + (leader + 1) % 3);
     assert_eq!(block_on(group.cancel_transfer()), Ok(None));
     let refused = block_on(cluster.group(other, 1).cancel_transfer());
-    assert_eq!(refused, Err(Error::NotLeader { leader: NodeId(leader) }));
+    assert!(matches!(refused, Err(Error::NotLeader { .. })), "{refused:?}");
     cluster.shutdown(gone.0);
     let transfer = group.transfer_leadership(gone);
     let waits = std::thread::spawn(move || block_on(transfer));

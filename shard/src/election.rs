@@ -116,7 +116,14 @@ impl Group {
             // Refusals need no counting, the deadline ends a campaign that gets no majority. But the term of the one
             // who refused is real, also in answer to a pre-vote: without it a lagging term could never campaign.
             if message.term > self.term {
+                let rehearsed = matches!(self.role, RoleState::PreCandidate(_));
                 self.adopt_term(env, message.term);
+                if rehearsed {
+                    // Asked again at once, in that term. Until the next deadline somebody whose log is too short, or who is no
+                    // member any more, might have raised the terms of the others again, and so on: the one that can win would
+                    // always be one term behind.
+                    self.become_pre_candidate(env);
+                }
             }
         } else if message.pre_vote {
             let is_mine = message.term.0 == self.term.0 + 1;

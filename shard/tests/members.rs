@@ -22,7 +22,10 @@ fn nodes_come_and_go_under_faults_and_nothing_committed_is_lost() {
         for _ in 0..STEPS {
             chaos.step(&mut |chaos| match chaos.dice.below(12) {
                 0..5 => chaos.change(),
-                5..7 => chaos.addressee().map(|id| drop(chaos.cluster.read(id))),
+                5..7 => {
+                    let id = chaos.addressee()?;
+                    chaos.cluster.read(id).ok().map(drop)
+                }
                 _ => {
                     let (id, count) = (chaos.addressee()?, 1 + chaos.dice.below(3) as u32);
                     let _ = chaos.cluster.propose(id, count, 1);
