@@ -118,7 +118,7 @@ impl Group {
             if message.term > self.term {
                 let rehearsed = matches!(self.role, RoleState::PreCandidate(_));
                 self.adopt_term(env, message.term);
-                if rehearsed {
+                if rehearsed && !mutant::TERM_BEHIND {
                     // Asked again at once, in that term. Until the next deadline somebody whose log is too short, or who is no
                     // member any more, might have raised the terms of the others again, and so on: the one that can win would
                     // always be one term behind.

@@ -170,6 +170,7 @@ impl Group {
         let has_stalled = self.is_unfit() && self.commit == commit && commit < self.tail.last;
         let waits = |peer: usize| self.progress(peer).is_some_and(|progress| progress.is_loading());
         has_stalled
+            && !mutant::UNREADABLE_LEADS
             && self.alive.iter().any(|peer| peer < self.peers() && self.is_voter(peer) && waits(peer))
             && self.is_quorum_without_self(self.alive)
     }

@@ -43,6 +43,10 @@ pub(crate) const NAMED_IGNORED: bool = cfg!(mutant_named_ignored);
 pub(crate) const FLOOR_IGNORED: bool = cfg!(mutant_floor_ignored);
 /// A leader goes on counting what a peer acknowledged before it came back with less.
 pub(crate) const MATCHED_REMEMBERED: bool = cfg!(mutant_matched_remembered);
+/// A leader leads on although its followers wait for what its disk has lost, and could do without it.
+pub(crate) const UNREADABLE_LEADS: bool = cfg!(mutant_unreadable_leads);
+/// Whoever is refused for its term asks in the new one at its next deadline only.
+pub(crate) const TERM_BEHIND: bool = cfg!(mutant_term_behind);
 /// What became of a snapshot counts however often it is reported (etcd#18055).
 pub(crate) const SNAPSHOT_TWICE: bool = cfg!(mutant_snapshot_twice);
 /// A snapshot is installed with the term of the leader that sent it instead of its own.

@@ -4,7 +4,7 @@
 #   tests/mutants.sh               all mutants, all suites: which of them catches which
 #   tests/mutants.sh NAME...       these mutants, and only until the first suite that catches each
 cd "$(dirname "$0")/.." || exit 2
-suites="${LOGDRIVE_MUTANT_SUITES:-field field_members lease lost scripts snapshots members stories random linear explore}"
+suites="${LOGDRIVE_MUTANT_SUITES:-scripts field field_members lease lost snapshots members stories random linear explore}"
 first_only=${1:+yes}
 [ $# -gt 0 ] || set -- $(sed -n 's/^    "\([a-z_]*\)",$/\1/p' build.rs)
 export LOGDRIVE_SEEDS=${LOGDRIVE_SEEDS:-2000} RUST_BACKTRACE=0
