@@ -56,7 +56,7 @@
 //! | `lost.rs` | a member whose disk lost what it had vouched for |
 //! | `uncommitted.rs` | the limits on what is proposed and not committed |
 //! | `contact.rs` | routes, contact, deadlines |
-//! | `quorum.rs` | majorities, of one set of voters and of two |
+//! | `quorum.rs`, `joint.rs` | majorities, of one set of voters and of two |
 //! | `membership.rs` | a configuration and its bytes |
 //! | `confchange.rs` | from one configuration to the next |
 //! | `members.rs` | the configuration in force, positions of peers, removed members |
@@ -87,6 +87,7 @@ mod forward;
 mod group;
 mod history;
 mod inflights;
+mod joint;
 mod lease;
 mod lost;
 mod members;

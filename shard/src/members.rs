@@ -9,9 +9,10 @@
 //! sees to it that they learn of it), then **guests**: nodes that this one has a way to and that are no members as far as it
 //! knows. A leader may be a guest to a node that lags behind, and so may a candidate: their messages count all the same.
 
+use crate::joint::JointConfig;
 use crate::mutant;
 use crate::progress::{Progress, State};
-use crate::quorum::{JointConfig, PEERS_MAX, PeerSet, SELF};
+use crate::quorum::{PEERS_MAX, PeerSet, SELF};
 use crate::role::{Flags, INLINE_PEERS, RoleState};
 use crate::{
     Env, Group, LogIndex, LogState, MemberKind, Membership, MembershipChange, NodeId, Proposed, Refused,

@@ -184,3 +184,85 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    fn at(seconds: u64) -> Moment {
+        Moment(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_probe_is_sent_once_and_an_answer_opens_the_window() {
+        let mut ring = Ring::new();
+        let mut progress = Progress::probe(LogIndex(8));
+        assert_eq!((progress.matched, progress.next), (LogIndex(0), LogIndex(8)));
+        progress.set_probe_sent(true);
+        assert!(progress.probe_is_sent() && progress.awaits_answer());
+        progress.matched = LogIndex(5);
+        progress.become_replicate(&mut ring);
+        assert_eq!((progress.state, progress.next), (State::Replicate, LogIndex(6)));
+        assert!(!progress.probe_is_sent() && !progress.awaits_answer(), "nothing is in flight");
+        progress.sent(&mut ring, 3, 30);
+        assert!(progress.awaits_answer() && progress.window_is_open(&Config::default()));
+        assert_eq!(progress.next, LogIndex(9));
+    }
+
+    #[test]
+    fn what_was_in_flight_is_forgotten_and_what_matched_is_not() {
+        let mut ring = Ring::new();
+        let mut progress = Progress::probe(LogIndex(1));
+        progress.matched = LogIndex(4);
+        progress.become_replicate(&mut ring);
+        (0..5).for_each(|_| progress.sent(&mut ring, 1, 10));
+        progress.set_loading(true);
+        progress.become_probe(&mut ring);
+        assert_eq!(
+            (progress.state, progress.matched, progress.next),
+            (State::Probe, LogIndex(4), LogIndex(5))
+        );
+        assert_eq!((progress.inflight_count, progress.inflight_bytes, ring.len()), (0, 0, 0));
+        assert!(!progress.is_loading());
+        progress.become_probe_at(&mut ring, LogIndex(2));
+        assert_eq!(progress.next, LogIndex(5), "never before what matched");
+        progress.become_probe_at(&mut ring, LogIndex(9));
+        progress.become_probe(&mut ring);
+        assert_eq!(progress.next, LogIndex(9), "a guess stays the best there is");
+    }
+
+    #[test]
+    fn a_peer_that_answered_is_not_asked_again_until_the_next_deadline() {
+        let mut progress = Progress::probe(LogIndex(1));
+        assert!(!progress.take_answered());
+        progress.set_answered();
+        assert!(progress.take_answered());
+        assert!(!progress.take_answered(), "once");
+    }
+
+    #[test]
+    fn a_snapshot_is_waited_for_as_long_as_there_is_word_of_it() {
+        let mut ring = Ring::new();
+        let mut progress = Progress::probe(LogIndex(1));
+        progress.become_snapshot(&mut ring, LogIndex(7), at(100));
+        assert_eq!((progress.state, progress.next), (State::Snapshot, LogIndex(8)));
+        assert!(!progress.awaits_answer());
+        let near = |span: Duration, seconds: u64| {
+            span.abs_diff(Duration::from_secs(seconds)) < Duration::from_millis(5)
+        };
+        progress.snapshot_moved(at(103));
+        progress.snapshot_asked(at(104));
+        let (word, asked) = progress.snapshot_since(at(106));
+        assert!(near(word, 3) && near(asked, 2), "{word:?} {asked:?}");
+        progress.snapshot_refused(at(107), Duration::from_secs(10));
+        let (word, asked) = progress.snapshot_since(at(107));
+        assert!(near(word, 10) && near(asked, 0), "{word:?} {asked:?}");
+        progress.become_probe(&mut ring);
+        let before = progress.snapshot_since(at(200));
+        progress.snapshot_moved(at(200));
+        progress.snapshot_refused(at(200), Duration::from_secs(10));
+        assert_eq!(progress.state, State::Probe);
+        assert_eq!(progress.snapshot_since(at(200)), before, "late words say nothing");
+    }
+}

@@ -189,8 +189,8 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
-    use crate::Config;
-    use crate::testing::Alone;
+    use crate::testing::{Alone, Led};
+    use crate::{Config, HeartbeatReply, LogIndex, NodeId, Refused, Term};
 
     #[test]
     fn reads_of_a_turn_share_a_round_and_later_ones_get_a_later_round() {
@@ -203,5 +203,49 @@ mod tests {
         let ((one, other), later) = rounds;
         assert_eq!(one, other);
         assert!(later.is_ok_and(|later| one.is_ok_and(|one| later > one)), "{rounds:?}");
+    }
+
+    fn answer(led: &mut Led, from: u32, term: u64, round: u64) {
+        let reply = HeartbeatReply { term: Term(term), round };
+        led.step(|group, env| group.on_heartbeat_reply(env, NodeId(from), &reply));
+    }
+
+    #[test]
+    fn a_round_is_confirmed_by_a_majority_at_the_commit_index_that_it_began_with() {
+        let mut led = Led::of_three();
+        let round = led.step(|group, env| group.read_index(env)).expect("it leads");
+        assert!(led.said.heartbeats.is_empty(), "with the end of the turn");
+        led.flush();
+        assert_eq!(led.said.heartbeats.iter().filter(|(_, beat)| beat.round == round).count(), 2);
+        // What is committed while the round is out does not belong to it.
+        led.propose().expect("it leads");
+        led.durable(2);
+        led.matched(2, 2);
+        assert_eq!(led.group.commit(), LogIndex(2));
+        assert!(led.said.confirmed.is_empty());
+        answer(&mut led, 2, 1, round);
+        assert_eq!(led.said.confirmed, [(round, LogIndex(1))]);
+        answer(&mut led, 3, 1, round);
+        assert_eq!(led.said.confirmed.len(), 1, "once");
+    }
+
+    #[test]
+    fn answers_to_other_rounds_and_of_other_terms_confirm_nothing() {
+        let mut led = Led::of_three();
+        let first = led.step(|group, env| group.read_index(env)).expect("it leads");
+        led.flush();
+        answer(&mut led, 2, 1, first);
+        let second = led.step(|group, env| group.read_index(env)).expect("it leads");
+        led.flush();
+        assert!(second > first);
+        answer(&mut led, 3, 1, first);
+        answer(&mut led, 3, 0, second);
+        answer(&mut led, 3, 1, second + 1);
+        assert_eq!(led.said.confirmed.len(), 1, "only the first");
+        // A later term ends the leadership, and the reads with it.
+        answer(&mut led, 3, 2, second);
+        assert_eq!(led.said.confirmed.len(), 1);
+        let refused = led.step(|group, env| group.read_index(env));
+        assert_eq!(refused, Err(Refused::NotLeader { leader: NodeId::NONE }));
     }
 }

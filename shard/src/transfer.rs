@@ -183,8 +183,8 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::Alone;
-    use crate::{Config, NodeId, Refused};
+    use crate::testing::{Alone, Led};
+    use crate::{Config, NodeId, Refused, Route, TransferEnd};
 
     #[test]
     fn a_single_voter_has_nobody_to_hand_over_to() {
@@ -198,5 +198,69 @@ mod tests {
         let transferring = alone.step(&config, |group, _| group.transferring());
         assert_eq!(transferring, None);
         assert!(alone.propose(&config, 1).is_ok(), "nothing is held up");
+    }
+
+    fn to(led: &mut Led, node: u32) -> Result<(), Refused> {
+        led.step(|group, env| group.transfer_leadership(env, NodeId(node)))
+    }
+
+    #[test]
+    fn the_target_is_told_to_campaign_when_it_has_everything_and_told_again() {
+        let mut led = Led::of_three();
+        led.propose().expect("it leads");
+        led.flush();
+        led.durable(2);
+        assert_eq!(to(&mut led, 2), Ok(()));
+        assert!(led.said.orders.is_empty(), "it lacks entry 2");
+        led.matched(3, 2);
+        assert!(led.said.orders.is_empty(), "that was the other one");
+        led.matched(2, 2);
+        assert_eq!(led.said.orders, [Route(2)]);
+        led.wait_for_deadline();
+        assert_eq!(led.said.orders, [Route(2), Route(2)], "the first may have been lost");
+    }
+
+    #[test]
+    fn proposals_wait_and_one_transfer_is_made_at_a_time_until_its_time_is_over() {
+        let mut led = Led::of_three();
+        assert_eq!(to(&mut led, 2), Ok(()));
+        assert_eq!(to(&mut led, 2), Ok(()), "asking again changes nothing");
+        let transferring = Err(Refused::Transferring { to: NodeId(2) });
+        assert_eq!(to(&mut led, 3), transferring);
+        assert_eq!(led.propose().map(|_| ()), transferring);
+        assert!(led.step(|group, env| group.read_index(env)).is_ok(), "reads go on");
+        let until = led.now.after(Config::default().election_base);
+        while led.now < until {
+            led.wait_for_deadline();
+        }
+        assert_eq!(led.said.ended, [(NodeId(2), TransferEnd::TimedOut)]);
+        assert!(led.propose().is_ok() && led.group.is_leader());
+        assert_eq!(to(&mut led, 3), Ok(()));
+    }
+
+    #[test]
+    fn what_is_called_off_ends_once_and_at_once() {
+        let mut led = Led::of_three();
+        assert!(!led.step(|group, env| group.cancel_transfer(env)), "there is none");
+        assert_eq!(to(&mut led, 2), Ok(()));
+        assert!(led.step(|group, env| group.cancel_transfer(env)));
+        assert!(!led.step(|group, env| group.cancel_transfer(env)));
+        assert_eq!(led.said.ended, [(NodeId(2), TransferEnd::Cancelled)]);
+        assert!(led.propose().is_ok());
+    }
+
+    #[test]
+    fn the_best_is_in_contact_and_has_what_is_committed() {
+        let mut led = Led::of_three();
+        led.propose().expect("it leads");
+        led.flush();
+        led.durable(2);
+        led.matched(3, 2);
+        let best = led.step(|group, env| group.transfer_to_best(env));
+        assert_eq!(best, Ok(NodeId(3)), "node 2 lacks what is committed");
+        led.step(|group, env| group.cancel_transfer(env));
+        led.step(|group, env| group.on_contact(env, NodeId(3), false));
+        let best = led.step(|group, env| group.transfer_to_best(env));
+        assert_eq!(best, Ok(NodeId(2)), "node 3 is out of contact");
     }
 }
