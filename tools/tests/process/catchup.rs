@@ -16,7 +16,7 @@ fn shape() -> Shape {
 }
 
 /// Of each group: where the log begins on its leader, and where it ends.
-fn logs(cluster: &Cluster) -> Vec<(u64, u64)> {
+pub(crate) fn logs(cluster: &Cluster) -> Vec<(u64, u64)> {
     let (_, shown) = ask(cluster, &["group", "show", "all"]);
     let number = |value: &serde_json::Value| value.as_u64().unwrap();
     let groups = shown.as_array().unwrap().iter();
@@ -24,7 +24,7 @@ fn logs(cluster: &Cluster) -> Vec<(u64, u64)> {
 }
 
 /// Waits until no log begins below what `before` ended with.
-fn wait_for_cuts(cluster: &Cluster, before: &[(u64, u64)]) {
+pub(crate) fn wait_for_cuts(cluster: &Cluster, before: &[(u64, u64)]) {
     wait_for("all logs to be cut", || {
         let now = logs(cluster);
         now.iter().zip(before).all(|(now, before)| now.0 > before.1 + 1).then_some(())

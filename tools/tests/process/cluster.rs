@@ -12,8 +12,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Long enough for a machine that runs other things as well; nothing waits this long when all is well.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for a machine that runs other things as well; nothing waits this long when all is well. `LOGDRIVE_PATIENCE_S` if
+/// set, for tests that were made large.
+pub(crate) fn patience() -> Duration {
+    let seconds = std::env::var("LOGDRIVE_PATIENCE_S").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
 
 /// The machine is shared: one cluster at a time, so that a test's timing is its own.
 static ONE_CLUSTER: Mutex<()> = Mutex::new(());
@@ -25,12 +29,12 @@ pub(crate) fn now() -> Instant {
 
 /// Asks until there is an answer; fails the test if none comes.
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = now() + PATIENCE;
+    let deadline = now() + patience();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(now() < deadline, "waited {} s for {what}", PATIENCE.as_secs());
+        assert!(now() < deadline, "waited {} s for {what}", patience().as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -122,7 +126,7 @@ impl Node {
 
     pub(crate) fn wait_ready(&mut self) {
         let process = self.process.as_ref().unwrap();
-        let line = process.lines.recv_timeout(PATIENCE);
+        let line = process.lines.recv_timeout(patience());
         let line =
             line.unwrap_or_else(|error| panic!("node {} is not ready ({error}): {}", self.id, self.stderr()));
         assert!(line.starts_with(&format!("ready node={} ", self.id)), "{line}");

@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod crash;
 mod dev;
+mod grown;
 mod identity;
 mod log;
 mod members;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, PATIENCE, Shape, now, wait_for};
+use crate::cluster::{Cluster, Shape, now, patience, wait_for};
 
 /// With this preset nobody would campaign before two seconds are over.
 const ELECTION_BASE: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ fn sigterm_hands_leaders_over_and_ends_with_0() {
     let started = now();
     cluster.nodes[0].spawn(false);
     cluster.nodes[0].wait_ready();
-    assert!(started.elapsed() < PATIENCE / 4, "a clean start took {:?}", started.elapsed());
+    assert!(started.elapsed() < patience() / 4, "a clean start took {:?}", started.elapsed());
     cluster.wait_for_equal_digests();
     wait_for("node 1 to lead again", || cluster.nodes[0].count("leaders").filter(|leaders| *leaders > 0));
     cluster.nodes.iter_mut().for_each(|node| node.stop());
