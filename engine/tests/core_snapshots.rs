@@ -359,3 +359,83 @@ fn a_group_that_left_this_node_leaves_no_snapshots_behind() {
     assert_eq!(cluster.core(gone).snapshot_status(SLOT).index, LogIndex(0));
     write_all(&mut cluster, 100..110);
 }
+
+#[test]
+fn what_stays_in_the_log_for_slow_followers_is_bounded_in_entries_and_in_bytes() {
+    let stays = |entry: usize| {
+        let mut setup = setup();
+        setup.settings.snapshots.every_entries = 0;
+        setup.settings.snapshots.keep_trailing_entries = 50;
+        setup.settings.snapshots.keep_trailing_bytes = 100_000;
+        let mut cluster = Cluster::new(setup);
+        cluster.elect();
+        for _ in 0..200 {
+            assert!(cluster.write(1, &vec![7; entry]).result.is_ok());
+        }
+        snapshot(&mut cluster, 1);
+        cluster.run_for(ms(50));
+        let status = cluster.core(1).snapshot_status(SLOT);
+        status.index.0 + 1 - status.log_first.0
+    };
+    assert_eq!(stays(100), 50, "small ones are counted");
+    let large = stays(10_000);
+    assert!((8..=10).contains(&large), "{large} of 10 kB");
+}
+
+#[test]
+fn groups_that_grow_alike_take_their_snapshots_one_after_the_other_and_a_few_at_a_time() {
+    let mut setup = setup();
+    setup.groups = 48;
+    setup.settings.snapshots.at_once = 2;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    let (mut most, mut begun) = (0, Vec::new());
+    for n in 0..140 {
+        for group in 1..=48 {
+            let token = cluster.propose(1, group, &payload(n));
+            while cluster.answer(1, token).is_none() {
+                let end = cluster.now + 1_000_000_000;
+                assert!(cluster.advance(end));
+                let is_busy = |n: &u64| cluster.core(1).snapshot_status(Cluster::slot(*n)).is_busy;
+                most = most.max((1..=48).filter(is_busy).count());
+            }
+        }
+        begun.push(cluster.core(1).snapshot_counters().begun);
+    }
+    assert!(most <= 2, "{most} at the same time");
+    assert!(*begun.last().expect("many") >= 48);
+    let largest = begun.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(largest <= Some(16), "{largest:?} of 48 in one round of writes: {begun:?}");
+}
+
+#[test]
+fn a_start_loads_a_few_snapshots_at_a_time_and_tells_how_far_it_is() {
+    let mut setup = setup();
+    setup.groups = 12;
+    setup.settings.snapshots.every_entries = 0;
+    setup.settings.snapshots.loads_at_once = 3;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    for group in 1..=12 {
+        for n in 0..30 {
+            assert!(cluster.write(group, &[n; 2_000]).result.is_ok());
+        }
+        let slot = Cluster::slot(group);
+        let token = cluster.ask(1, |port, token| Event::Snapshot { port, token, slot });
+        assert!(cluster.wait(1, token).result.is_ok());
+    }
+    cluster.kill(1);
+    cluster.start(1);
+    let (now, most) = cluster.core(1).machine().loads;
+    assert_eq!((now, most), (0, 3));
+    // First of the snapshots, then of the log: each comes to its end, and never goes back.
+    let told = cluster.node(1).told.clone();
+    let total = told[0].1;
+    let of_snapshots: Vec<_> = told.iter().take_while(|told| told.1 == total).map(|told| told.0).collect();
+    assert!(total >= 12 * 60_000 && of_snapshots.len() >= 4, "{told:?}");
+    assert!(of_snapshots.is_sorted() && of_snapshots.last() >= Some(&(12 * 60_000)), "{told:?}");
+    cluster.elect();
+    for group in 1..=12 {
+        assert_eq!(cluster.core(1).machine().entries[group - 1].len(), 30);
+    }
+}

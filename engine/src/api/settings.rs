@@ -145,6 +145,8 @@ pub struct SnapshotSettings {
     pub every_bytes: u64,
     /// Entries that a snapshot stands for and that stay in the log, for followers that are a little behind.
     pub keep_trailing_entries: u64,
+    /// About so many bytes of them at most, going by what the group's entries took on average since its snapshot before.
+    pub keep_trailing_bytes: u64,
     /// Being written on one core.
     pub at_once: u32,
     /// Bytes of entries that no snapshot stands for, above which a group takes no proposals until one does.
@@ -174,6 +176,7 @@ impl Default for SnapshotSettings {
             every_entries: 10_000,
             every_bytes: 64 << 20,
             keep_trailing_entries: 1_000,
+            keep_trailing_bytes: 8 << 20,
             at_once: 2,
             group_log_bytes_max: 256 << 20,
             slice_bytes: 64 << 10,

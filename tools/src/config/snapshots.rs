@@ -22,6 +22,7 @@ pub(crate) struct Snapshots {
     pub(crate) every_entries: Option<Spanned<u64>>,
     pub(crate) every_bytes: Option<Spanned<Bytes>>,
     pub(crate) keep_trailing_entries: Option<Spanned<u64>>,
+    pub(crate) keep_trailing_bytes: Option<Spanned<Bytes>>,
     pub(crate) group_log_bytes: Option<Spanned<Bytes>>,
     pub(crate) at_once: Option<Spanned<u32>>,
     pub(crate) bytes_per_s: Option<Spanned<Bytes>>,
@@ -43,6 +44,8 @@ impl Check<'_> {
         self.number("snapshots.every_entries", &written.every_entries, 0, ENTRIES_MAX, entries);
         let key = "snapshots.keep_trailing_entries";
         self.number(key, &written.keep_trailing_entries, 0, ENTRIES_MAX, trailing);
+        let trailing = &mut settings.keep_trailing_bytes;
+        self.size("snapshots.keep_trailing_bytes", &written.keep_trailing_bytes, 0, BYTES_MAX, trailing);
         self.size("snapshots.every_bytes", &written.every_bytes, 0, BYTES_MAX, &mut settings.every_bytes);
         let bound = &mut settings.group_log_bytes_max;
         self.size("snapshots.group_log_bytes", &written.group_log_bytes, MIB, BYTES_MAX, bound);

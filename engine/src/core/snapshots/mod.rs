@@ -69,6 +69,8 @@ struct GroupSnapshots {
     at: Option<Moment>,
     /// About how many bytes of entries were applied that it does not stand for.
     log_bytes: u64,
+    /// About how many bytes an entry took between the last two snapshots.
+    entry_bytes: u64,
     /// The configuration that was applied last, and the index of its entry.
     membership_index: LogIndex,
     membership: Membership,

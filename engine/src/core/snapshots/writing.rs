@@ -19,6 +19,8 @@ pub(super) struct Writing<V> {
     index: LogIndex,
     /// What the log had of the group when the state was frozen.
     log_bytes: u64,
+    /// What was not counted in that yet.
+    uncounted_bytes: u64,
     /// Handed out by the state machine, and from where on the store has not taken it.
     rest: Vec<u8>,
     from: usize,
@@ -78,6 +80,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             write,
             index: applied,
             log_bytes,
+            uncounted_bytes: u64::from(self.io.lanes[at].uncounted_bytes),
             rest: Vec::new(),
             from: 0,
             is_stuck: false,
@@ -130,6 +133,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         state.is_busy = false;
         state.failure = None;
         if index > state.index {
+            let entries = index.0 - state.index.0;
+            state.entry_bytes = (writing.log_bytes + writing.uncounted_bytes) / entries;
             (state.index, state.file_bytes, state.at) = (index, file_bytes, Some(self.io.now));
             state.log_bytes = state.log_bytes.saturating_sub(writing.log_bytes);
         }
@@ -157,7 +162,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let state = &mut self.snapshots.groups[at];
         let (trailing, upto) = match std::mem::take(&mut state.eased) {
             true => (0, state.index),
-            false => (settings.keep_trailing_entries, state.index.min(held)),
+            false => {
+                let within_bytes = settings.keep_trailing_bytes / state.entry_bytes.max(1);
+                (settings.keep_trailing_entries.min(within_bytes), state.index.min(held))
+            }
         };
         let Some(index) = self.groups[at].compactable(upto, trailing) else { return };
         if let Err(error) = self.io.wal.compact(self.io.lanes[at].stream, index.0) {
