@@ -82,6 +82,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let Some(slot) = self.addressed(link, to) else { continue };
             self.on_snapshot_answer(link, slot, &answer);
         }
+        for (to, relay) in frame.snapshot_relays() {
+            let Some(slot) = self.addressed(link, to) else { continue };
+            self.on_snapshot_relay(link, slot, &relay);
+        }
     }
 
     /// What others ask of this node.

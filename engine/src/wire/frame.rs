@@ -30,7 +30,9 @@ use super::records::{
     WirePulse, WireReadIndex, WireSnapshotAnswer, WireSnapshotOffer, WireSnapshotPart, WireTerm,
     WireTermReport, WireTimeoutNow, WireVoteReply, WireVoteRequest,
 };
-use super::snapshots::{OFFER_BYTES_MAX, PART_BYTES_MAX, SnapshotAnswer, SnapshotOffer, SnapshotPart};
+use super::snapshots::{
+    OFFER_BYTES_MAX, PART_BYTES_MAX, SnapshotAnswer, SnapshotOffer, SnapshotPart, SnapshotRelay,
+};
 use super::{VERSION_MAX, VERSION_MIN};
 
 /// Bytes of the header.
@@ -310,6 +312,23 @@ impl FrameBuilder {
         let answer =
             WireSnapshotAnswer { term, snapshot, next, slot, history, offset, window, attempt, verdict };
         self.body.snapshot_answers.push(answer);
+    }
+
+    /// Adds what a leader and a follower say about a snapshot that the follower sends.
+    pub fn snapshot_relay(&mut self, to: Address, m: &SnapshotRelay) {
+        let Address { slot, history } = to;
+        let SnapshotRelay { term, to, at_least, word } = *m;
+        self.body.snapshot_answers.push(WireSnapshotAnswer {
+            term: term.0,
+            snapshot: 0,
+            next: at_least.0,
+            slot,
+            history,
+            offset: 0,
+            window: to.0,
+            attempt: 0,
+            verdict: word as u32,
+        });
     }
 
     /// Sets the frame's pulse; the last one counts.

@@ -1,10 +1,10 @@
-use logdrive_shard::{LogIndex, Term};
+use logdrive_shard::{LogIndex, NodeId, Term};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 use crate::snapshot::SnapshotId;
-use crate::wire::{FrameError, FrameView, SnapshotVerdict, VERSION_MAX, frame_len};
+use crate::wire::{FrameError, FrameView, RelayWord, SnapshotRelay, SnapshotVerdict, VERSION_MAX, frame_len};
 
 /// Any message of a frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -499,4 +499,18 @@ fn parts_of_chunks_that_do_not_fit_are_refused() {
     assert_eq!(part_with(0, 6), unfit);
     let entries = FrameError::Malformed { what: "entries and payload area do not fit each other" };
     assert_eq!(part_with(0, 4), entries);
+}
+
+#[test]
+fn what_leaders_and_followers_say_about_snapshots_that_these_send_is_no_answer_of_a_receiver() {
+    let words = [RelayWord::Send, RelayWord::Going, RelayWord::Done, RelayWord::Failed];
+    let relay = |word| SnapshotRelay { term: Term(3), to: NodeId(u32::MAX), at_least: LogIndex(77), word };
+    let mut builder = FrameBuilder::new();
+    words.iter().for_each(|word| builder.snapshot_relay(TO, &relay(*word)));
+    let mut bytes = Vec::new();
+    builder.finish(1, VERSION_MAX, &mut bytes);
+    let frame = FrameView::parse(&bytes, VERSION_MAX).unwrap();
+    let found: Vec<_> = frame.snapshot_relays().collect();
+    assert_eq!(found, words.map(|word| (TO, relay(word))));
+    assert_eq!(frame.snapshot_answers().count(), 0);
 }

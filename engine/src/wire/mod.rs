@@ -15,7 +15,9 @@ pub use handshake::{
     HANDSHAKE_HEADER_LEN, HELLO_BYTES_MAX, HELLO_GROUPS_MAX, Handshake, HandshakeError, Hello, Reject,
     Remembered, Versions, handshake_len,
 };
-pub use snapshots::{PART_BYTES_MAX, SnapshotAnswer, SnapshotOffer, SnapshotPart, SnapshotVerdict};
+pub use snapshots::{
+    PART_BYTES_MAX, RelayWord, SnapshotAnswer, SnapshotOffer, SnapshotPart, SnapshotRelay, SnapshotVerdict,
+};
 pub use view::{AppendReplies, Appends, Entries, FrameView, frame_len};
 
 use logdrive_shard::{GroupId, NodeId};

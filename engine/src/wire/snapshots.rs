@@ -5,7 +5,7 @@
 //! snapshot and the term of the leader on whose behalf it is sent: what belongs to another snapshot, or to a leader of the past, is
 //! refused.
 
-use logdrive_shard::Term;
+use logdrive_shard::{LogIndex, NodeId, Term};
 
 use crate::snapshot::{HEADER_BYTES, SnapshotId};
 
@@ -23,8 +23,54 @@ pub struct SnapshotOffer {
     pub term: Term,
     /// The snapshot.
     pub snapshot: SnapshotId,
-    /// Counts the offers of a transfer: the answer repeats it, so that an old one is not taken for that to a new one.
+    /// Counts the offers of a transfer: the answer repeats it, so that an old one is not taken for that to a new one. The top bit says
+    /// that the sender is not the leader, but sends on its behalf.
     pub attempt: u32,
+}
+
+impl SnapshotOffer {
+    /// Set in `attempt` if it is sent on the leader's behalf.
+    pub const ON_BEHALF: u32 = 1 << 31;
+
+    /// Whether the sender is not the leader.
+    pub fn is_on_behalf(&self) -> bool {
+        self.attempt & SnapshotOffer::ON_BEHALF != 0
+    }
+}
+
+/// A leader has a follower send a snapshot in its place, and what that says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotRelay {
+    /// The leader's term.
+    pub term: Term,
+    /// Who needs it.
+    pub to: NodeId,
+    /// What it must stand for at least.
+    pub at_least: LogIndex,
+    /// What is said.
+    pub word: RelayWord,
+}
+
+/// What a leader and a follower say about a snapshot that the follower sends. In a frame they have the form of an answer with these
+/// numbers for a verdict; `next` is the index then, and `window` the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RelayWord {
+    /// The leader: send it.
+    Send = 16,
+    /// The follower: it goes on.
+    Going = 17,
+    /// The follower: it is with the receiver.
+    Done = 18,
+    /// The follower: it has none, no place for it, or it came to nothing.
+    Failed = 19,
+}
+
+impl RelayWord {
+    pub(super) fn from_number(number: u32) -> Option<RelayWord> {
+        use RelayWord::{Done, Failed, Going, Send};
+        [Send, Going, Done, Failed].into_iter().find(|word| *word as u32 == number)
+    }
 }
 
 /// A part of a chunk. Its bytes come with it.

@@ -15,7 +15,8 @@ use super::records::{
     ArchivedBody, ArchivedWireAppend, ArchivedWireAppendReply, ArchivedWireHint, TERM_ELSEWHERE,
 };
 use super::snapshots::{
-    OFFER_BYTES_MAX, OFFSET_MAX, PART_BYTES_MAX, SnapshotAnswer, SnapshotOffer, SnapshotPart, SnapshotVerdict,
+    OFFER_BYTES_MAX, OFFSET_MAX, PART_BYTES_MAX, RelayWord, SnapshotAnswer, SnapshotOffer, SnapshotPart,
+    SnapshotRelay, SnapshotVerdict,
 };
 use super::{FrameError, VERSION_MAX, VERSION_MIN};
 use crate::snapshot::SnapshotId;
@@ -276,6 +277,19 @@ impl<'a> FrameView<'a> {
         })
     }
 
+    /// What leaders and followers say about snapshots that the followers send.
+    pub fn snapshot_relays(&self) -> impl Iterator<Item = (Address, SnapshotRelay)> + use<'a> {
+        self.body.snapshot_answers.iter().filter_map(|m| {
+            let relay = SnapshotRelay {
+                term: Term(m.term.to_native()),
+                to: NodeId(m.window.to_native()),
+                at_least: LogIndex(m.next.to_native()),
+                word: RelayWord::from_number(m.verdict.to_native())?,
+            };
+            Some((address(m.slot, m.history), relay))
+        })
+    }
+
     /// What receivers of snapshots say.
     pub fn snapshot_answers(&self) -> impl Iterator<Item = (Address, SnapshotAnswer)> + use<'a> {
         self.body.snapshot_answers.iter().filter_map(|m| {
@@ -381,7 +395,9 @@ fn check_snapshots(body: &ArchivedBody) -> Result<(u64, u64), &'static str> {
     }
     for m in body.snapshot_answers.iter() {
         numbers |= m.term.to_native() | m.next.to_native();
-        let is_known = SnapshotVerdict::from_number(m.verdict.to_native()).is_some();
+        let verdict = m.verdict.to_native();
+        let is_known =
+            SnapshotVerdict::from_number(verdict).is_some() || RelayWord::from_number(verdict).is_some();
         if !is_known || m.offset.to_native() > OFFSET_MAX {
             return Err("an answer about a snapshot of an unknown form");
         }

@@ -3,7 +3,7 @@
 use logdrive_shard::{LogIndex, NodeId, SnapshotWanted};
 use logdrive_wal::Disk;
 
-use super::send::Outgoing;
+use super::send::{Cause, Outgoing};
 use super::transfer::{Refused, TransferStatus, TransferStep};
 use crate::api::StateMachine;
 use crate::core::Core;
@@ -45,7 +45,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             link: at,
             remote,
             generation,
-            heals: true,
+            cause: Cause::Heals,
+            was_relayed: false,
             broken_at: None,
             reported: self.io.now,
             file: None,

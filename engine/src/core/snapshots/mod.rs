@@ -9,7 +9,9 @@
 //! | `install` | a complete file takes the place of a group's log and state |
 //! | `transfer` | snapshots on their way between nodes: what is common to both ends |
 //! | `send` | a leader brings up a member that its log does not reach any more |
+//! | `hold` | the log behind a snapshot stays for who has just got it |
 //! | `asked` | members that ask by themselves, and those that do not take what they are offered |
+//! | `relay` | a follower sends in the place of a leader that sends enough |
 //! | `receive` | the other end |
 //! | `status` | what is told about it |
 //!
@@ -17,9 +19,11 @@
 //! the configurations among them are noted.
 
 mod asked;
+mod hold;
 mod install;
 mod load;
 mod receive;
+mod relay;
 mod send;
 mod status;
 mod transfer;

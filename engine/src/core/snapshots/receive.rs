@@ -69,11 +69,20 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 return self.answer_stray(link, slot, offer, SnapshotVerdict::NoRoom);
             }
         };
+        let group = &self.groups[slot as usize];
+        let leader = if offer.is_on_behalf() { group.leader() } else { from };
+        if offer.is_on_behalf() && (group.term() != offer.term || !leader.is_some() || leader == from) {
+            // Whoever leads in that term will be heard, and the offer comes again.
+            let is_over = group.term() > offer.term || leader == from;
+            let verdict = if is_over { SnapshotVerdict::Unneeded } else { SnapshotVerdict::Busy };
+            return self.answer_stray(link, slot, offer, verdict);
+        }
         let receiving = &mut self.snapshots.transfers.receiving;
         if let Some(at) = receiving.iter().position(|receiving| receiving.slot == slot) {
             let known = &receiving[at];
             let is_other = known.header.id != header.id;
-            if known.term > offer.term || (known.term == offer.term && known.from != from) {
+            let is_second = known.term == offer.term && known.from != from && offer.is_on_behalf();
+            if known.term > offer.term || is_second {
                 return self.answer_stray(link, slot, offer, SnapshotVerdict::Unneeded);
             }
             if is_other {
@@ -82,7 +91,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 self.give_up_reception(&given_up);
             }
         }
-        let verdict = match self.offer_snapshot(Slot(slot), from, offer.term, encoded) {
+        let verdict = match self.offer_snapshot(Slot(slot), leader, offer.term, encoded) {
             Ok(Offered::Receive(write)) => {
                 let receiving = &mut self.snapshots.transfers.receiving;
                 if let Some(known) = receiving.iter_mut().find(|known| known.write == write) {

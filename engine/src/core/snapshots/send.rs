@@ -15,9 +15,6 @@ use crate::wire::{Address, PART_BYTES_MAX, SnapshotAnswer, SnapshotOffer, Snapsh
 
 /// Chunks of one file that are held in memory, or are being read, at most.
 const CHUNKS_READY_MAX: u64 = 2;
-/// Logs that stay for members that were just brought up, at most.
-const HOLDS_MAX: usize = 1024;
-
 // Times, in heartbeat intervals.
 
 /// A receiver that does not get on is asked where it is.
@@ -25,18 +22,21 @@ const ASK_AFTER: u32 = 10;
 /// The group is told that the transfer goes on, or waits.
 const REPORT_AFTER: u32 = 50;
 /// A receiver of which nothing was heard for so long is given up.
-const SILENCE_MAX: u32 = 100;
+pub(super) const SILENCE_MAX: u32 = 100;
 /// A file is kept open for a receiver that there is no way to, and the log behind it for one that was just brought up.
-const KEEP_FOR: u32 = 100;
+pub(super) const KEEP_FOR: u32 = 100;
 /// A receiver that answers and does not get on is given up after so long.
 const STANDSTILL_MAX: u32 = 3_000;
 
-/// The log behind a snapshot that a member has just got.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Hold {
-    slot: u32,
-    index: LogIndex,
-    until: Moment,
+/// Why a snapshot is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The group asked for it.
+    Behind,
+    /// The member lost entries that it had acknowledged: the group knows nothing of that.
+    Heals,
+    /// The leader, another node, asked for it.
+    OnBehalf(NodeId),
 }
 
 /// A member that a group of this core brings up.
@@ -49,8 +49,9 @@ pub(super) struct Outgoing {
     pub(super) link: usize,
     pub(super) remote: u32,
     pub(super) generation: u32,
-    /// The member lost entries that it had acknowledged: the group knows nothing of that.
-    pub(super) heals: bool,
+    pub(super) cause: Cause,
+    /// A follower was to send it, and that came to nothing.
+    pub(super) was_relayed: bool,
     /// Since when there is no way to it, or no leadership.
     pub(super) broken_at: Option<Moment>,
     /// When the group heard of it last.
@@ -165,7 +166,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 link,
                 remote,
                 generation,
-                heals: false,
+                cause: Cause::Behind,
+                was_relayed: false,
                 broken_at: None,
                 reported: now,
                 file: None,
@@ -173,39 +175,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             transfers.line.insert((slot, to), waiting);
             return;
         };
-        known.heals = false;
+        known.cause = Cause::Behind;
         (known.link, known.remote, known.generation) = (link, remote, generation);
         (known.wanted, known.broken_at, known.reported) = (wanted, None, now);
         if let Some(file) = known.file.as_deref_mut() {
             file.step = Step::Offer;
             (file.heard, file.moved) = (now, now);
         }
-    }
-
-    pub(super) fn end_unneeded(&mut self, slot: u32, to: NodeId) {
-        let transfers = &mut self.snapshots.transfers;
-        transfers.line.remove(&(slot, to));
-        transfers.refused.remove(&(slot, to));
-        let is_of = |outgoing: &Outgoing| (outgoing.slot, outgoing.to) == (slot, to);
-        let Some(at) = transfers.outgoing.iter().position(is_of) else { return };
-        let ended = self.remove_outgoing(at);
-        self.snapshots.transfers.counters.ended += 1;
-        let Some(file) = ended.file else { return };
-        let (now, until) = (self.io.now, self.io.now.after(self.beats(KEEP_FOR)));
-        let holds = &mut self.snapshots.transfers.holds;
-        holds.retain(|hold| hold.until > now);
-        if holds.len() < HOLDS_MAX {
-            holds.push(Hold { slot, index: file.header.index, until });
-        }
-    }
-
-    /// The log behind this index stays for those who continue with it.
-    pub(super) fn held_for_transfers(&self, slot: u32) -> LogIndex {
-        let transfers = &self.snapshots.transfers;
-        let held = transfers.holds.iter().filter(|hold| hold.slot == slot && hold.until > self.io.now);
-        let sent = transfers.outgoing.iter().filter(|outgoing| outgoing.slot == slot);
-        let sent = sent.filter_map(|outgoing| outgoing.file.as_deref()).map(|file| file.header.index);
-        held.map(|hold| hold.index).chain(sent).min().unwrap_or(LogIndex(u64::MAX))
     }
 
     // -- what the receiver says ---------------------------------------------------------------------------------------
@@ -218,7 +194,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 && outgoing.wanted.term == answer.term
                 && outgoing.file.as_deref().is_some_and(|file| file.header.id == answer.snapshot)
         });
-        let Some((at, Outgoing { file: Some(file), heals, .. })) = sent else {
+        let Some((at, Outgoing { file: Some(file), cause, .. })) = sent else {
             self.io.counters.ignored += 1;
             return;
         };
@@ -243,7 +219,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                     }
                 }
             }
-            SnapshotVerdict::Here | SnapshotVerdict::Unneeded if *heals => {
+            SnapshotVerdict::Here | SnapshotVerdict::Unneeded if *cause != Cause::Behind => {
+                file.step = Step::Here;
                 // If it comes to nothing there, the member asks again.
                 let Outgoing { slot, to, .. } = self.remove_outgoing(at);
                 self.snapshots.transfers.refused.remove(&(slot, to));
@@ -291,12 +268,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.fail_outgoing(at, SnapshotStatus::Failed);
     }
 
-    fn remove_outgoing(&mut self, at: usize) -> Outgoing {
+    pub(super) fn remove_outgoing(&mut self, at: usize) -> Outgoing {
         let outgoing = self.snapshots.transfers.outgoing.swap_remove(at);
         self.snapshots.transfers.is_stirred = true;
         if let Some(file) = &outgoing.file {
             self.snapshots.store.end_read(file.read);
             self.snapshots.more = true;
+            self.end_on_behalf(&outgoing, file.step == Step::Here);
         }
         outgoing
     }
@@ -308,6 +286,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     fn report_transfer(&mut self, slot: u32, to: NodeId, status: SnapshotStatus) {
+        if !self.groups[slot as usize].is_leader() {
+            return self.report_on_behalf(slot, to);
+        }
         self.step(slot, |group, env| group.on_snapshot_report(env, to, status));
         self.end_step(slot);
     }
@@ -346,7 +327,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let group = &self.groups[slot];
         let link = self.io.links.get(outgoing.link);
         let has_way = link.is_some_and(|link| link.up && link.generation == outgoing.generation);
-        let leads = group.is_leader() && group.term() == outgoing.wanted.term;
+        let is_on_behalf = matches!(outgoing.cause, Cause::OnBehalf(_));
+        let leads = match outgoing.cause {
+            Cause::OnBehalf(leader) => group.leader() == leader,
+            Cause::Behind | Cause::Heals => group.is_leader(),
+        };
+        let leads = leads && group.term() == outgoing.wanted.term;
         let newest = self.snapshots.groups[slot].index;
         if self.lives[slot] != outgoing.life {
             self.remove_outgoing(at);
@@ -355,7 +341,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if !has_way || !leads {
             // The group has ended the attempt; it asks again if it must, and then this goes on where it was.
             let since = *outgoing.broken_at.get_or_insert(now);
-            let is_over = outgoing.file.is_none() || now.since(since) >= keep;
+            let is_over = outgoing.file.is_none() || is_on_behalf || now.since(since) >= keep;
             if is_over {
                 self.remove_outgoing(at);
             }
@@ -366,7 +352,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             let reaches = file.header.index.next() >= group.first_index();
             let left = file.total() - file.arrived.bytes(&file.header).min(file.total());
             let newer_bytes = self.snapshots.groups[slot].file_bytes;
-            let supersedes = newest > file.header.index && file.step != Step::Here;
+            let supersedes = newest > file.header.index && file.step != Step::Here && !is_on_behalf;
             if supersedes && is_cheaper(newer_bytes, left, reaches) {
                 let superseded = self.remove_outgoing(at);
                 self.snapshots.transfers.counters.superseded += 1;
@@ -408,7 +394,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 // The group has ended the attempt, and asks again if it must.
                 return false;
             }
-            if self.snapshots.transfers.outgoing.len() < places
+            let has_place = self.snapshots.transfers.outgoing.len() < places;
+            if !self.is_relayed(waiting, has_place)
+                && has_place
                 && let Some(file) = self.begin_file(slot, waiting.wanted)
             {
                 let begun = Outgoing { file: Some(Box::new(file)), ..*waiting };
@@ -424,11 +412,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         // Reporting asks for nothing new, so nobody came into the line meanwhile.
         self.snapshots.transfers.counters.waited +=
             u64::from(self.snapshots.transfers.outgoing.len() >= places);
+        self.snapshots.transfers.relays.retain(|of, _| line.contains_key(of));
         self.snapshots.transfers.line = line;
     }
 
     /// Begins to send the newest file of a group, if there is one that helps; otherwise sees to it that there will be.
-    fn begin_file(&mut self, slot: u32, wanted: SnapshotWanted) -> Option<Sending> {
+    pub(super) fn begin_file(&mut self, slot: u32, wanted: SnapshotWanted) -> Option<Sending> {
         let (of, now) = (slot as usize, self.io.now);
         let needed = wanted.at_least.max(LogIndex(self.groups[of].first_index().0 - 1));
         let newest = self.snapshots.store.newest(self.ids[of], self.lives[of].number());
@@ -477,7 +466,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             if file.step != Step::Offer || outgoing.broken_at.is_some() || !link.takes_bulk() {
                 continue;
             }
-            file.attempt = file.attempt.wrapping_add(1);
+            let on_behalf = matches!(outgoing.cause, Cause::OnBehalf(_));
+            let flag = if on_behalf { SnapshotOffer::ON_BEHALF } else { 0 };
+            file.attempt = (file.attempt.wrapping_add(1) % SnapshotOffer::ON_BEHALF) | flag;
             (file.step, file.offered) = (Step::Asked, now);
             let (term, snapshot, attempt) = (outgoing.wanted.term, file.header.id, file.attempt);
             let history = self.io.lanes[outgoing.slot as usize].history;

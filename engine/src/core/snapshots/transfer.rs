@@ -21,8 +21,10 @@ use std::collections::BTreeMap;
 use logdrive_shard::{GroupId, LogIndex, Moment, NodeId, Route, SnapshotWanted, Term};
 use logdrive_wal::Disk;
 
+use super::hold::Hold;
 use super::receive::{Receiving, Stray};
-use super::send::{Hold, Outgoing};
+use super::relay::{Relay, Word};
+use super::send::Outgoing;
 use crate::api::StateMachine;
 use crate::core::links::Link;
 use crate::core::{Core, Slot};
@@ -66,7 +68,9 @@ pub struct TransferCounters {
     pub ended: u64,
     /// Broken off.
     pub failed: u64,
-    /// Of those, because the receiver did not take it.
+    /// Given to a follower to send.
+    pub relayed: u64,
+    /// Failed ones, because the receiver did not take it.
     pub refused: u64,
     /// Given up for a newer snapshot.
     pub superseded: u64,
@@ -103,6 +107,8 @@ pub enum TransferStep {
     Installing,
     /// No way to the receiver at present, or no leadership.
     Broken,
+    /// A follower sends it in the place of this node, which leads: its status says how far it is.
+    Relayed,
     /// The receiver does not take it at present: its disk is full, or it could make nothing of what it got. Its own status and log
     /// say more. It is offered again from time to time.
     Refused,
@@ -149,6 +155,9 @@ pub(super) struct Transfers {
     pub(super) turn: usize,
     /// By slot and receiver, until the next attempt comes further.
     pub(super) refused: BTreeMap<(u32, NodeId), Refused>,
+    /// Of those that wait in line, which a follower sends, and what is to be said of them.
+    pub(super) relays: BTreeMap<(u32, NodeId), Relay>,
+    pub(super) words: Vec<Word>,
     pub(super) pace: Pace,
     /// Log that stays for those who have just been brought up.
     pub(super) holds: Vec<Hold>,
@@ -167,6 +176,7 @@ impl TransferStep {
             TransferStep::Moving => "moving",
             TransferStep::Installing => "installing",
             TransferStep::Broken => "broken",
+            TransferStep::Relayed => "relayed",
             TransferStep::Refused => "refused",
         }
     }
@@ -182,6 +192,8 @@ impl Transfers {
             written: 0,
             turn: 0,
             refused: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            words: Vec::new(),
             pace: Pace::new(bytes_per_s, BURST_BYTES),
             holds: Vec::new(),
             receiving: Vec::new(),
@@ -195,6 +207,7 @@ impl Transfers {
             && self.line.is_empty()
             && self.receiving.is_empty()
             && self.strays.is_empty()
+            && self.words.is_empty()
     }
 }
 
@@ -222,12 +235,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         self.tend_outgoing();
         self.tend_receiving();
+        self.say_words();
     }
 
     /// When the next turn must be for the sake of transfers.
     pub(super) fn next_transfer_work(&self) -> Moment {
         let transfers = &self.snapshots.transfers;
-        if !self.snapshots.foreign.is_empty() || !transfers.strays.is_empty() {
+        if !self.snapshots.foreign.is_empty() || !transfers.strays.is_empty() || !transfers.words.is_empty() {
             return self.io.now;
         }
         let next = transfers.receiving.iter().map(|receiving| self.next_of_reception(receiving)).min();
@@ -244,10 +258,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let transfers = &self.snapshots.transfers;
         let sent = transfers.outgoing.iter().filter(|outgoing| outgoing.slot == slot.0);
         let line = transfers.line.range((slot.0, NodeId(0))..=(slot.0, NodeId(u32::MAX)));
-        let outgoing = sent.chain(line.map(|(_, waiting)| waiting));
+        let sent = sent.map(Outgoing::status);
+        let outgoing = sent.chain(line.map(|(_, waiting)| self.status_in_line(waiting)));
         let receiving = transfers.receiving.iter().filter(|receiving| receiving.slot == slot.0);
         let received = receiving.map(|receiving| self.reception_status(receiving));
-        let all = outgoing.map(Outgoing::status).chain(received);
+        let all = outgoing.chain(received);
         all.chain(self.refused_transfers(slot.0)).collect()
     }
 
