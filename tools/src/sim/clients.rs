@@ -9,9 +9,11 @@ use std::time::Duration;
 use super::clock::{MILLISECOND, Nanos};
 use super::node::CoreAt;
 use super::observer::Verdict;
+use super::operators::is_change;
 use super::ops::{Attempt, KeyAction, Op, OpKind};
 use super::plan::MachineKind;
 use super::queue::Event;
+use super::random::chance;
 use super::trace::What;
 use super::turn::NOBODYS;
 use super::world::World;
@@ -186,7 +188,9 @@ impl World {
             None => GroupId(1 + self.random.clients.below(self.plan.groups.into())),
         };
         let node = self.whom_to_ask(group);
-        if !self.nodes[node].responds(self.now) {
+        // The sockets of a process that stands still take what comes; it is read when the process goes on.
+        let (responds, is_up) = (self.nodes[node].responds(self.now), self.nodes[node].is_up);
+        if !responds && !(is_up && chance(&mut self.random.clients, 3)) {
             let pause = MILLISECOND + self.random.clients.below(20 * MILLISECOND).max(self.shape.think / 10);
             self.client_acts_later(at, pause);
             return Ok(());
@@ -251,6 +255,10 @@ impl World {
         answers.clear();
         live.core.take_answers(live.port, &mut answers);
         for (completion, reply) in answers.iter().filter(|(completion, _)| completion.token != NOBODYS) {
+            if is_change(completion.token) {
+                self.change_answered(at, completion.token, completion.result)?;
+                continue;
+            }
             self.answered(completion.token, completion.result, reply)?;
         }
         self.scratch.answers = answers;

@@ -42,6 +42,7 @@ impl World {
                     snapshots: snapshot_platter(options),
                     groups: Vec::new(),
                     live: None,
+                    read_clock: Moment(0),
                     turn_at: NEVER,
                     turns_alone: 0,
                     turn_takes: 0,
@@ -205,6 +206,7 @@ impl World {
         let live = Live { core, port, connections, applied, disk_events, summaries, steps };
         let replayed = std::mem::take(&mut *live.applied.borrow_mut());
         state.live = Some(live);
+        state.read_clock = now;
         state.turn_at = self.now;
         state.turns_alone = 0;
         self.show_disk(at)?;
@@ -242,6 +244,7 @@ impl World {
     fn stop_core(&mut self, at: CoreAt, how: Stop) -> Verdict {
         self.show_disk(at)?;
         self.keep_counts(at);
+        self.forget_changes(at);
         self.count_disk_faults(at);
         let state = &mut self.cores[at.0];
         let node = &self.nodes[state.node];
@@ -283,6 +286,7 @@ impl World {
             ("cold entries", counters.cold_entries),
             ("cache evictions", evictions),
             ("read errors", read_errors),
+            ("groups retired", counters.retired),
         ];
         for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             *self.reached.entry(name).or_default() += count;

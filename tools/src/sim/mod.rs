@@ -46,6 +46,7 @@ pub mod mix;
 mod network;
 pub mod node;
 pub mod observer;
+mod operators;
 pub mod ops;
 pub mod oracle;
 pub mod plan;

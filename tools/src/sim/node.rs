@@ -2,7 +2,7 @@
 
 use logdrive::core::{Core, CoreId, GroupSetup, GroupSummary, PortId};
 use logdrive::node::PeersMemory;
-use logdrive_shard::NodeId;
+use logdrive_shard::{Moment, NodeId};
 use logdrive_wal::SimPlatter;
 
 use super::clock::{Nanos, NodeClock};
@@ -41,6 +41,8 @@ pub(super) struct CoreState {
     pub(super) snapshots: SimPlatter,
     pub(super) groups: Vec<GroupSetup>,
     pub(super) live: Option<Live>,
+    /// What the node's clock showed when the core read it last.
+    pub(super) read_clock: Moment,
     /// When its loop turns next; never if it does not run.
     pub(super) turn_at: Nanos,
     /// Turns since something was put in from outside.

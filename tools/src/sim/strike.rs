@@ -11,6 +11,7 @@ use super::faults::{Fault, FaultKind, Stop, TurnPoint, Ways, Whom};
 use super::network::Way;
 use super::node::CoreAt;
 use super::observer::Verdict;
+use super::operators::change_token;
 use super::queue::Event;
 use super::shape::DISK_BYTES;
 use super::trace::What;
@@ -139,7 +140,11 @@ impl World {
                 self.clock_changed(node);
             }
             FaultKind::Transfer { group, to } => self.transfer(self.group(group), node, to),
-            FaultKind::Change { group, choice } => self.change(self.group(group), node, choice),
+            FaultKind::Change { group, choice } => {
+                if let Some(after) = self.order_change(self.group(group), node, choice) {
+                    self.queue.put(self.now + after, Event::Second { active: active as u32 });
+                }
+            }
             FaultKind::DiskSlow { .. } => self.slow_disks(),
             FaultKind::DiskFull { left, .. } => self.fill_disks(node, left.into()),
             FaultKind::Disk { core, ref fault, .. } => {
@@ -155,6 +160,10 @@ impl World {
     pub(super) fn second_part(&mut self, active: usize) -> Verdict {
         let Active { fault, node, is_over } = &self.active[active];
         let (node, span) = (*node, fault.span);
+        if let FaultKind::Change { group, choice } = fault.what {
+            self.change(self.group(group), node, choice / 3);
+            return Ok(());
+        }
         let FaultKind::CrashSlowLeader { how, companion, .. } = fault.what else { return Ok(()) };
         if *is_over {
             return Ok(());
@@ -345,7 +354,7 @@ impl World {
 
     /// Changes the members of a group: one of the changes that leave it at least as many voters as a group of three has (or all nodes,
     /// where there are fewer).
-    fn change(&mut self, group: GroupId, leader: usize, choice: u32) {
+    pub(super) fn change(&mut self, group: GroupId, leader: usize, choice: u32) {
         let (at, slot) = self.home(leader, group);
         let Some(live) = &self.cores[at.0].live else { return };
         let (port, status) = (live.port, live.core.group_status(slot));
@@ -376,7 +385,8 @@ impl World {
             }
             MembershipChange::of(&changes[choice as usize % changes.len()])
         };
-        self.input(at, CoreEvent::Change { port, token: NOBODYS, slot, change: &change });
+        self.change_asked(at, group);
+        self.input(at, CoreEvent::Change { port, token: change_token(group), slot, change: &change });
     }
 
     /// Whether every group keeps a quorum of nodes that lost nothing if this one is lost for ever as well.

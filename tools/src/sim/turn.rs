@@ -2,23 +2,31 @@
 
 use logdrive::core::{Event as CoreEvent, Slot};
 use logdrive::wire::{FrameView, VERSION_MAX, frame_len};
-use logdrive_shard::{AppendOutcome, GroupId, LogIndex, Moment, NodeId, Term};
+use logdrive_shard::{AppendOutcome, GroupId, LogIndex, Moment, NodeId, Role, Term};
 
 use super::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
 use super::faults::{Stop, TurnPoint};
 use super::node::CoreAt;
-use super::observer::{Broken, ChangedSlot, Verdict};
+use super::observer::{Broken, ChangedSlot, Verdict, ensure};
 use super::trace::{Message, What};
 use super::world::World;
 
 /// The token of requests that no client waits for: transfers and changes.
 pub(super) const NOBODYS: u64 = u64::MAX;
 
+/// Whether a slot became leader in a turn.
+pub(super) fn took_over(changed: &ChangedSlot) -> bool {
+    let ChangedSlot { before, now, .. } = changed;
+    now.role == Role::Leader && (before.role != Role::Leader || before.term != now.term)
+}
+
 impl World {
     /// An event for a core; its loop turns soon after, with whatever else has come by then. False if it was garbage.
+    ///
+    /// A core reads its clock when it turns: what comes in between, and while its process stands still, comes with the time of the turn before.
     pub(super) fn input(&mut self, at: CoreAt, event: CoreEvent<'_>) -> bool {
         let state = &mut self.cores[at.0];
-        let now = Moment(self.nodes[state.node].clock.shows(self.now));
+        let now = state.read_clock;
         let Some(live) = &mut state.live else { return true };
         let taken = live.core.handle(now, event);
         self.wake(at);
@@ -61,6 +69,7 @@ impl World {
         let clock = &self.nodes[node].clock;
         let now = Moment(clock.shows(self.now));
         let state = &mut self.cores[at.0];
+        state.read_clock = now;
         let Some(live) = &mut state.live else { return Ok(()) };
         live.core.wal().disk().inner.advance(self.now);
         let _ = live.core.handle(now, CoreEvent::Disk);
@@ -125,8 +134,31 @@ impl World {
         if !changed.is_empty() {
             self.trace_changes(at, &changed);
             self.tell(|observer, world| observer.turned(world, at, &changed))?;
+            self.judge_leases(at, &changed)?;
+            self.orders_for_new_leaders(at, &changed);
         }
         self.trace_leaders(at);
+        Ok(())
+    }
+
+    /// Whoever is elected is so after all leases of other leaders have ended, by the clocks of those. Otherwise they would serve reads that miss
+    /// what is written from now on.
+    fn judge_leases(&mut self, at: CoreAt, changed: &[ChangedSlot]) -> Verdict {
+        if !self.shape.leases_hold {
+            return Ok(());
+        }
+        for now in changed.iter().filter(|changed| took_over(changed)).map(|changed| changed.now) {
+            for node in (0..self.nodes.len()).filter(|&node| !self.nodes[node].is_spoiled) {
+                let (other, slot) = self.home(node, now.id);
+                let shows = Moment(self.nodes[node].clock.shows(self.now));
+                let Some(live) = self.cores[other.0].live.as_mut().filter(|_| other != at) else { continue };
+                let holds = live.core.holds_lease(shows, slot);
+                ensure(!holds, "leases end before the next leader is elected", || {
+                    format!("node {} holds one while term {} has a leader", self.nodes[node].id, now.term)
+                })
+                .map_err(|broken| broken.in_group(now.id).on_node(self.node_id(at)))?;
+            }
+        }
         Ok(())
     }
 

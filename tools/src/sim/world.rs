@@ -14,6 +14,7 @@ use super::mix;
 use super::network::{Connection, Way};
 use super::node::{CoreAt, CoreState, Node, SimCore};
 use super::observer::{Broken, Observer, Verdict, ensure};
+use super::operators::Operators;
 use super::ops::History;
 use super::plan::{Plan, START};
 use super::queue::{Event, Queue};
@@ -74,6 +75,7 @@ pub struct World {
     pub injected: Counts,
     /// What was met on the way.
     pub reached: Counts,
+    pub(super) operators: Operators,
     pub(super) turns: u64,
     pub(super) scratch: Scratch,
 }
@@ -128,6 +130,7 @@ impl World {
             trace,
             injected: Counts::new(),
             reached: Counts::new(),
+            operators: Operators::default(),
             turns: 0,
             scratch: Scratch::default(),
             shape,
