@@ -4,7 +4,7 @@
 use logdrive::api::Error;
 use logdrive_shard::{GroupId, LogIndex, NodeId};
 use logdrive_tools::sim::clock::{MILLISECOND, Nanos, SECOND};
-use logdrive_tools::sim::faults::{Fault, FaultId, FaultKind, FaultSet, Stop, Ways};
+use logdrive_tools::sim::faults::{Fault, FaultId, FaultKind, FaultSet, Stop, TurnPoint, Ways, Whom};
 use logdrive_tools::sim::ops::OpKind;
 use logdrive_tools::sim::oracle;
 use logdrive_tools::sim::plan::{MachineKind, Plan, Profile};
@@ -290,5 +290,50 @@ fn who_comes_back_with_less_than_it_had_is_refused() {
         assert_eq!(world.leader_seen_by(NodeId(2), GROUP), NodeId::NONE, "nobody talks to it");
         let (leader, _) = write_somewhere(&mut world, &[NodeId(1), NodeId(3)], PATIENCE * 4);
         assert_ne!(leader, NodeId(2));
+    });
+}
+
+/// A group that gave up its log kept term and vote, and nothing else was promised any more.
+#[test]
+fn a_node_that_a_group_left_may_come_back_without_its_log() {
+    for_seeds(6, |seed| {
+        let (mut world, leader) = calm(plan(seed, 4));
+        let out = all_but(&world, leader)[0];
+        let membership = |world: &World| {
+            let (at, slot) = world.home(place(leader) as usize, GROUP);
+            world.core(at).expect("it runs").membership(slot).0.clone()
+        };
+        let removal = membership(&world).voters().iter().position(|&voter| voter == out).expect("a voter");
+        // Eight changes are possible: removals, then demotions. The operator waits for the answer.
+        strike(&mut world, FaultKind::Change { group: 0, choice: 7 << 24 | removal as u32 });
+        world.run_for(PATIENCE).expect("all is well");
+        assert!(!membership(&world).contains(out), "{:?}", membership(&world));
+        let log_end = |world: &World| {
+            let (at, slot) = world.home(place(out) as usize, GROUP);
+            world.summaries(at)[slot.0 as usize].last
+        };
+        let end = world.now() + 10 * SECOND;
+        while log_end(&world) > LogIndex(0) && world.now() < end {
+            world.run_for(100 * MILLISECOND).expect("all is well");
+        }
+        assert_eq!(log_end(&world), LogIndex(0), "it was given up, and that was told");
+        world.stop_node(place(out) as usize, Stop::PowerLoss).expect("all is well");
+        world.start_node(place(out) as usize).expect("what it has not is not asked for");
+        heal(&mut world);
+    });
+}
+
+/// A disk that halts in the middle of an operation is that crash, also if a crash elsewhere was ordered since.
+#[test]
+fn a_disk_that_halts_is_a_crash_whatever_was_ordered_since() {
+    for_seeds(6, |seed| {
+        let mut world = world(plan(seed, 3), |_| {});
+        for point in [TurnPoint::InDisk(seed as u16 * 3), TurnPoint::AfterFrames(u8::MAX)] {
+            let how = if seed % 2 == 0 { Stop::Kill } else { Stop::PowerLoss };
+            strike(&mut world, FaultKind::CrashInTurn { whom: Whom::Node(1), point, how });
+        }
+        world.run_for(2 * SECOND).expect("the log did not fail for no reason");
+        assert!(world.reached["crashes inside a disk operation"] > 0);
+        heal(&mut world);
     });
 }

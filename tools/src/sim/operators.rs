@@ -135,3 +135,18 @@ impl World {
         .map_err(|broken| broken.in_group(group).on_node(self.node_id(at)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_known_by_its_token_and_operators_hurry_now_and_then() {
+        let token = change_token(GroupId(7));
+        assert!(is_change(token) && !is_change(12));
+        let hurried = |haste| !matches!(haste, Haste::Patient);
+        let count = (0..256_u32).filter(|drawn| hurried(haste(drawn << 24))).count();
+        assert_eq!(count, 160, "five of eight");
+        assert!(matches!(haste(3 << 27), Haste::Again(after) if after == 60 * MICROSECOND));
+    }
+}

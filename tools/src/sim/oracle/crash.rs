@@ -16,6 +16,8 @@ use crate::sim::world::World;
 struct Recovered {
     /// By stream and index: term and checksum.
     entries: BTreeMap<(u64, u64), (u64, u32)>,
+    /// By stream: what was given up.
+    compacted: BTreeMap<u64, u64>,
     damaged: bool,
 }
 
@@ -32,7 +34,11 @@ impl Recovery for Recovered {
     fn state(&mut self, _: StreamId, _: &[u8]) {}
 
     fn compacted(&mut self, stream: StreamId, index: u64) {
-        self.entries.retain(|at, _| at.0 != stream.0 || at.1 > index);
+        let given_up = (stream.0, 0)..=(stream.0, index);
+        let old: Vec<_> = self.entries.range(given_up).map(|(at, _)| *at).collect();
+        old.iter().for_each(|at| drop(self.entries.remove(at)));
+        let compacted = self.compacted.entry(stream.0).or_default();
+        *compacted = index.max(*compacted);
     }
 
     fn damaged(&mut self, _: StreamId, _: u64, _: u64) {
@@ -75,6 +81,16 @@ fn compare(group: GroupId, member: &Member, recovered: &Recovered) -> Verdict {
             format!("{entry:?} at {index} was durable, {found:?} comes back")
         })?;
     }
+    // Without entries nothing else says where the log goes on.
+    let (last, given_up) = (member.last().0, recovered.compacted.get(&stream).copied().unwrap_or(0));
+    let is_known = member.entries().next().is_some() || given_up == last || recovered.damaged;
+    ensure(is_known, "what was given up is known after a loss of power", || {
+        format!("everything up to {last} was given up, {given_up} comes back")
+    })?;
+    let before = recovered.entries.range((stream, 0)..=(stream, member.compacted())).next();
+    ensure(before.is_none() || recovered.damaged, "what was given up does not come back", || {
+        format!("{before:?} at or before {}", member.compacted())
+    })?;
     let behind = (stream, member.last().next().0)..=(stream, u64::MAX);
     let more = recovered.entries.range(behind).next();
     ensure(more.is_none(), "nothing comes back that was not durable", || {
@@ -99,8 +115,37 @@ mod tests {
         recovered.entries.insert((5, 4), (2, 4));
         let broken = compare(GroupId(5), &member, &recovered).unwrap_err();
         assert_eq!(broken.assertion, "nothing comes back that was not durable");
+        recovered.entries.remove(&(5, 4));
         recovered.entries.remove(&(5, 2));
         let broken = compare(GroupId(5), &member, &recovered).unwrap_err();
         assert_eq!(broken.assertion, "a loss of power leaves what was durable");
+    }
+
+    #[test]
+    fn what_was_given_up_and_comes_back_or_is_not_known_to_be_gone_is_seen() {
+        let mut agreed = Agreed::default();
+        let mut member = member(&mut agreed, &[1, 1]);
+        let compacted = |index| logdrive_wal::offline::Record {
+            lsn: 900,
+            kind: logdrive_wal::offline::RecordKind::Compacted,
+            stream: 5,
+            index,
+            tag: 0,
+            note: 0,
+            payload: &[],
+        };
+        member.take(&mut agreed, 0, &compacted(1)).unwrap();
+        let mut recovered = Recovered::default();
+        recovered.entries.insert((5, 2), (1, 2));
+        compare(GroupId(5), &member, &recovered).unwrap();
+        recovered.entries.insert((5, 1), (1, 1));
+        let broken = compare(GroupId(5), &member, &recovered).unwrap_err();
+        assert_eq!(broken.assertion, "what was given up does not come back");
+        member.take(&mut agreed, 0, &compacted(2)).unwrap();
+        recovered.entries.clear();
+        let broken = compare(GroupId(5), &member, &recovered).unwrap_err();
+        assert_eq!(broken.assertion, "what was given up is known after a loss of power");
+        recovered.compacted(StreamId(5), 2);
+        compare(GroupId(5), &member, &recovered).unwrap();
     }
 }

@@ -105,7 +105,9 @@ impl Ledger {
         let agreed = self.groups.entry(group).or_default();
         let member = self.cores[at.0].members.entry(group).or_default();
         member.commits(agreed, now.commit, |index| core.term_at(changed.slot, index))?;
-        promises::durable(member, now.durable, core.term_at(changed.slot, now.durable))?;
+        if now.durable > core.snapshot_status(changed.slot).index {
+            promises::durable(member, now.durable, core.term_at(changed.slot, now.durable))?;
+        }
         let seen = self.cores[at.0].memberships.get(&group);
         let (membership, index) = core.membership(changed.slot);
         if now.role == Role::Leader && now.term > Term(0) {
@@ -176,11 +178,15 @@ impl Ledger {
         })
     }
 
-    fn judge_applied(&mut self, at: CoreAt, applied: &Applied) -> Verdict {
+    fn judge_applied_here(&mut self, at: CoreAt, applied: &Applied) -> Verdict {
         let last = self.member(at, applied.group).last();
         ensure(last >= applied.index, "only what is durable here is applied", || {
             format!("index {} is applied, durable is {last}", applied.index)
         })?;
+        self.judge_applied(applied)
+    }
+
+    fn judge_applied(&mut self, applied: &Applied) -> Verdict {
         let agreed = self.groups.entry(applied.group).or_default();
         let committed = agreed.committed(applied.index);
         let same = committed.is_some_and(|entry| match entry.kind {
@@ -312,7 +318,11 @@ impl Observer for Ledger {
             })
             .map_err(|broken| broken.in_group(now.id).on_node(node))?;
         }
-        self.turned(world, at, &[])
+        // What was replayed may be of a log that ends further on: the group began anew behind it.
+        for applied in std::mem::take(&mut self.cores[at.0].applied) {
+            self.judge_applied(&applied).map_err(|broken| broken.in_group(applied.group).on_node(node))?;
+        }
+        Ok(())
     }
 
     fn stopped(&mut self, world: &World, node: usize) -> Verdict {
@@ -335,7 +345,7 @@ impl Observer for Ledger {
             self.judge(world, at, changed).map_err(|broken| broken.in_group(changed.now.id).on_node(node))?;
         }
         for applied in std::mem::take(&mut self.cores[at.0].applied) {
-            self.judge_applied(at, &applied)
+            self.judge_applied_here(at, &applied)
                 .map_err(|broken| broken.in_group(applied.group).on_node(node))?;
         }
         Ok(())

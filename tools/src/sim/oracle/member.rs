@@ -66,6 +66,11 @@ impl Member {
         self.life
     }
 
+    /// Entries up to here are given up.
+    pub(super) fn compacted(&self) -> u64 {
+        self.compacted
+    }
+
     /// The last entry.
     pub(super) fn last(&self) -> LogIndex {
         LogIndex(self.compacted + self.entries.len() as u64)
