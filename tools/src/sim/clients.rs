@@ -190,7 +190,8 @@ impl World {
         let node = self.whom_to_ask(group);
         // The sockets of a process that stands still take what comes; it is read when the process goes on.
         let (responds, is_up) = (self.nodes[node].responds(self.now), self.nodes[node].is_up);
-        if !responds && !(is_up && chance(&mut self.random.clients, 3)) {
+        let takes = responds || (is_up && chance(&mut self.random.clients, 3));
+        if !takes {
             let pause = MILLISECOND + self.random.clients.below(20 * MILLISECOND).max(self.shape.think / 10);
             self.client_acts_later(at, pause);
             return Ok(());

@@ -36,7 +36,9 @@ impl Recovery for Recovered {
     fn compacted(&mut self, stream: StreamId, index: u64) {
         let given_up = (stream.0, 0)..=(stream.0, index);
         let old: Vec<_> = self.entries.range(given_up).map(|(at, _)| *at).collect();
-        old.iter().for_each(|at| drop(self.entries.remove(at)));
+        for at in old {
+            self.entries.remove(&at);
+        }
         let compacted = self.compacted.entry(stream.0).or_default();
         *compacted = index.max(*compacted);
     }

@@ -54,7 +54,8 @@ pub struct Raft {
 }
 
 impl Group {
-    fn see(&mut self, node: NodeId, status: &GroupStatus) -> Verdict {
+    /// `lied`: nodes whose disks may have lost what they held.
+    fn see(&mut self, node: NodeId, status: &GroupStatus, lied: impl Fn(NodeId) -> bool) -> Verdict {
         let raft = &status.raft;
         ensure(status.applied <= raft.commit, "only what is committed is applied", || {
             format!("applied {}, commit {}", status.applied, raft.commit)
@@ -89,8 +90,10 @@ impl Group {
         if raft.role == Role::Leader && raft.commit > self.commit {
             self.commit = raft.commit;
             // A configuration that was appended after the commit index moved, in the same turn, was not asked.
-            let quorum = self.holds_quorum(&raft.membership, raft.commit)
-                || before.membership.is_some_and(|membership| self.holds_quorum(&membership, raft.commit));
+            let quorum = self.holds_quorum(&raft.membership, raft.commit, &lied)
+                || before
+                    .membership
+                    .is_some_and(|membership| self.holds_quorum(&membership, raft.commit, &lied));
             ensure(quorum, "what is committed is durable on a quorum", || {
                 format!("{} is committed under {:?}; {:?}", raft.commit, raft.membership, self.members)
             })?;
@@ -98,9 +101,11 @@ impl Group {
         Ok(())
     }
 
-    fn holds_quorum(&self, membership: &Membership, index: LogIndex) -> bool {
+    fn holds_quorum(&self, membership: &Membership, index: LogIndex, lied: &impl Fn(NodeId) -> bool) -> bool {
         let holds = |voters: &[NodeId]| {
-            let has = |node: &&NodeId| self.members.get(node).is_some_and(|seen| seen.durable >= index);
+            let has = |node: &&NodeId| {
+                lied(**node) || self.members.get(node).is_some_and(|seen| seen.durable >= index)
+            };
             voters.is_empty() || voters.iter().filter(has).count() > voters.len() / 2
         };
         holds(membership.voters()) && holds(membership.outgoing())
@@ -151,6 +156,11 @@ impl Raft {
     }
 }
 
+/// Whether a node's disk ever held damage: it may have lost what it held when something was committed, and knows it.
+fn lied(world: &World, node: NodeId) -> bool {
+    world.disk_lied(node.0 as usize - 1)
+}
+
 impl Observer for Raft {
     fn name(&self) -> &'static str {
         "raft"
@@ -168,7 +178,9 @@ impl Observer for Raft {
         for slot in 0..world.groups_of(core).len() as u32 {
             let status = live.group_status(logdrive::core::Slot(slot));
             let group = self.groups.entry(status.id).or_default();
-            let verdict = group.came_back(node, &status).and_then(|()| group.see(node, &status));
+            let verdict = group
+                .came_back(node, &status)
+                .and_then(|()| group.see(node, &status, |node| lied(world, node)));
             verdict.map_err(|broken| broken.in_group(status.id).on_node(node))?;
         }
         Ok(())
@@ -186,7 +198,9 @@ impl Observer for Raft {
             }
             let status = live.group_status(changed.slot);
             let group = self.groups.entry(status.id).or_default();
-            group.see(node, &status).map_err(|broken| broken.in_group(status.id).on_node(node))?;
+            group
+                .see(node, &status, |node| lied(world, node))
+                .map_err(|broken| broken.in_group(status.id).on_node(node))?;
         }
         Ok(())
     }
