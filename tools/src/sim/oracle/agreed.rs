@@ -80,10 +80,10 @@ mod tests {
     fn two_things_committed_at_one_index_are_seen() {
         let mut agreed = Agreed::default();
         let (mut one, mut other) = (member(&mut agreed, &[1, 1, 2]), member(&mut agreed, &[1, 1, 1]));
-        one.commits(&mut agreed, LogIndex(3), |_| None).unwrap();
-        other.commits(&mut agreed, LogIndex(2), |_| None).unwrap();
-        other.commits(&mut agreed, LogIndex(3), |_| Some(Term(2))).unwrap();
-        let broken = other.commits(&mut agreed, LogIndex(3), |_| None).unwrap_err();
+        one.commits(&mut agreed, LogIndex(3), LogIndex(1), |_| None).unwrap();
+        other.commits(&mut agreed, LogIndex(2), LogIndex(1), |_| None).unwrap();
+        other.commits(&mut agreed, LogIndex(3), LogIndex(1), |_| Some(Term(2))).unwrap();
+        let broken = other.commits(&mut agreed, LogIndex(3), LogIndex(1), |_| None).unwrap_err();
         assert_eq!(broken.assertion, "what is committed is the same everywhere");
     }
 

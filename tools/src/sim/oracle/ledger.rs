@@ -104,8 +104,9 @@ impl Ledger {
         let Some(core) = world.core(at) else { return Ok(()) };
         let agreed = self.groups.entry(group).or_default();
         let member = self.cores[at.0].members.entry(group).or_default();
-        member.commits(agreed, now.commit, |index| core.term_at(changed.slot, index))?;
-        if now.durable > core.snapshot_status(changed.slot).index {
+        let snapshot = core.snapshot_status(changed.slot);
+        member.commits(agreed, now.commit, snapshot.log_first, |index| core.term_at(changed.slot, index))?;
+        if now.durable > snapshot.index {
             promises::durable(member, now.durable, core.term_at(changed.slot, now.durable))?;
         }
         let seen = self.cores[at.0].memberships.get(&group);
@@ -314,7 +315,8 @@ impl Observer for Ledger {
             })
             .and_then(|()| {
                 let agreed = self.groups.entry(now.id).or_default();
-                member.commits(agreed, now.commit, |index| core.term_at(slot, index))
+                let first = core.snapshot_status(slot).log_first;
+                member.commits(agreed, now.commit, first, |index| core.term_at(slot, index))
             })
             .map_err(|broken| broken.in_group(now.id).on_node(node))?;
         }

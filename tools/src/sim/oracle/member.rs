@@ -223,15 +223,17 @@ impl Member {
     }
 
     /// The member takes everything up to `commit` for committed: what of it is durable must be the same everywhere. `term_at` is its log
-    /// in memory: what is to be replaced by something that is on its way to the disk does not count.
+    /// in memory, which begins at `first`: what is to be replaced by something that is on its way to the disk does not count, be it
+    /// entries or a snapshot.
     pub(super) fn commits(
         &mut self,
         agreed: &mut Agreed,
         commit: LogIndex,
+        first: LogIndex,
         term_at: impl Fn(LogIndex) -> Option<Term>,
     ) -> Verdict {
         let end = commit.min(self.last()).0;
-        for index in self.compared.max(self.compacted) + 1..=end {
+        for index in self.compared.max(self.compacted).max(first.0.saturating_sub(1)) + 1..=end {
             let Some(entry) = self.entry(LogIndex(index)) else { continue };
             if term_at(LogIndex(index)).is_some_and(|term| term != entry.term) {
                 break;
@@ -285,7 +287,7 @@ pub(super) mod tests {
     fn a_committed_entry_that_is_replaced_is_seen() {
         let mut agreed = Agreed::default();
         let mut member = member(&mut agreed, &[1, 1, 1]);
-        member.commits(&mut agreed, LogIndex(2), |_| None).unwrap();
+        member.commits(&mut agreed, LogIndex(2), LogIndex(1), |_| None).unwrap();
         member.clone().append(&mut agreed, 3, entry(2, 9), 0).unwrap();
         for index in [1, 2] {
             let broken = member.clone().append(&mut agreed, index, entry(2, 9), 0).unwrap_err();
