@@ -177,8 +177,8 @@ fn requests_beyond_the_queue_of_a_core_are_busy() {
     assert_eq!(cluster.get(1, "a").as_deref(), Some("1"));
 }
 
-#[test]
-fn leadership_is_transferred_to_a_voter_and_to_nobody_else() {
+/// Three nodes with one group, whose leader stays where it is.
+fn unbalanced() -> (Cluster, u32, Group) {
     let mut cluster = Cluster::new(3, 1, 1);
     for id in 1..=3 {
         cluster.settings(id).core.balance_leaders = false;
@@ -187,6 +187,12 @@ fn leadership_is_transferred_to_a_voter_and_to_nobody_else() {
     cluster.set(1, "a", "1");
     let leader = cluster.leader(1);
     let group = cluster.group(leader, 1);
+    (cluster, leader, group)
+}
+
+#[test]
+fn leadership_is_transferred_to_a_voter_and_to_nobody_else() {
+    let (cluster, leader, group) = unbalanced();
     let to = NodeId(1 + leader % 3);
     assert_eq!(block_on(group.transfer_leadership(NodeId(9))), Err(Error::BadTransferee { to: NodeId(9) }));
     assert_eq!(block_on(group.transfer_leadership(NodeId(leader))), Ok(()));
@@ -200,14 +206,7 @@ fn leadership_is_transferred_to_a_voter_and_to_nobody_else() {
 
 #[test]
 fn a_transfer_can_be_called_off() {
-    let mut cluster = Cluster::new(3, 1, 1);
-    for id in 1..=3 {
-        cluster.settings(id).core.balance_leaders = false;
-        cluster.start_node(id);
-    }
-    cluster.set(1, "a", "1");
-    let leader = cluster.leader(1);
-    let group = cluster.group(leader, 1);
+    let (mut cluster, leader, group) = unbalanced();
     let (gone, other) = (NodeId(1 + leader % 3), 1 + (leader + 1) % 3);
     assert_eq!(block_on(group.cancel_transfer()), Ok(None));
     let refused = block_on(cluster.group(other, 1).cancel_transfer());

@@ -35,21 +35,26 @@ pub(crate) struct Alone {
     random: Random,
 }
 
+/// The first of these voters, new.
+fn founded(voters: &[NodeId]) -> (Group, Random) {
+    let mut random = Random::new(1);
+    let setup = Setup {
+        me: voters[0],
+        memberships: &[(LogIndex(0), Membership::founding(voters).expect("voters"))],
+        hard_state: HardState::default(),
+        log: &LogState { first: LogIndex(1), ..LogState::default() },
+        applied: LogIndex(0),
+        fresh: true,
+        preferred_leader: NodeId::NONE,
+        ..Setup::default()
+    };
+    (Group::new(Moment(0), &Config::default(), &mut random, &setup), random)
+}
+
 impl Alone {
     pub(crate) fn leading() -> Alone {
-        let (config, mut random) = (Config::default(), Random::new(1));
-        let me = NodeId(1);
-        let setup = Setup {
-            me,
-            memberships: &[(LogIndex(0), Membership::founding(&[me]).expect("one voter"))],
-            hard_state: HardState::default(),
-            log: &LogState { first: LogIndex(1), ..LogState::default() },
-            applied: LogIndex(0),
-            fresh: true,
-            preferred_leader: NodeId::NONE,
-            ..Setup::default()
-        };
-        let group = Group::new(Moment(0), &config, &mut random, &setup);
+        let config = Config::default();
+        let (group, random) = founded(&[NodeId(1)]);
         let mut alone = Alone { group, random };
         alone.step(&config, |group, env| {
             group.on_deadline(env);
@@ -130,19 +135,7 @@ pub(crate) struct Led {
 
 impl Led {
     pub(crate) fn of_three() -> Led {
-        let (config, mut random) = (Config::default(), Random::new(1));
-        let voters = [NodeId(1), NodeId(2), NodeId(3)];
-        let setup = Setup {
-            me: voters[0],
-            memberships: &[(LogIndex(0), Membership::founding(&voters).expect("three voters"))],
-            hard_state: HardState::default(),
-            log: &LogState { first: LogIndex(1), ..LogState::default() },
-            applied: LogIndex(0),
-            fresh: true,
-            preferred_leader: NodeId::NONE,
-            ..Setup::default()
-        };
-        let group = Group::new(Moment(0), &config, &mut random, &setup);
+        let (group, random) = founded(&[NodeId(1), NodeId(2), NodeId(3)]);
         let mut led = Led { group, said: Said::default(), now: Moment(0), random };
         led.step(|group, env| {
             for peer in [2, 3] {

@@ -1,5 +1,5 @@
 //! What users ask about, each by its name: partitions, divergence, slow members, long links, retries. Stories that are best read
-//! message by message are scripts (`testdata/*.txt`): figures 2 to 8 of the Raft paper, split votes, late heartbeats,
+//! message by message are scripts (`testdata/*.txt`): figures 2 to 13 of the Raft paper, split votes, late heartbeats,
 //! stale pre-votes, joint changes during partitions.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod clients;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clients::history::Op;
 use clients::machine::{Command, Machine, Work};
+use common::node::Start;
 use common::{Cluster, config, ms};
 use logdrive_shard::{Config, LogIndex, Role, Term};
 use timed::Timed;
@@ -127,6 +128,56 @@ fn partition_1_2_2_of_five_nobody_leads_no_term_rises_and_healing_elects_once() 
     cluster.run_for(ms(20_000));
     assert!(cluster.group(leader).term() <= Term(term.0 + 2), "ten minutes apart have not inflated the term");
     assert!((1..=5).all(|id| cluster.terms(id) == cluster.terms(leader)));
+}
+
+/// Messages that the leader sends to node 3 until node 3 has all of its log; `theirs` is what node 3 begins with.
+fn messages_to_catch_up(leaders: &[u64], theirs: &[u64], per_append: u32) -> usize {
+    let start = Start {
+        fresh: true,
+        logs: [(1, leaders.to_vec()), (2, leaders.to_vec()), (3, theirs.to_vec())].into(),
+        ..Start::default()
+    };
+    let settings = Config { append_bytes_max: per_append, inflight_messages_max: 8, ..config() };
+    let mut cluster = Cluster::dark(3, settings, 1, &start);
+    cluster.connect_all();
+    cluster.partition(&[&[1, 2], &[3]]);
+    cluster.elect();
+    cluster.run_for(ms(2_000));
+    cluster.discard(|_| true);
+    cluster.connect_all();
+    let leader = cluster.leader().unwrap();
+    let mut messages = 0;
+    while cluster.terms(3) != cluster.terms(leader) {
+        // What is under way when node 3 answers is under way to node 3: nothing is sent before its answers come.
+        let to_three = cluster.network.iter().filter(|e| e.to.0 == 3 && e.from.0 == leader).count();
+        assert!(to_three <= 8, "{to_three} messages at once");
+        messages += to_three;
+        assert!(messages < 500, "it does not come to an end");
+        for id in 1..=3 {
+            cluster.complete_writes(id);
+        }
+        cluster.deliver(|_| true);
+    }
+    messages
+}
+
+/// A new one, one that is far behind, and one whose log parted from the leader's, term by term: each is asked where it is a few
+/// times, and gets each entry once. An entry is a byte here, an append takes a hundred, and the terms are runs of ten.
+#[test]
+fn a_new_a_far_behind_and_a_diverged_follower_are_caught_up_without_storms() {
+    let leaders: Vec<u64> = (0..1_000).map(|n| 2 + n / 10 * 2).collect();
+    let appends = |entries: u64, runs: u64| (entries / 100 + runs) as usize;
+    let new = messages_to_catch_up(&leaders, &[], 100);
+    assert!(new <= appends(1_000, 100) + 4, "a new one: {new}");
+    let behind = messages_to_catch_up(&leaders, &leaders[..400], 100);
+    assert!(behind <= appends(600, 60) + 4, "one that is behind: {behind}");
+    // Its last three hundred are of terms that the leader has never had, one for each ten.
+    let parted: Vec<u64> = (0..1_000).map(|n| 2 + n / 10 * 2 - u64::from(n >= 700)).collect();
+    let diverged = messages_to_catch_up(&leaders, &parted, 100);
+    assert!(diverged <= appends(300, 30) + 4 + 30, "one that parted: {diverged}");
+    println!(
+        "{new} messages for a thousand entries, {behind} for six hundred, {diverged} where the last three hundred differ"
+    );
 }
 
 /// How long the leader (node 1) needs to commit one entry, when peer `i + 2` answers after `answers[i]`.
