@@ -1,7 +1,7 @@
 #!/bin/sh
 # Compiles each known bug in (or those that are named) and shows that the tests catch it. Exits non-zero if one survives.
 cd "$(dirname "$0")/.." || exit 2
-suites="${LOGDRIVE_MUTANT_SUITES:-field crash space open model reclaim}"
+suites="${LOGDRIVE_MUTANT_SUITES:-field crash space open model reclaim reclaim_crash}"
 survivors=0
 [ $# -gt 0 ] || set -- $(sed -n 's/^    "\([a-z_]*\)",$/\1/p' build.rs)
 for mutant in "$@"; do
