@@ -212,14 +212,19 @@ fn a_transfer_can_be_called_off() {
     let refused = block_on(cluster.group(other, 1).cancel_transfer());
     assert!(matches!(refused, Err(Error::NotLeader { .. })), "{refused:?}");
     cluster.shutdown(gone.0);
-    let transfer = group.transfer_leadership(gone);
-    let waits = std::thread::spawn(move || block_on(transfer));
-    eventually("the transfer to be called off", || {
-        let cancelled = block_on(group.cancel_transfer());
-        (waits.is_finished() || cancelled == Ok(Some(gone))).then_some(())
+    eventually("a transfer that is called off", || {
+        // A machine with much else to do may cost leaderships; then it is the other one's, and all is tried again.
+        let group = cluster.group(cluster.leader(1), 1);
+        let transfer = group.transfer_leadership(gone);
+        let waits = std::thread::spawn(move || block_on(transfer));
+        let was_cancelled = eventually("the transfer to be called off, or over", || {
+            let cancelled = block_on(group.cancel_transfer()) == Ok(Some(gone));
+            (cancelled || waits.is_finished()).then_some(cancelled)
+        });
+        let ended = waits.join().expect("the transfer ends");
+        assert!(!was_cancelled || ended == Err(Error::TransferCancelled { to: gone }), "{ended:?}");
+        was_cancelled.then_some(())
     });
-    let ended = waits.join().expect("the transfer ends");
-    assert_eq!(ended, Err(Error::TransferCancelled { to: gone }));
     cluster.set(1, "a", "2");
 }
 
