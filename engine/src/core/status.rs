@@ -103,10 +103,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// One group's state.
     pub fn group_status(&self, slot: Slot) -> GroupStatus {
         let at = slot.0 as usize;
+        let unreadable = self.io.wal.damaged_ranges(self.io.lanes[at].stream).first();
         GroupStatus {
             id: self.ids[at],
             raft: self.groups[at].report(),
             applied: self.io.lanes[at].applied,
+            unreadable: unreadable.map(|(first, last)| (LogIndex(*first), LogIndex(*last))),
             sessions: self.sessions.open(slot.0) as u32,
             snapshot: self.snapshot_status(slot),
             transfers: self.transfer_status(slot),

@@ -269,6 +269,9 @@ pub struct GroupStatus {
     pub raft: logdrive_shard::Report,
     /// Applied up to.
     pub applied: LogIndex,
+    /// The first entries, and the last of them, that the disk lost while the node ran, and that are not put back yet. What it had lost
+    /// before the node started is in `raft`.
+    pub unreadable: Option<(LogIndex, LogIndex)>,
     /// Sessions open.
     pub sessions: u32,
     /// Its snapshots on this node.

@@ -104,6 +104,8 @@ pub(super) struct Shown {
     pub(super) applied: u64,
     durable: u64,
     pub(super) last: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<String>,
     pub(super) configuration: Configuration,
     sessions: u64,
     snapshot: Snapshots,
@@ -262,6 +264,9 @@ impl Shown {
             text,
             "commit {commit}, applied {applied}, durable {durable}, last {last}; {sessions} sessions"
         );
+        if let Some(lost) = &self.lost {
+            let _ = writeln!(text, "its disk has lost: {lost}; the other members make up for it if they can");
+        }
         let Snapshots { index, bytes, log_bytes, log_first, .. } = self.snapshot;
         let _ = match index {
             0 => write!(text, "no snapshot"),

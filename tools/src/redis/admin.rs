@@ -219,6 +219,8 @@ struct Shown {
     applied: u64,
     durable: u64,
     last: u64,
+    /// What the disk has lost and the other members have not made up for yet.
+    lost: Option<String>,
     configuration: Configuration,
     /// Open in the group's replicated state.
     sessions: u32,
@@ -464,6 +466,7 @@ impl Shown {
             applied: status.applied.0,
             durable: raft.durable.0,
             last: raft.last.0,
+            lost: lost(status),
             configuration: Configuration::new(raft),
             sessions: status.sessions,
             snapshot: Snapshots {
@@ -480,6 +483,13 @@ impl Shown {
             history: status.history.iter().map(happened).collect(),
         }
     }
+}
+
+/// What a member lacks because of its disk, in words.
+fn lost(status: &GroupStatus) -> Option<String> {
+    let before = status.raft.lost.is_any().then(|| status.raft.lost.to_string());
+    let running = status.unreadable.map(|(first, last)| format!("entries {first} to {last}"));
+    before.or(running)
 }
 
 /// Where the clients of a node connect; `None` for nobody and strangers.

@@ -128,6 +128,8 @@ fn wal_verify_accepts_a_stopped_node_and_names_damage() {
     let status = logdrive(&["status", "--addr", &address]);
     assert_eq!(status.status.code(), Some(UNWELL), "{}", text(&status.stdout));
     assert!(text(&status.stdout).contains("has lost a part of the logs of"), "{}", text(&status.stdout));
+    let shown = logdrive(&["group", "show", &group.to_string(), "--node", "1", "--addr", &address]);
+    assert!(text(&shown.stdout).contains("its disk has lost: entries"), "{}", text(&shown.stdout));
     // Nothing is cut, and the next start says the same.
     cluster.nodes[0].stop();
     assert_eq!(find(&dir, b"Xeedle-100-in-the-log"), (path, offset));
