@@ -48,6 +48,9 @@ struct ShapeReport {
     /// At half the rate of the closed loop, appends coming evenly.
     half_load_p50_us: f64,
     half_load_p99_us: f64,
+    /// The limit's writes of the same size, coming evenly at half the rate of the log's.
+    limit_half_load_p50_us: f64,
+    limit_half_load_p99_us: f64,
     /// Every append by a thread of its own.
     raft_engine: Option<PeerReport>,
     /// A few threads that put batches together.
@@ -92,7 +95,7 @@ impl Report for CompareReport {
         let mut rows = vec![(
             "",
             format!(
-                "{:>6} {:>7} {:>7} | {:>10} {:>12} {:>8} {:>8} {:>7} | {:>10} {:>12} {:>6} | {:>8} {:>8} {:>5} | {:>10} {:>8} {:>6}",
+                "{:>6} {:>7} {:>7} | {:>10} {:>12} {:>8} {:>8} {:>7} | {:>10} {:>12} {:>6} | {:>8} {:>8} {:>5} {:>8} {:>8} | {:>10} {:>8} {:>6}",
                 "in fl.",
                 "bytes",
                 "streams",
@@ -107,6 +110,8 @@ impl Report for CompareReport {
                 "half p50",
                 "p99",
                 "ratio",
+                "lim. p50",
+                "p99",
                 "raft-eng/s",
                 "p50",
                 "ours x"
@@ -135,7 +140,8 @@ impl Report for CompareReport {
              written bytes/s over the limit's"
                 .to_owned(),
             "half: latencies with appends coming evenly at half the rate of the closed loop, counted from when each was \
-             due; ratio: p99 / p50, only where the loop kept up"
+             due; ratio: p99 / p50, only where the loop kept up; lim.: single writes of the limit, as large, evenly at half the \
+             rate of the log's: what of the ratio is the machine's"
                 .to_owned(),
             "raft-eng: raft-engine 0.4, no compression, prepared and recycled files; every append by a thread of its own \
              that waits for it, so that raft-engine puts the batches together, as our log does"
@@ -157,7 +163,7 @@ fn shape_row(shape: &ShapeReport) -> String {
     let ratio =
         if shape.half_load_p50_us > 0.0 { shape.half_load_p99_us / shape.half_load_p50_us } else { 0.0 };
     let mut row = format!(
-        "{:>6} {:>6} {:>7} | {:>10} {:>12} {:>8} {:>8} {:>7.2} | {:>14} {:>12} {:>4.0} % | {:>8} {:>8} {:>5.1} | ",
+        "{:>6} {:>6} {:>7} | {:>10} {:>12} {:>8} {:>8} {:>7.2} | {:>14} {:>12} {:>4.0} % | {:>8} {:>8} {:>5.1} {:>8} {:>8} | ",
         shape.in_flight,
         shape.payload_bytes,
         shape.streams,
@@ -172,6 +178,8 @@ fn shape_row(shape: &ShapeReport) -> String {
         micros(shape.half_load_p50_us),
         micros(shape.half_load_p99_us),
         ratio,
+        micros(shape.limit_half_load_p50_us),
+        micros(shape.limit_half_load_p99_us),
     );
     match (&shape.raft_engine, &shape.raft_engine_batched) {
         (Some(peer), Some(batched)) => row.push_str(&format!(
@@ -297,6 +305,8 @@ impl Field {
         let limit_bytes_per_s = self.limit.measure(of_limit, warmup, seconds)?;
         let appends_per_s = closed.latencies.count() as f64 / closed.seconds;
         let half = self.ours.open_loop(appends_per_s / 2.0, warmup, seconds)?.summary();
+        let half_rate = writes / closed.seconds / 2.0;
+        let limit_half = self.limit.open_loop(of_limit, half_rate, warmup, seconds)?.summary();
         let latency = closed.latencies.summary();
         let mut report = ShapeReport {
             in_flight: shape.in_flight,
@@ -315,6 +325,8 @@ impl Field {
             cpu_us_per_append: closed.cpu.seconds() * 1e6 / closed.latencies.count().max(1) as f64,
             half_load_p50_us: half.p50,
             half_load_p99_us: half.p99,
+            limit_half_load_p50_us: limit_half.p50,
+            limit_half_load_p99_us: limit_half.p99,
             raft_engine: None,
             raft_engine_batched: None,
         };
@@ -357,6 +369,8 @@ fn median_of(rounds: &[ShapeReport]) -> ShapeReport {
         cpu_us_per_append: of(|r| r.cpu_us_per_append),
         half_load_p50_us: of(|r| r.half_load_p50_us),
         half_load_p99_us: of(|r| r.half_load_p99_us),
+        limit_half_load_p50_us: of(|r| r.limit_half_load_p50_us),
+        limit_half_load_p99_us: of(|r| r.limit_half_load_p99_us),
         raft_engine: median_of_peer(rounds.iter().filter_map(|r| r.raft_engine.as_ref())),
         raft_engine_batched: median_of_peer(rounds.iter().filter_map(|r| r.raft_engine_batched.as_ref())),
         ..first

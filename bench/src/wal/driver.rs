@@ -153,7 +153,8 @@ impl Driver {
     }
 
     /// Appends that come at a given rate, evenly, whatever the disk does. Latency runs from the moment an append was due, so
-    /// that a stall counts for every append that came meanwhile. The loop never sleeps.
+    /// that a stall counts for every append that came meanwhile. As a core does, the loop waits for the disk while a write is
+    /// under way and takes what came meanwhile behind it; without one it goes on at once.
     pub(super) fn open_loop(&mut self, rate: f64, warmup: f64, seconds: f64) -> Result<Latencies> {
         let mut latencies = Latencies::new()?;
         let begin = clock::now_nanos();
@@ -167,7 +168,11 @@ impl Driver {
                 number += 1;
             }
             self.wal.submit(now);
-            self.wal.poll(now);
+            if self.wal.disk().in_flight() > 0 {
+                self.wal.wait(clock::now_nanos);
+            } else {
+                self.wal.poll(now);
+            }
             now = clock::now_nanos();
             let durable = self.durable()?;
             while let Some((_, due)) = self.outstanding.pop_front_if(|(ticket, _)| *ticket <= durable) {

@@ -8,6 +8,7 @@ use logdrive_shard::Random;
 use logdrive_wal::{Buffer, Completion, Disk, Done, FileId, Op, OpenMode, RingDisk, RingOptions, Token};
 
 use crate::clock;
+use crate::latency::Latencies;
 
 const BLOCK: u64 = 4096;
 /// Where batches begin in a segment: behind the header.
@@ -108,7 +109,7 @@ impl Limit {
         loop {
             while now < end && in_flight < depth {
                 let Some(buffer) = self.idle.pop() else { break };
-                self.submit(buffer, writes.mean_bytes, largest);
+                self.submit(buffer, writes.mean_bytes, largest, None);
                 in_flight += 1;
             }
             if in_flight == 0 {
@@ -136,8 +137,46 @@ impl Limit {
         Ok(if first == 0 { 0.0 } else { bytes as f64 / seconds })
     }
 
-    /// One write, right behind the last. Sizes are whole blocks, two sizes in turn where the mean lies between.
-    fn submit(&mut self, buffer: Buffer, mean_bytes: f64, largest: u64) {
+    /// Writes that come evenly at half the rate at which the log made them. Latency runs from the moment a write was due.
+    pub(super) fn open_loop(
+        &mut self,
+        writes: Writes,
+        rate: f64,
+        warmup: f64,
+        seconds: f64,
+    ) -> Result<Latencies> {
+        let largest = self.idle.iter().map(Buffer::capacity).min().unwrap_or(0) as u64;
+        let mut latencies = Latencies::new()?;
+        let begin = clock::now_nanos();
+        let (measured, end) = (begin + (warmup * 1e9) as u64, begin + ((warmup + seconds) * 1e9) as u64);
+        let due_at = |number: u64| begin + (number as f64 / rate * 1e9) as u64;
+        let (mut number, mut now, mut in_flight) = (0u64, begin, 0u32);
+        while now < end || in_flight > 0 {
+            while now < end && due_at(number) <= now {
+                let Some(buffer) = self.idle.pop() else { break };
+                self.submit(buffer, writes.mean_bytes, largest, Some(due_at(number)));
+                (number, in_flight) = (number + 1, in_flight + 1);
+            }
+            self.completions.clear();
+            if in_flight > 0 {
+                self.disk.wait(&mut self.completions);
+            }
+            now = clock::now_nanos();
+            for completion in std::mem::take(&mut self.completions) {
+                completion.result.context("the disk failed")?;
+                self.idle.push(completion.buffer.context("the disk gave no buffer back")?);
+                in_flight -= 1;
+                if completion.token.0 >= measured {
+                    latencies.record(now - completion.token.0);
+                }
+            }
+        }
+        Ok(latencies)
+    }
+
+    /// One write, right behind the last, named by its length or as said. Sizes are whole blocks, two sizes in turn where the
+    /// mean lies between.
+    fn submit(&mut self, buffer: Buffer, mean_bytes: f64, largest: u64, name: Option<u64>) {
         let wanted = mean_bytes + self.owed;
         let len = ((wanted / BLOCK as f64) as u64 * BLOCK).clamp(BLOCK, largest);
         self.owed = (wanted - len as f64).clamp(-(BLOCK as f64), BLOCK as f64);
@@ -147,7 +186,8 @@ impl Limit {
         let (segment, offset) = self.at;
         self.at.1 += len;
         let (file, len) = (self.files[segment], len as u32);
-        self.disk.submit(Token(u64::from(len)), Op::Write { file, offset, buffer, len, durable: true });
+        let token = Token(name.unwrap_or(u64::from(len)));
+        self.disk.submit(token, Op::Write { file, offset, buffer, len, durable: true });
     }
 }
 
@@ -165,6 +205,8 @@ mod tests {
         // More than fits: a write is never larger than a buffer.
         let writes = Writes { mean_bytes: 1e9, in_flight: 2 };
         assert!(limit.measure(writes, 0.0, 0.1).unwrap() > 0.0);
+        let paced = limit.open_loop(Writes { mean_bytes: 8192.0, in_flight: 4 }, 500.0, 0.02, 0.1).unwrap();
+        assert!((20..=50).contains(&paced.count()), "{}", paced.count());
         assert_eq!(limit.idle.len(), 4, "every buffer came back");
     }
 }
