@@ -4,30 +4,8 @@
 
 mod common;
 
-use common::{Streams, header, payload};
+use common::{Op, Streams, header, payload, random};
 use logdrive_wal::{EntryHeader, Health, Options, SimDisk, SimOptions, SimPlatter, StreamId, Ticket, Wal};
-
-#[derive(Clone, Debug)]
-enum Op {
-    Append(u64, EntryHeader, Vec<u8>),
-    State(u64, Vec<u8>),
-    Compact(u64, u64),
-}
-
-fn apply(model: &mut Streams, op: &Op) {
-    match op {
-        Op::Append(stream, header, payload) => model.append(*stream, *header, payload),
-        Op::State(stream, state) => {
-            model.states.insert(*stream, state.clone());
-        }
-        Op::Compact(stream, index) => model.compact(*stream, *index),
-    }
-}
-
-fn random(state: &mut u64, bound: u64) -> u64 {
-    *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-    (*state >> 33) % bound
-}
 
 const STREAMS: u64 = 5;
 
@@ -81,7 +59,7 @@ fn live(wal: &mut Wal<SimDisk>, base: &Streams, seed: u64, turns: u64) -> Life {
                 Op::Compact(_, index) => wal.compact(slot, *index),
             };
             let Ok(ticket) = ticket else { return life };
-            apply(&mut model, &op);
+            op.apply(&mut model);
             life.journal.push((ticket, op));
         }
         wal.submit(now);
@@ -101,11 +79,11 @@ fn check(life: &Life, found: &Streams, what: &str) {
     let mut model = life.base.clone();
     let acknowledged = life.journal.iter().take_while(|(ticket, _)| *ticket <= life.acknowledged).count();
     for (_, op) in &life.journal[..acknowledged] {
-        apply(&mut model, op);
+        op.apply(&mut model);
     }
     for (number, step) in (acknowledged..=life.journal.len()).enumerate() {
         if number > 0 {
-            apply(&mut model, &life.journal[step - 1].1);
+            life.journal[step - 1].1.apply(&mut model);
         }
         if same(&model, found) {
             return;

@@ -8,7 +8,7 @@ mod ordered;
 
 use std::collections::BTreeMap;
 
-use common::{Streams, header, payload, settle};
+use common::{Streams, append, header, payload, settle};
 use logdrive_wal::{AppendError, EntryHeader, Options, SimDisk, SimOptions, SimPlatter, StreamId, Wal};
 use ordered::{HOT, Ordered, same, summary};
 
@@ -60,20 +60,6 @@ fn read(wal: &mut Log, stream: u64, first: u64, last: u64, now: &mut u64) -> Vec
 
 fn files_bytes(platter: &SimPlatter) -> u64 {
     platter.list().iter().map(|(_, len)| len).sum()
-}
-
-fn append(
-    wal: &mut Log,
-    model: &mut Streams,
-    stream: u64,
-    index: u64,
-    len: usize,
-) -> Result<(), AppendError> {
-    let slot = wal.stream(StreamId(stream));
-    let bytes = payload(stream, index, len);
-    wal.append(slot, header(index), &bytes)?;
-    model.append(stream, header(index), &bytes);
-    Ok(())
 }
 
 /// One hot stream writes, and keeps its last few entries.

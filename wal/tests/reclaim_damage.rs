@@ -6,8 +6,8 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Streams, Told, batches, header, payload, settle};
-use logdrive_wal::{AppendError, Options, SimDisk, SimOptions, SimPlatter, StreamId, Wal};
+use common::{Streams, Told, append, batches, settle};
+use logdrive_wal::{Options, SimDisk, SimOptions, SimPlatter, StreamId, Wal};
 
 /// The stream that writes on and is compacted.
 const HOT: u64 = 100;
@@ -22,20 +22,6 @@ fn options() -> Options {
         reclaim_patience_ms: 100,
         ..Options::default()
     }
-}
-
-fn append(
-    wal: &mut Wal<SimDisk>,
-    model: &mut Streams,
-    stream: u64,
-    index: u64,
-    len: usize,
-) -> Result<(), AppendError> {
-    let slot = wal.stream(StreamId(stream));
-    let bytes = payload(stream, index, len);
-    wal.append(slot, header(index), &bytes)?;
-    model.append(stream, header(index), &bytes);
-    Ok(())
 }
 
 /// A log whose cold streams were rewritten `rewrites` times in all and more, as a power loss leaves it, and what it holds.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use logdrive_wal::{Disk, EntryHeader, Options, Recovery, SimPlatter, StreamId, Wal};
+use logdrive_wal::{AppendError, Disk, EntryHeader, Options, Recovery, SimPlatter, StreamId, Wal};
 
 /// Tag, note and payload.
 pub(crate) type Entry = (u64, u64, Vec<u8>);
@@ -169,4 +169,45 @@ pub(crate) fn batches(platter: &SimPlatter) -> Vec<(String, u64, u32)> {
     }
     found.sort();
     found.into_iter().map(|(_, name, offset, len)| (name, offset, len)).collect()
+}
+
+/// What is done to a log, to be done to its model when it was acknowledged.
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Append(u64, EntryHeader, Vec<u8>),
+    State(u64, Vec<u8>),
+    Compact(u64, u64),
+}
+
+impl Op {
+    pub(crate) fn apply(&self, model: &mut Streams) {
+        match self {
+            Op::Append(stream, header, payload) => model.append(*stream, *header, payload),
+            Op::State(stream, state) => {
+                model.states.insert(*stream, state.clone());
+            }
+            Op::Compact(stream, index) => model.compact(*stream, *index),
+        }
+    }
+}
+
+/// A number below `bound`, and the next state of the generator.
+pub(crate) fn random(state: &mut u64, bound: u64) -> u64 {
+    *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+    (*state >> 33) % bound
+}
+
+/// Appends an entry of so many bytes to a log and, if it is taken, to the model.
+pub(crate) fn append<D: Disk>(
+    wal: &mut Wal<D>,
+    model: &mut Streams,
+    stream: u64,
+    index: u64,
+    len: usize,
+) -> Result<(), AppendError> {
+    let slot = wal.stream(StreamId(stream));
+    let bytes = payload(stream, index, len);
+    wal.append(slot, header(index), &bytes)?;
+    model.append(stream, header(index), &bytes);
+    Ok(())
 }
