@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Op, Streams, header, payload, random};
-use logdrive_wal::{EntryHeader, Health, Options, SimDisk, SimOptions, SimPlatter, StreamId, Ticket, Wal};
+use logdrive_wal::{Health, Options, SimDisk, SimOptions, SimPlatter, StreamId, Ticket, Wal};
 
 const STREAMS: u64 = 5;
 
