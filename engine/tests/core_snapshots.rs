@@ -439,3 +439,20 @@ fn a_start_loads_a_few_snapshots_at_a_time_and_tells_how_far_it_is() {
         assert_eq!(cluster.core(1).machine().entries[group - 1].len(), 30);
     }
 }
+
+#[test]
+fn so_many_bytes_make_a_group_take_a_snapshot_as_well() {
+    let mut setup = setup();
+    setup.settings.snapshots.every_entries = 0;
+    setup.settings.snapshots.every_bytes = 400 << 10;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    let write = |cluster: &mut Cluster, count| {
+        (0..count).for_each(|_| assert!(cluster.write(1, &[7; 10_000]).result.is_ok()));
+        cluster.run_for(ms(100));
+        cluster.core(1).snapshot_counters().written
+    };
+    // The first one comes after a quarter of that at least.
+    assert_eq!(write(&mut cluster, 8), 0);
+    assert_eq!(write(&mut cluster, 42), 1);
+}

@@ -65,6 +65,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if transfers.refused.len() < REFUSED_MAX || is_known {
             transfers.refused.insert((slot, to), Refused { index, bytes, term, at: now });
         }
+        let of = slot as usize;
+        let has_news = self.io.lanes[of].applied > self.snapshots.groups[of].index;
+        if verdict == SnapshotVerdict::Refused && has_news && self.groups[of].is_leader() {
+            // The same one would not be taken again.
+            self.want_snapshot(slot, true);
+        }
         if !is_known {
             let group = self.group_name(slot);
             tracing::warn!(

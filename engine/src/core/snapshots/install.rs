@@ -37,13 +37,20 @@ pub(super) struct Origin {
     leader_term: Term,
 }
 
-/// A snapshot that could not be loaded is not taken again: what was wrong with it is wrong with it the next time. Others are tried
-/// after a pause, which doubles.
+/// A snapshot that could not be loaded is not taken again for long: what was wrong with it is most likely wrong with it the next time.
+/// Others are tried after a pause, which doubles.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refusal {
     snapshot: SnapshotId,
     count: u32,
+    at: Moment,
     until: Moment,
+}
+
+impl Refusal {
+    fn holds(&self, snapshot: SnapshotId, now: Moment) -> bool {
+        now < self.until || (snapshot == self.snapshot && now.since(self.at) < REFUSE_MAX)
+    }
 }
 
 /// The first pause after a snapshot that could not be loaded.
@@ -121,8 +128,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if named.group != self.ids[at] || !self.is_of_use(slot.0, leader_term, named.index) {
             return Ok(Offered::Unneeded);
         }
-        if self.snapshots.groups[at].refusal.is_some_and(|r| r.snapshot == named.id || self.io.now < r.until)
-        {
+        let now = self.io.now;
+        if self.snapshots.groups[at].refusal.is_some_and(|refusal| refusal.holds(named.id, now)) {
             return Ok(Offered::Refused);
         }
         let life = self.lives[at];
@@ -369,7 +376,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let refusal = &mut self.snapshots.groups[slot as usize].refusal;
         let count = refusal.map_or(0, |refusal| refusal.count);
         let pause = REFUSE_MIN * 2_u32.saturating_pow(count.min(16));
-        *refusal = Some(Refusal { snapshot, count: count + 1, until: now.after(pause.min(REFUSE_MAX)) });
+        *refusal =
+            Some(Refusal { snapshot, count: count + 1, at: now, until: now.after(pause.min(REFUSE_MAX)) });
         self.on_install_failed(slot, why);
         self.tell_refusal(slot, from, term, snapshot);
     }
