@@ -1,6 +1,6 @@
 //! What all members of a group agree on: entries of the same index and term are the same, and what is committed is the same everywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive::wire::EntryKind;
 use logdrive_shard::{LogIndex, Term};
@@ -14,6 +14,8 @@ pub(super) struct Agreed {
     /// By index and term, each with the term of the entry before it, where that is known.
     seen: BTreeMap<(LogIndex, Term), (Entry, Option<Term>)>,
     committed: BTreeMap<LogIndex, Entry>,
+    /// Indexes of configurations that are committed.
+    changes: BTreeSet<LogIndex>,
     /// Checksums of configurations, by index and term of their entries.
     configs: BTreeMap<(LogIndex, Term), u32>,
 }
@@ -44,8 +46,21 @@ impl Agreed {
     /// Some member takes this entry for committed.
     pub(super) fn commits(&mut self, index: LogIndex, entry: Entry) -> Verdict {
         let first = *self.committed.entry(index).or_insert(entry);
+        if first.kind == EntryKind::Config {
+            self.changes.insert(index);
+        }
         ensure(first == entry, "what is committed is the same everywhere", || {
             format!("{first:?} and {entry:?} at {index}")
+        })
+    }
+
+    /// A member that takes everything up to `commit` for committed has the configuration of `in_force`: none that is committed comes after it.
+    pub(super) fn in_force(&self, in_force: LogIndex, commit: LogIndex) -> Verdict {
+        let newest = self.changes.range(..=commit).next_back().copied().unwrap_or_default();
+        ensure(in_force >= newest, "a configuration that is committed is in force", || {
+            format!(
+                "that of {in_force} is in force, that of {newest} is committed, as everything up to {commit} is"
+            )
         })
     }
 
@@ -97,5 +112,16 @@ mod tests {
         let other = Entry { kind: EntryKind::Config, ..entry(3, 9) };
         let broken = agreed.appended(LogIndex(3), other, None).unwrap_err();
         assert_eq!(broken.assertion, "a configuration is the same everywhere");
+    }
+
+    #[test]
+    fn a_member_that_does_not_know_a_committed_configuration_is_seen() {
+        let mut agreed = Agreed::default();
+        agreed.commits(LogIndex(3), Entry { kind: EntryKind::Config, ..entry(1, 3) }).unwrap();
+        agreed.commits(LogIndex(4), entry(1, 4)).unwrap();
+        agreed.in_force(LogIndex(0), LogIndex(2)).unwrap();
+        agreed.in_force(LogIndex(3), LogIndex(4)).unwrap();
+        let broken = agreed.in_force(LogIndex(0), LogIndex(4)).unwrap_err();
+        assert_eq!(broken.assertion, "a configuration that is committed is in force");
     }
 }

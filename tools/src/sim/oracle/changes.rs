@@ -40,11 +40,13 @@ pub(super) fn judge(
     })?;
     let same_entry =
         |at: LogIndex| member.entry(at).filter(|entry| core.term_at(changed.slot, at) == Some(entry.term));
-    if before != Some(index)
-        && index > LogIndex(0)
+    // Another entry may have come to its place since.
+    if index > LogIndex(0)
         && let Some(entry) = same_entry(index)
     {
-        let same = entry.kind == EntryKind::Config && entry.crc == crc32c::crc32c(&membership.encode());
+        let known = before == Some(index);
+        let same =
+            entry.kind == EntryKind::Config && (known || entry.crc == crc32c::crc32c(&membership.encode()));
         ensure(same, "a configuration is what its entry says", || {
             format!("{membership:?} of {index} is in force, the log has {entry:?}")
         })?;

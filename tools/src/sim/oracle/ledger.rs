@@ -132,6 +132,7 @@ impl Ledger {
                 })?;
             }
         }
+        self.groups.entry(group).or_default().in_force(index, now.commit)?;
         let member = &self.cores[at.0].members[&group];
         let before = self.cores[at.0].memberships.get(&group);
         changes::judge(member, core, changed, before.map(|(_, index)| *index), (membership, index))?;

@@ -54,6 +54,8 @@ pub(super) struct Member {
     state_at: Option<u64>,
     /// The member's disk lost something: what it promised before does not bind it, it has to ask.
     pub(super) in_doubt: bool,
+    /// The entries of the log before this one in the same life, until it is known where this one begins.
+    left: Vec<(LogIndex, Entry)>,
     /// Compared with what is committed up to here.
     compared: u64,
     /// Index of the last configuration in the log.
@@ -119,7 +121,9 @@ impl Member {
         }
         if life > self.life {
             // The old log is given up; term and vote are not.
-            *self = Member { life, term: self.term, vote: self.vote, ..Member::default() };
+            let is_new_log = life >> 16 == self.life >> 16;
+            let left = if is_new_log { self.entries().collect() } else { Vec::new() };
+            *self = Member { life, term: self.term, vote: self.vote, left, ..Member::default() };
         }
         match record.kind {
             RecordKind::Entry => {
@@ -134,7 +138,13 @@ impl Member {
             }
             RecordKind::Compacted => {
                 self.compact(record.index);
-                Ok(())
+                let left = std::mem::take(&mut self.left);
+                let behind = left.iter().filter(|(index, _)| index.0 > record.index);
+                behind.clone().try_for_each(|&(index, entry)| {
+                    ensure(!agreed.is_committed(index, entry), "what is committed is never replaced", || {
+                        format!("{entry:?} at {index} is committed, a new log begins behind {}", record.index)
+                    })
+                })
             }
             RecordKind::RewriteBegin => {
                 self.copies.clear();

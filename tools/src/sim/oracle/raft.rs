@@ -161,6 +161,13 @@ fn lied(world: &World, node: NodeId) -> bool {
     world.disk_lied(node.0 as usize - 1)
 }
 
+/// A member that cannot know whom it voted for does not vote.
+fn gives_no_vote_in_doubt(world: &World, from: CoreAt, group: GroupId) -> Verdict {
+    let (_, slot) = world.home(world.node_of(from), group);
+    let in_doubt = world.core(from).is_some_and(|core| core.group_status(slot).raft.lost.state);
+    ensure(!in_doubt, "who is in doubt about its vote gives none", || format!("group {group}"))
+}
+
 impl Observer for Raft {
     fn name(&self) -> &'static str {
         "raft"
@@ -217,6 +224,10 @@ impl Observer for Raft {
         }
         for (address, reply) in frame.vote_replies().filter(|(_, vote)| vote.granted && !vote.pre_vote) {
             vote(address.slot, reply.term, peer)?;
+            if let Some(id) = world.group_at(to, address.slot) {
+                gives_no_vote_in_doubt(world, from, id)
+                    .map_err(|broken| broken.in_group(id).on_node(node))?;
+            }
         }
         for (address, reply) in frame.append_replies() {
             if let (AppendOutcome::Matched(index), Some(id)) =
