@@ -1,10 +1,12 @@
 //! What operators order beside what they are asked for: a second change of members before the first is done, a change at whoever takes itself
-//! for the leader, a change as soon as there is a leader. And what they are told: a change is answered when it is done.
+//! for the leader, a change as soon as there is a leader, a change that
+//! the leader does not outlive. And what they are told: a change is answered when it is done.
 
 use logdrive::api::Error;
 use logdrive_shard::{GroupId, LogIndex};
 
 use super::clock::{MICROSECOND, Nanos};
+use super::faults::{Stop, TurnPoint};
 use super::node::CoreAt;
 use super::observer::{ChangedSlot, Verdict, ensure};
 use super::turn::took_over;
@@ -42,6 +44,8 @@ enum Haste {
     Again(Nanos),
     /// At everybody else who takes itself for the leader.
     Everywhere,
+    /// He does, and the leader is lost when it has told so many.
+    Dies { frames: u8 },
     /// At the next leader, when it has just been elected.
     NextLeader,
 }
@@ -51,6 +55,7 @@ fn haste(choice: u32) -> Haste {
         0 | 1 => Haste::Again(MICROSECOND * Nanos::from(choice >> 27) * 20),
         2 => Haste::Everywhere,
         3 | 4 => Haste::NextLeader,
+        5 => Haste::Dies { frames: 1 + (choice >> 27 & 1) as u8 },
         _ => Haste::Patient,
     }
 }
@@ -72,6 +77,10 @@ impl World {
                         self.change(group, node, choice / 3);
                     }
                 }
+            }
+            Haste::Dies { frames } => {
+                self.reach("leaders lost with a change that few have");
+                self.doom(leader, TurnPoint::AfterFrames(frames), Stop::Kill, 4 * self.unit());
             }
             Haste::NextLeader if self.operators.waiting.len() < WAITING_MAX => {
                 self.operators.waiting.push((group, choice / 3));
@@ -146,7 +155,7 @@ mod tests {
         assert!(is_change(token) && !is_change(12));
         let hurried = |haste| !matches!(haste, Haste::Patient);
         let count = (0..256_u32).filter(|drawn| hurried(haste(drawn << 24))).count();
-        assert_eq!(count, 160, "five of eight");
+        assert_eq!(count, 192, "six of eight");
         assert!(matches!(haste(3 << 27), Haste::Again(after) if after == 60 * MICROSECOND));
     }
 }

@@ -215,7 +215,7 @@ impl World {
     }
 
     /// The node ends when it comes to a point of a turn.
-    fn doom(&mut self, node: usize, point: TurnPoint, how: Stop, span: Nanos) {
+    pub(super) fn doom(&mut self, node: usize, point: TurnPoint, how: Stop, span: Nanos) {
         self.nodes[node].doomed = Some((point, how, span));
         if let TurnPoint::InDisk(operations) = point {
             let cores = self.nodes[node].cores.clone();
@@ -374,6 +374,10 @@ impl World {
             }
             for &learner in membership.learners() {
                 changes.push(vec![MemberStep::Promote(learner)]);
+                // Joint: a voter whose log is behind is not taken.
+                changes.extend(
+                    voters.iter().map(|&out| vec![MemberStep::Promote(learner), MemberStep::Remove(out)]),
+                );
                 changes.push(vec![MemberStep::Remove(learner)]);
             }
             if voters.len() > 3 {
