@@ -221,6 +221,15 @@ impl SimDisk {
         }
     }
 
+    /// Operations that faults delay take no longer than others from now on.
+    pub fn end_delays(&mut self) {
+        let Pace::Timed(_, latest) = self.pace else { return };
+        let is_delayed = |pending: &&mut Pending| matches!(pending.fault, Some(FaultKind::Delay(_)));
+        for pending in self.pending.iter_mut().filter(is_delayed) {
+            pending.due = pending.due.min(self.now + latest);
+        }
+    }
+
     /// Moves the clock and performs what is due by then, in order. Returns when the next operation is due.
     pub fn advance(&mut self, now_nanos: u64) -> Option<u64> {
         self.now = self.now.max(now_nanos);

@@ -128,6 +128,15 @@ impl WatchedDisk {
         (!self.written.iter().skip(settled).any(is_fresh)).then_some((name, block))
     }
 
+    /// A block of any complete file of snapshots. All of it is checked whenever it is read, so that none is too new.
+    pub fn snapshot_block(&self, place: u32) -> Option<(String, u64)> {
+        let mut files: Vec<(String, u64)> = self.inner.platter().list();
+        files.retain(|(name, bytes)| name.ends_with(".snapshot") && *bytes > 0);
+        let (name, bytes) = files.get((place as usize).checked_rem(files.len())?)?;
+        let block = u64::from(place) / files.len() as u64 % bytes.div_ceil(ALIGNMENT as u64);
+        Some((name.clone(), block))
+    }
+
     fn name(&self, file: FileId) -> Option<&str> {
         self.files.iter().find(|(id, _)| *id == file).map(|(_, name)| name.as_str())
     }

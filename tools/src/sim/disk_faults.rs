@@ -59,7 +59,7 @@ impl Rot {
         }
     }
 
-    fn kind(self) -> FaultKind {
+    pub(super) fn kind(self) -> FaultKind {
         match self {
             Rot::Flip { at, mask } => FaultKind::Flip { at: at.into(), mask },
             Rot::Garbage { sector, seed } => FaultKind::Garbage { sector: sector.into(), seed },
@@ -177,7 +177,8 @@ impl World {
         for at in self.nodes[node].cores.clone() {
             for on in every {
                 let fault = Fault { times: u32::MAX, ..Fault::next(on, FaultKind::Errno(libc::EIO)) };
-                self.cores[at].platter.inject(fault);
+                self.cores[at].platter.inject(fault.clone());
+                self.cores[at].snapshots.inject(fault);
             }
         }
     }
@@ -201,7 +202,7 @@ impl World {
         }
     }
 
-    fn core_at(&self, node: usize, core: u32) -> CoreAt {
+    pub(super) fn core_at(&self, node: usize, core: u32) -> CoreAt {
         let cores = &self.nodes[node].cores;
         CoreAt(cores.start + core as usize % cores.len())
     }
@@ -219,6 +220,7 @@ impl World {
     /// A process that ends takes the lies that its reads would have met with it: to an opener, a tail that it cannot read is a torn one.
     pub(super) fn drop_lies(&mut self, node: usize) {
         for at in self.nodes[node].cores.clone() {
+            self.cores[at].snapshots.clear_faults();
             let platter = &self.cores[at].platter;
             let faults = platter.faults();
             if faults.iter().any(is_lie) {

@@ -62,6 +62,8 @@ pub enum TurnPoint {
     BeforeAnswers,
     /// The disk performs so many more operations, then the process is dead and does not know it yet.
     InDisk(u16),
+    /// The same of the disk of its snapshots.
+    InSnapshotDisk(u16),
 }
 
 /// Directions of a cut.
@@ -249,6 +251,36 @@ pub enum FaultKind {
         /// What happens to it.
         what: Rot,
     },
+    /// An operator orders snapshots of some groups of a node.
+    Snapshots {
+        /// Node, from 0.
+        node: u32,
+        /// The first group, from 0.
+        group: u32,
+        /// So many groups from there on.
+        count: u32,
+    },
+    /// A block of a file of snapshots is damaged at rest, if enough copies stay whole.
+    SnapshotRot {
+        /// Node, from 0.
+        node: u32,
+        /// Core of the node, from 0.
+        core: u32,
+        /// Which block.
+        place: u32,
+        /// What happens to it.
+        what: Rot,
+    },
+    /// An operation of a disk of snapshots goes wrong.
+    SnapshotDisk {
+        /// Node, from 0.
+        node: u32,
+        /// Core of the node, from 0.
+        core: u32,
+        /// What happens to which operation.
+        #[serde(with = "DiskFaultText")]
+        fault: logdrive_wal::Fault,
+    },
     /// An operation of a disk goes wrong.
     Disk {
         /// Node, from 0.
@@ -291,11 +323,25 @@ impl FaultKind {
             FaultKind::DiskGone { .. } => "disk gone",
             FaultKind::Rot { what, .. } => what.name(),
             FaultKind::Disk { fault, .. } => disk_faults::name(fault),
+            FaultKind::Snapshots { .. } => "snapshots ordered",
+            FaultKind::SnapshotRot { .. } => "snapshot damaged",
+            FaultKind::SnapshotDisk { .. } => "snapshot disk fault",
         }
     }
 
+    /// Whether it counts when an operation or a block is really hit, and not when it strikes.
+    pub(super) fn counts_when_it_is_met(&self) -> bool {
+        matches!(
+            self,
+            FaultKind::Disk { .. }
+                | FaultKind::Rot { .. }
+                | FaultKind::SnapshotDisk { .. }
+                | FaultKind::SnapshotRot { .. }
+        )
+    }
+
     /// All names.
-    pub const NAMES: [&str; 40] = [
+    pub const NAMES: [&str; 43] = [
         "clean stop",
         "kill",
         "power loss",
@@ -319,6 +365,9 @@ impl FaultKind {
         "membership change",
         "slow disk",
         "full disk",
+        "snapshots ordered",
+        "snapshot damaged",
+        "snapshot disk fault",
         "block: bits flipped",
         "block: garbage",
         "block: stale",
@@ -346,6 +395,8 @@ impl FaultKind {
                 | FaultKind::DiskFull { .. }
                 | FaultKind::DiskGone { .. }
                 | FaultKind::Rot { .. }
+                | FaultKind::SnapshotDisk { .. }
+                | FaultKind::SnapshotRot { .. }
         )
     }
 }

@@ -113,10 +113,10 @@ fn check(fault: &Fault) -> Result<(), String> {
         FaultKind::ClockDrift { ppm, .. } if ppm.unsigned_abs() > DRIFT_PPM_MAX.unsigned_abs() => {
             return Err(format!("a clock drifts by at most {DRIFT_PPM_MAX} ppm, not by {ppm}"));
         }
-        FaultKind::Disk {
-            fault: logdrive_wal::Fault { what: logdrive_wal::FaultKind::Delay(nanos), .. },
-            ..
-        } => *nanos,
+        FaultKind::Disk { fault, .. } | FaultKind::SnapshotDisk { fault, .. } => match fault.what {
+            logdrive_wal::FaultKind::Delay(nanos) => nanos,
+            _ => 0,
+        },
         _ => 0,
     };
     match [fault.at, fault.span, longest].into_iter().max() {

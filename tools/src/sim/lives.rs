@@ -150,6 +150,7 @@ impl World {
         self.nodes[node].is_up = false;
         for at in self.nodes[node].cores.clone() {
             self.count_disk_faults(CoreAt(at));
+            self.count_snapshot_faults(CoreAt(at));
             self.cores[at].live = None;
             self.cores[at].turn_at = NEVER;
             self.cores[at].platter.clear_faults();
@@ -213,6 +214,7 @@ impl World {
         for applied in &replayed {
             self.tell(|observer, world| observer.applied(world, at, applied))?;
         }
+        self.count_snapshot_start(at);
         self.tell(|observer, world| observer.opened(world, at))?;
         self.slow_disks_again(self.cores[at.0].node);
         Ok(Ok(()))
@@ -246,6 +248,7 @@ impl World {
         self.keep_counts(at);
         self.forget_changes(at);
         self.count_disk_faults(at);
+        self.count_snapshot_faults(at);
         let state = &mut self.cores[at.0];
         let node = &self.nodes[state.node];
         state.turn_at = NEVER;
@@ -291,6 +294,7 @@ impl World {
         for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             *self.reached.entry(name).or_default() += count;
         }
+        self.keep_snapshot_counts(at);
     }
 
     // -- other lives -----------------------------------------------------------------------------------------------------

@@ -37,9 +37,12 @@ enum Class {
     Disk,
     DiskGone,
     Rot,
+    Snapshots,
+    SnapshotRot,
+    SnapshotDisk,
 }
 
-const CLASSES: [Class; 22] = [
+const CLASSES: [Class; 25] = [
     Class::Crash,
     Class::CrashInTurn,
     Class::CrashSlowLeader,
@@ -62,17 +65,20 @@ const CLASSES: [Class; 22] = [
     Class::Disk,
     Class::DiskGone,
     Class::Rot,
+    Class::Snapshots,
+    Class::SnapshotRot,
+    Class::SnapshotDisk,
 ];
 
 /// How often each class comes, by profile; the order is that of [`CLASSES`].
 fn weights(plan: &Plan) -> [u64; CLASSES.len()] {
     match plan.profile {
-        //                     Cr CT SL Bl Pa SC Sp Pt Br Cu Li Cl Re CS CD Tr Ch DS DF Di DG Ro
-        Profile::Default => [3, 2, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1, 1, 1],
-        Profile::Disk => [3, 3, 2, 2, 1, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1, 1, 4, 3, 8, 1, 8],
-        Profile::Network => [1, 1, 0, 0, 1, 0, 0, 5, 2, 4, 6, 3, 4, 1, 1, 1, 0, 0, 0, 0, 0, 0],
-        Profile::Membership => [2, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 0, 1, 0, 0, 6, 14, 1, 0, 0, 0, 1],
-        Profile::Scale => [2, 1, 1, 0, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0, 0, 2, 2, 0, 0, 0, 0, 0],
+        //                     Cr CT SL Bl Pa SC Sp Pt Br Cu Li Cl Re CS CD Tr Ch DS DF Di DG Ro Sn SR SD
+        Profile::Default => [3, 2, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1, 1, 1, 3, 1, 1],
+        Profile::Disk => [3, 3, 2, 2, 1, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1, 1, 4, 3, 8, 1, 8, 6, 2, 4],
+        Profile::Network => [1, 1, 0, 0, 1, 0, 0, 5, 2, 4, 6, 3, 4, 1, 1, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0],
+        Profile::Membership => [2, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 0, 1, 0, 0, 6, 14, 1, 0, 0, 0, 1, 4, 1, 0],
+        Profile::Scale => [2, 1, 1, 0, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0, 0, 2, 2, 0, 0, 0, 0, 0, 2, 0, 0],
         Profile::Swarm => {
             let mut random = stream(plan.seed, Purpose::Faults, 1);
             let mut weights = [0; CLASSES.len()];
@@ -144,11 +150,12 @@ fn make(class: Class, shape: &Shape, random: &mut Random) -> (Nanos, FaultKind) 
     match class {
         Class::Crash => (down, FaultKind::Crash { whom: whom(random), how: how(random) }),
         Class::CrashInTurn => {
-            let point = match random.below(6) {
+            let point = match random.below(8) {
                 0 => TurnPoint::BeforeTurn,
                 1 => TurnPoint::AfterTurn,
                 2 => TurnPoint::AfterFrames(random.below(4) as u8),
                 3 => TurnPoint::BeforeAnswers,
+                4 | 5 => TurnPoint::InSnapshotDisk(random.below(24) as u16),
                 _ => TurnPoint::InDisk(random.below(40) as u16),
             };
             let how = if chance(random, 2) { Stop::Kill } else { Stop::PowerLoss };
@@ -200,6 +207,15 @@ fn make(class: Class, shape: &Shape, random: &mut Random) -> (Nanos, FaultKind) 
             let place = random.next_u64() as u32;
             (0, FaultKind::Rot { node, core, place, what: draw_rot(random) })
         }
+        Class::Snapshots => {
+            let count = [1, 4, 1_000][random.below(3) as usize];
+            (0, FaultKind::Snapshots { node, group, count })
+        }
+        Class::SnapshotRot => {
+            let place = random.next_u64() as u32;
+            (0, FaultKind::SnapshotRot { node, core, place, what: draw_rot(random) })
+        }
+        Class::SnapshotDisk => (0, FaultKind::SnapshotDisk { node, core, fault: draw_fault(random) }),
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `faults`, `mix` | faults as values; the list that a plan makes |
 //! | `strike`, `disk_faults` | what faults do when they strike and when they end |
 //! | `atlas` | which blocks of which disks hold damage, and whether more may come |
+//! | `snaps` | how snapshots are taken in a run, and the faults that are about them |
 //! | `world`, `queue` | the world and its events |
 //! | `node`, `lives`, `turn` | nodes: where groups live, how processes start and end, how cores turn |
 //! | `network`, `disk`, `clock` | what lies between and below them |
@@ -55,6 +56,7 @@ pub mod random;
 pub mod report;
 pub mod run;
 pub mod shape;
+mod snaps;
 pub mod story;
 mod strike;
 pub mod summary;

@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use logdrive::api::{CoreSettings, TimingPreset};
+use logdrive::api::{CoreSettings, SnapshotSettings, TimingPreset};
 use logdrive_shard::Random;
 
 use super::clock::{MICROSECOND, MILLISECOND, Nanos};
 use super::mix;
 use super::plan::{Plan, Profile};
 use super::random::{Purpose, chance, stream};
+use super::snaps;
 
 /// Size of a core's disk.
 pub(super) const DISK_BYTES: u64 = 4 << 30;
@@ -43,6 +44,8 @@ pub struct Shape {
     pub leases_hold: bool,
     /// Now and then a bound is so tight that it is met.
     tight: [bool; 12],
+    /// When snapshots are taken, and how they travel.
+    pub snapshots: SnapshotSettings,
 }
 
 impl Shape {
@@ -82,6 +85,7 @@ impl Shape {
             everybody_votes: false,
             leases_hold: !mix::clocks_jump(plan),
             tight,
+            snapshots: snaps::settings(&mut stream(plan.seed, Purpose::Shape, 2)),
         }
     }
 
@@ -103,8 +107,6 @@ impl Shape {
             _ => value,
         };
         settings.wal.segment_bytes = 128 << 10;
-        // On order only: what a follower lacks must stay in the logs while nothing carries snapshots from node to node.
-        (settings.snapshots.every_entries, settings.snapshots.every_bytes) = (0, 0);
         settings.wal.payload_bytes_max = 16 << 10;
         settings.wal.budget_bytes = self.log_bytes;
         settings.wal.batch_bytes_max = rarely(64 << 10, 4096) as u32;
@@ -119,6 +121,7 @@ impl Shape {
         settings.outbox_bytes_max = rarely(8 << 20, 4 << 10);
         settings.apply_bytes_per_turn = rarely(4 << 20, 256);
         settings.balance_leaders = rarely(1, 0) == 1;
+        settings.snapshots = self.snapshots.clone();
         settings.disk_stall = match self.preset {
             TimingPreset::Lan => Duration::from_millis(200),
             _ => Duration::from_secs(1),

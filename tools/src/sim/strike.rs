@@ -38,7 +38,7 @@ impl World {
         let name = fault.what.name();
         self.trace.tell(self.now, NodeId::NONE, None, What::Strikes(fault.id, name));
         self.settle_damage();
-        if !matches!(fault.what, FaultKind::Disk { .. } | FaultKind::Rot { .. }) {
+        if !fault.what.counts_when_it_is_met() {
             // Those count when an operation or a block is really hit.
             *self.injected.entry(name).or_default() += 1;
         }
@@ -79,6 +79,9 @@ impl World {
             | FaultKind::DiskFull { node, .. }
             | FaultKind::DiskGone { node }
             | FaultKind::Rot { node, .. }
+            | FaultKind::SnapshotRot { node, .. }
+            | FaultKind::SnapshotDisk { node, .. }
+            | FaultKind::Snapshots { node, .. }
             | FaultKind::Disk { node, .. } => Some((node % nodes) as usize),
             FaultKind::Transfer { group, .. } | FaultKind::Change { group, .. } => {
                 self.leader_of(self.group(*group)).filter(|&node| self.nodes[node].responds(self.now))
@@ -92,7 +95,7 @@ impl World {
     }
 
     /// A group of the list, as a group of this world.
-    fn group(&self, group: u32) -> GroupId {
+    pub(super) fn group(&self, group: u32) -> GroupId {
         GroupId(1 + u64::from(group % self.plan.groups))
     }
 
@@ -152,6 +155,11 @@ impl World {
             }
             FaultKind::DiskGone { .. } => self.lose_disk(node),
             FaultKind::Rot { core, place, what, .. } => self.rot(node, core, place, what),
+            FaultKind::SnapshotDisk { core, ref fault, .. } => {
+                self.spoil_snapshot_operation(node, core, fault);
+            }
+            FaultKind::SnapshotRot { core, place, what, .. } => self.rot_snapshot(node, core, place, what),
+            FaultKind::Snapshots { group, count, .. } => self.order_snapshots(node, group, count),
         }
         Ok(())
     }
@@ -217,10 +225,12 @@ impl World {
     /// The node ends when it comes to a point of a turn.
     pub(super) fn doom(&mut self, node: usize, point: TurnPoint, how: Stop, span: Nanos) {
         self.nodes[node].doomed = Some((point, how, span));
-        if let TurnPoint::InDisk(operations) = point {
-            let cores = self.nodes[node].cores.clone();
-            let at = cores.start + operations as usize % cores.len();
-            self.cores[at].platter.halt_after(operations.into());
+        let (TurnPoint::InDisk(operations) | TurnPoint::InSnapshotDisk(operations)) = point else { return };
+        let cores = self.nodes[node].cores.clone();
+        let at = cores.start + operations as usize % cores.len();
+        match point {
+            TurnPoint::InSnapshotDisk(_) => self.cores[at].snapshots.halt_after(operations.into()),
+            _ => self.cores[at].platter.halt_after(operations.into()),
         }
     }
 
@@ -430,6 +440,11 @@ impl World {
                 for platter in [&self.cores[at].platter, &self.cores[at].snapshots] {
                     platter.clear_faults();
                     platter.revive();
+                }
+                if let Some(live) = &mut self.cores[at].live {
+                    live.core.wal().disk().inner.end_delays();
+                    live.core.snapshot_disk().inner.end_delays();
+                    self.wake(CoreAt(at));
                 }
             }
             if self.nodes[node].is_up && self.nodes[node].paused_until > 0 {

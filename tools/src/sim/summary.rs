@@ -9,7 +9,7 @@ use super::run::Outcome;
 use super::world::Counts;
 
 /// Paths that runs are expected to reach, over a number of them. Others are counted as they come.
-pub const PATHS: [&str; 26] = [
+pub const PATHS: [&str; 35] = [
     "appends held back",
     "appends refused",
     "busy",
@@ -28,14 +28,23 @@ pub const PATHS: [&str; 26] = [
     "healed with a node frozen",
     "leaders learned of",
     "lease reads",
+    "logs cut",
     "logs poisoned",
     "messages dropped",
     "proposals",
     "reads",
+    "snapshot parts refused",
+    "snapshots failed",
+    "snapshots installed",
+    "snapshots written",
     "sockets full",
     "starts",
+    "starts from a snapshot",
     "starts refused by a disk",
     "stops",
+    "transfers begun",
+    "transfers broken off",
+    "transfers resumed",
 ];
 
 /// Sums over runs.

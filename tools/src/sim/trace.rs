@@ -80,6 +80,9 @@ pub enum Message {
     VoteGranted,
     VoteRefused,
     TimeoutNow,
+    SnapshotOffer,
+    SnapshotPart,
+    SnapshotAnswer,
 }
 
 /// An event with its time and place.

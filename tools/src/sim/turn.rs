@@ -73,7 +73,10 @@ impl World {
         let Some(live) = &mut state.live else { return Ok(()) };
         live.core.wal().disk().inner.advance(self.now);
         let _ = live.core.handle(now, CoreEvent::Disk);
-        live.core.snapshot_disk().inner.advance(self.now);
+        if live.core.snapshot_disk().inner.next_due().is_some_and(|due| due <= self.now) {
+            live.core.snapshot_disk().inner.advance(self.now);
+            let _ = live.core.handle(now, CoreEvent::SnapshotDisk);
+        }
         let turned = live.core.turn(now);
         let due = live.core.wal().disk().inner.next_due().unwrap_or(Nanos::MAX);
         let due = due.min(live.core.snapshot_disk().inner.next_due().unwrap_or(Nanos::MAX));
@@ -86,7 +89,7 @@ impl World {
         if let Err(fatal) = turned {
             return self.log_failed(node, &fatal.to_string());
         }
-        if self.ends_here(node, TurnPoint::AfterTurn)? {
+        if self.ends_here(node, TurnPoint::AfterTurn)? || self.ends_in_snapshot(at)? {
             return Ok(());
         }
         if self.send_frames(at)? || self.ends_here(node, TurnPoint::BeforeAnswers)? {
@@ -303,6 +306,16 @@ impl World {
         }
         for (address, order) in frame.timeout_nows() {
             tell(address.slot, Message::TimeoutNow, order.term, LogIndex(0), 0);
+        }
+        for (address, offer, _) in frame.snapshot_offers() {
+            tell(address.slot, Message::SnapshotOffer, offer.term, LogIndex(0), offer.attempt.into());
+        }
+        for (address, part, _) in frame.snapshot_parts() {
+            tell(address.slot, Message::SnapshotPart, part.term, LogIndex(part.offset.into()), part.number);
+        }
+        for (address, answer) in frame.snapshot_answers() {
+            let next = LogIndex(answer.offset.into());
+            tell(address.slot, Message::SnapshotAnswer, answer.term, next, answer.next);
         }
     }
 
