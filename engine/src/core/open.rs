@@ -213,6 +213,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             Err(error) => (self.start_damaged(slot, &mut replayed, &error), true),
         };
         let mut hard_state = start.hard_state;
+        tracing::debug!(group, ?start, log_last = ?last, "opens");
         let applied =
             if start.log_is_void { start.applied } else { LogIndex(replayed.applied).max(start.applied) };
         hard_state.commit = hard_state.commit.max(applied);

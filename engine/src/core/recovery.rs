@@ -26,6 +26,7 @@ const REPLAY_BYTES: usize = 256 << 10;
 pub(super) struct TailEntry {
     pub(super) kind: EntryKind,
     pub(super) payload: Box<[u8]>,
+    term: Term,
 }
 
 /// What is known of a group so far.
@@ -41,6 +42,8 @@ pub(super) struct Replayed {
     base: Option<SnapshotMeta>,
     /// Handed to the state machine up to here, the snapshot included.
     pub(super) applied: u64,
+    /// The term of the entry at `applied`.
+    applied_term: Term,
     /// The log tells that it is committed up to here.
     commit: u64,
     /// Entries `applied + 1 ..= log.last`, unless the log is detached.
@@ -76,6 +79,7 @@ impl Replayed {
             log: empty_log(),
             base: None,
             applied: 0,
+            applied_term: Term(0),
             commit: 0,
             tail: VecDeque::new(),
             detached: false,
@@ -91,7 +95,7 @@ impl Replayed {
     pub(super) fn on_snapshot(&mut self, life: u16, snapshot: SnapshotMeta) {
         self.fresh = false;
         self.life = Life { count: life, log: 0 };
-        self.applied = snapshot.index.0;
+        (self.applied, self.applied_term) = (snapshot.index.0, snapshot.term);
         self.base = Some(snapshot);
     }
 
@@ -103,7 +107,7 @@ impl Replayed {
             self.memberships.retain(|known| known.0 == LogIndex(0));
         } else {
             self.base = None;
-            (self.applied, self.memberships) = (0, Vec::new());
+            (self.applied, self.applied_term, self.memberships) = (0, Term(0), Vec::new());
         }
         self.life = life;
         self.state.commit = LogIndex(0);
@@ -124,16 +128,14 @@ impl Replayed {
         known.chain(base).filter(|known| known.0.0 <= index).max_by_key(|known| known.0)
     }
 
-    /// The state went on from the snapshot: it is as if there were one of where it is now.
+    /// The state went on from the snapshot: it is as if there were one of where it is now. Its term is that of what was applied last: the log
+    /// may be cut behind that, and then what it knows of terms is of later entries.
     fn rebase(&mut self) {
         let index = LogIndex(self.applied);
         if index.0 <= self.base_index() {
             return;
         }
-        let run = self.log.term_runs.iter().rfind(|run| run.0 <= index);
-        let Some(term) = run.map(|run| run.1).or(Some(self.log.prev_term)).filter(|term| term.0 > 0) else {
-            return;
-        };
+        let term = self.applied_term;
         let Some((membership_index, membership)) = self.membership_at(self.applied) else { return };
         let membership = membership.clone();
         self.base = Some(SnapshotMeta { index, term, membership, membership_index });
@@ -152,7 +154,10 @@ impl Replayed {
     /// What the group starts with when snapshot and log do not belong together: the snapshot alone, if it can be trusted and there is
     /// one, and the knowledge of how far the log once went.
     pub(super) fn start_without_log(&mut self, trusts_snapshot: bool) -> Start {
-        if !trusts_snapshot {
+        if trusts_snapshot {
+            // What is committed and was read before the log was cut is in the state already.
+            self.rebase();
+        } else {
             self.base = None;
         }
         let mut hard_state = self.hard_state();
@@ -167,7 +172,7 @@ impl Replayed {
         hard_state.commit = index;
         hard_state.term = hard_state.term.max(prev_term);
         self.tail.clear();
-        self.applied = index.0;
+        (self.applied, self.applied_term) = (index.0, prev_term);
         Start {
             log: LogState { first: index.next(), last: index, prev_term, term_runs: Vec::new() },
             hard_state,
@@ -225,7 +230,7 @@ impl Replayed {
             self.memberships.push((LogIndex(index), Membership::decode(payload)?));
         }
         if index > self.applied && !self.detached {
-            self.tail.push_back(TailEntry { kind, payload: payload.into() });
+            self.tail.push_back(TailEntry { kind, payload: payload.into(), term: Term(header.tag) });
             self.log_bytes += payload.len() as u64 + RECORD_BYTES;
         }
         self.commit = self.commit.max(note_commit(header.note).0);
@@ -316,6 +321,14 @@ impl Replayed {
             state.commit = state.commit.min(log.last);
         }
         state
+    }
+
+    /// What is cut off within the log was committed: a snapshot stood for it. (One that took the place of the log, or ends it, is
+    /// noted behind the last entry, or in a stream whose successor is known by then.)
+    fn committed_if_cut(&mut self, index: u64) {
+        if index <= self.log.last.0 {
+            self.commit = self.commit.max(index);
+        }
     }
 
     /// Entries up to `index` are gone.
@@ -451,6 +464,7 @@ impl<M: StateMachine> Replay<'_, M> {
         while !group.detached && group.applied < group.commit.min(group.log.last.0) {
             let Some(entry) = group.tail.pop_front() else { break };
             group.applied += 1;
+            group.applied_term = entry.term;
             self.applier.push(self.ids, slot as u32, group.applied, &entry);
         }
     }
@@ -496,6 +510,9 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
 
     fn compacted(&mut self, stream: StreamId, index: u64) {
         if let Some(slot) = self.slot(stream) {
+            // Entries that can still be read make up for a snapshot that is damaged.
+            self.groups[slot].committed_if_cut(index);
+            self.advance(slot);
             self.groups[slot].compacted(index);
         }
     }

@@ -354,6 +354,58 @@ fn an_older_snapshot_serves_if_what_was_cut_off_can_still_be_read_and_else_not()
 }
 
 #[test]
+fn what_is_cut_off_and_can_be_read_was_committed_whatever_the_log_knew_then() {
+    let (mut groups, applied, _) = replay(|replay| {
+        for index in 1..=6 {
+            entry(replay, 5, index, index.div_ceil(2), 0);
+        }
+        // The snapshot of 4 is lost.
+        replay.compacted(StreamId(5), 4);
+    });
+    assert_eq!(applied.len(), 4, "{applied:?}");
+    let start = groups[0].start().unwrap();
+    assert_eq!((start.applied, start.log.last, start.log_is_void), (LogIndex(4), LogIndex(6), false));
+}
+
+#[test]
+fn a_log_that_begins_anew_goes_on_from_the_term_of_what_was_applied_and_not_from_that_of_what_was_cut_off() {
+    let second = super::super::lives::stream_of(GroupId(5), Life::default().next_log().unwrap());
+    let (mut groups, applied, _) = replay(|replay| {
+        // Entry 1 is applied; what the log is cut for is of a later term, and nowhere.
+        entry(replay, 5, 1, 1, 0);
+        replay.state(
+            StreamId(5),
+            &encode_state(HardState { term: Term(2), commit: LogIndex(1), ..HardState::default() }, 44),
+        );
+        replay.compacted(StreamId(5), 3);
+        entry(replay, 5, 4, 2, 3);
+        replay.compacted(StreamId(5), 4);
+        let state = HardState { term: Term(3), commit: LogIndex(0), ..HardState::default() };
+        replay.state(second, &encode_state(state, 44));
+        for (index, term) in [(1, 1), (2, 2), (3, 3)] {
+            entry(replay, second.0, index, term, 0);
+        }
+    });
+    assert_eq!(applied.len(), 1, "{applied:?}");
+    let start = groups[0].start().unwrap();
+    assert_eq!((start.log.last, start.log_is_void), (LogIndex(3), false), "what was acknowledged is kept");
+}
+
+#[test]
+fn a_state_that_went_on_from_an_older_snapshot_is_not_taken_back_to_it_when_the_log_has_a_gap() {
+    let (mut groups, applied, _) = replay(|replay| {
+        replay.groups[0].on_snapshot(0, snapshot_of(2, 1));
+        entry(replay, 5, 3, 1, 2);
+        entry(replay, 5, 4, 1, 3);
+        replay.compacted(StreamId(5), 7);
+    });
+    assert_eq!(applied.len(), 1, "entry 3");
+    assert!(matches!(groups[0].start(), Err(StartError::Gap { .. })));
+    let start = groups[0].start_without_log(true);
+    assert_eq!((start.applied, start.log.last), (LogIndex(3), LogIndex(3)), "entry 3 is applied once");
+}
+
+#[test]
 fn another_log_of_the_same_life_keeps_the_snapshot_and_voids_the_log_before_it() {
     let second = super::super::lives::stream_of(GroupId(5), Life::default().next_log().unwrap());
     let (mut groups, applied, _) = replay(|replay| {

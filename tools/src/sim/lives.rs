@@ -188,7 +188,7 @@ impl World {
         };
         let applied = Rc::default();
         let disk_events = self.watch_disks.then(Rc::default);
-        let machine = Machine::new(self.plan.machine, Rc::clone(&applied));
+        let machine = Machine::new(self.plan.machine, self.shape.filler_bytes, Rc::clone(&applied));
         let log = WatchedDisk::new(disk, disk_events.clone());
         let disks = Disks { log, snapshots: WatchedDisk::new(snapshots, None) };
         let now = Moment(node.clock.shows(self.now));
@@ -286,6 +286,7 @@ impl World {
             ("messages dropped", counters.dropped),
             ("appends held back", counters.held_back),
             ("appends refused", counters.appends_refused),
+            ("groups retired", counters.retired),
             ("cold entries", counters.cold_entries),
             ("cache evictions", evictions),
             ("read errors", read_errors),

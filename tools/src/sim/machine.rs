@@ -49,15 +49,17 @@ pub struct Machine {
     applied: AppliedLog,
     groups: Vec<Counter>,
     kv: Option<KvMachine>,
+    /// Bytes that follow the counter in snapshots.
+    filler_bytes: u32,
     /// The key-value machine's replies of this call.
     replies: Replies,
 }
 
 impl Machine {
     /// A machine that tells into `applied`.
-    pub fn new(kind: MachineKind, applied: AppliedLog) -> Machine {
+    pub fn new(kind: MachineKind, filler_bytes: u32, applied: AppliedLog) -> Machine {
         let kv = (kind == MachineKind::Kv).then(KvMachine::new);
-        Machine { applied, groups: Vec::new(), kv, replies: Replies::default() }
+        Machine { applied, groups: Vec::new(), kv, filler_bytes, replies: Replies::default() }
     }
 
     /// Commands counted in a group, and the digest of what was counted.
@@ -91,15 +93,25 @@ impl Machine {
 /// Bytes of the counter in a snapshot, before what the key-value machine writes.
 const HEADER: usize = 16;
 
+/// Byte `at` of the filler of a state: a file that is put together from two states does not load.
+fn filler(digest: u64, at: u32) -> u8 {
+    (digest.rotate_left(at % 61) ^ u64::from(at)).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0]
+}
+
 /// A frozen state: the counter, and the view of the key-value machine.
 pub struct View {
-    counter: Option<[u8; HEADER]>,
+    counter: [u8; HEADER],
+    digest: u64,
+    /// Bytes of counter and filler that were written.
+    written: u32,
     kv: Option<<KvMachine as StateMachine>::View>,
 }
 
 /// A state that is being loaded.
 pub struct Loading {
     counter: Vec<u8>,
+    /// Bytes of filler that came.
+    filler: u32,
     kv: Option<<KvMachine as StateMachine>::Loading>,
 }
 
@@ -154,13 +166,19 @@ impl StateMachine for Machine {
     fn freeze(&mut self, slot: u32) -> View {
         let Counter { count, digest } = self.groups[slot as usize];
         let counter = (u128::from(count) | u128::from(digest) << 64).to_le_bytes();
-        View { counter: Some(counter), kv: self.kv.as_mut().map(|kv| kv.freeze(slot)) }
+        View { counter, digest, written: 0, kv: self.kv.as_mut().map(|kv| kv.freeze(slot)) }
     }
 
     fn write_view(&self, view: &mut View, bytes_max: usize, out: &mut Vec<u8>) -> bool {
-        if let Some(counter) = view.counter.take() {
-            out.extend_from_slice(&counter);
-            return view.kv.is_none();
+        let own = HEADER as u32 + self.filler_bytes;
+        if view.written < own {
+            let end = own.min(view.written.saturating_add(bytes_max.max(HEADER) as u32));
+            out.extend((view.written..end).map(|at| match at.checked_sub(HEADER as u32) {
+                None => view.counter[at as usize],
+                Some(at) => filler(view.digest, at),
+            }));
+            view.written = end;
+            return end == own && view.kv.is_none();
         }
         match (&self.kv, &mut view.kv) {
             (Some(kv), Some(view)) => kv.write_view(view, bytes_max, out),
@@ -175,13 +193,26 @@ impl StateMachine for Machine {
     }
 
     fn begin_load(&mut self, slot: u32) -> Loading {
-        Loading { counter: Vec::new(), kv: self.kv.as_mut().map(|kv| kv.begin_load(slot)) }
+        Loading { counter: Vec::new(), filler: 0, kv: self.kv.as_mut().map(|kv| kv.begin_load(slot)) }
     }
 
     fn load_part(&mut self, loading: &mut Loading, bytes: &[u8]) -> Result<(), BadSnapshot> {
         let take = bytes.len().min(HEADER - loading.counter.len());
         let (counter, rest) = bytes.split_at(take);
         loading.counter.extend_from_slice(counter);
+        let (own, rest) = rest.split_at(rest.len().min((self.filler_bytes - loading.filler) as usize));
+        let digest = loading.counter.last_chunk().copied().map_or(0, u64::from_le_bytes);
+        for &byte in own {
+            if byte != filler(digest, loading.filler) {
+                let at = HEADER as u64 + u64::from(loading.filler);
+                return Err(BadSnapshot::Malformed {
+                    at,
+                    what: "a filler of another state",
+                    found: byte.into(),
+                });
+            }
+            loading.filler += 1;
+        }
         match (&mut self.kv, &mut loading.kv) {
             (Some(kv), Some(loading)) if !rest.is_empty() => kv.load_part(loading, rest),
             (None, None) if !rest.is_empty() => Err(BadSnapshot::Trailing { at: HEADER as u64 }),
@@ -190,7 +221,10 @@ impl StateMachine for Machine {
     }
 
     fn finish_load(&mut self, slot: u32, loading: Loading) -> Result<(), BadSnapshot> {
-        let bytes = loading.counter.len() as u64;
+        let bytes = loading.counter.len() as u64 + u64::from(loading.filler);
+        if loading.filler < self.filler_bytes {
+            return Err(BadSnapshot::Truncated { bytes });
+        }
         let Ok(counter) = <[u8; HEADER]>::try_from(loading.counter) else {
             return Err(BadSnapshot::Truncated { bytes });
         };
@@ -203,6 +237,6 @@ impl StateMachine for Machine {
     }
 
     fn state_bytes(&self, slot: u32) -> u64 {
-        HEADER as u64 + self.kv.as_ref().map_or(0, |kv| kv.state_bytes(slot))
+        HEADER as u64 + u64::from(self.filler_bytes) + self.kv.as_ref().map_or(0, |kv| kv.state_bytes(slot))
     }
 }

@@ -44,6 +44,8 @@ pub struct Shape {
     pub leases_hold: bool,
     /// Now and then a bound is so tight that it is met.
     tight: [bool; 12],
+    /// Bytes that each state has in snapshots beside what it is, so that files have many chunks and transfers take their time.
+    pub filler_bytes: u32,
     /// When snapshots are taken, and how they travel.
     pub snapshots: SnapshotSettings,
 }
@@ -85,6 +87,7 @@ impl Shape {
             everybody_votes: false,
             leases_hold: !mix::clocks_jump(plan),
             tight,
+            filler_bytes: snaps::filler_bytes(plan, &mut stream(plan.seed, Purpose::Shape, 3)),
             snapshots: snaps::settings(&mut stream(plan.seed, Purpose::Shape, 2)),
         }
     }

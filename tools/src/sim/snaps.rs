@@ -11,6 +11,7 @@ use super::disk_faults::{Rot, is_lie};
 use super::faults::TurnPoint;
 use super::node::CoreAt;
 use super::observer::Broken;
+use super::plan::Plan;
 use super::turn::NOBODYS;
 use super::world::World;
 
@@ -45,6 +46,15 @@ pub(super) fn settings(random: &mut Random) -> SnapshotSettings {
     settings.files.snapshots_kept = pick(&[0, 1, 1, 2]) as u32;
     settings.files.space_reserve_bytes = 0;
     settings
+}
+
+/// Bytes that states have in snapshots beside what they are: few where there are many groups.
+pub(super) fn filler_bytes(plan: &Plan, random: &mut Random) -> u32 {
+    let choices = match plan.groups {
+        ..=40 => [0, 0, 3_000, 20_000, 150_000],
+        _ => [0, 0, 0, 1_000, 10_000],
+    };
+    choices[random.below(choices.len() as u64) as usize]
 }
 
 /// Whether a fault of an operation makes a file of snapshots look damaged: one that cannot be read is put aside for an older one.

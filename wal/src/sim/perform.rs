@@ -174,7 +174,8 @@ impl SimDisk {
         let Some(data) = platter.inodes.get_mut(&handle.inode) else { return Err(libc::EBADF) };
         let longer = (offset + len as u64).saturating_sub(data.len);
         if longer > free {
-            let fits = (len as u64 - (longer - free)) / ALIGNMENT as u64 * ALIGNMENT as u64;
+            // What lies between the end of the file and the write takes room as well.
+            let fits = (len as u64).saturating_sub(longer - free) / ALIGNMENT as u64 * ALIGNMENT as u64;
             if fits == 0 {
                 return Err(libc::ENOSPC);
             }

@@ -113,8 +113,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             // Snapshots are taken on order only.
             return;
         }
-        self.snapshots.groups[slot as usize].eased = true;
-        self.want_snapshot(slot, false);
+        let state = &mut self.snapshots.groups[slot as usize];
+        state.eased = true;
+        if !state.is_uncut {
+            self.want_snapshot(slot, false);
+        }
+        // Else there is no room even to note that the log is cut. It is tried again after a pause, however often the log asks.
     }
 
     /// The log asks for old entries when that frees more than it costs to move what is live. A log that many groups fill below their
