@@ -84,7 +84,7 @@ fn compare(group: GroupId, member: &Member, recovered: &Recovered) -> Verdict {
         })?;
     }
     // Without entries nothing else says where the log goes on.
-    let (last, given_up) = (member.last().0, recovered.compacted.get(&stream).copied().unwrap_or(0));
+    let (last, given_up) = (member.log_last().0, recovered.compacted.get(&stream).copied().unwrap_or(0));
     let is_known = member.entries().next().is_some() || given_up == last || recovered.damaged;
     ensure(is_known, "what was given up is known after a loss of power", || {
         format!("everything up to {last} was given up, {given_up} comes back")
@@ -93,10 +93,10 @@ fn compare(group: GroupId, member: &Member, recovered: &Recovered) -> Verdict {
     ensure(before.is_none() || recovered.damaged, "what was given up does not come back", || {
         format!("{before:?} at or before {}", member.compacted())
     })?;
-    let behind = (stream, member.last().next().0)..=(stream, u64::MAX);
+    let behind = (stream, member.log_last().next().0)..=(stream, u64::MAX);
     let more = recovered.entries.range(behind).next();
     ensure(more.is_none(), "nothing comes back that was not durable", || {
-        format!("{more:?} behind {}", LogIndex(member.last().0))
+        format!("{more:?} behind {}", member.log_last())
     })
 }
 

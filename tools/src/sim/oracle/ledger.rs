@@ -105,6 +105,7 @@ impl Ledger {
         let agreed = self.groups.entry(group).or_default();
         let member = self.cores[at.0].members.entry(group).or_default();
         let snapshot = core.snapshot_status(changed.slot);
+        member.has_snapshot(snapshot.index);
         member.commits(agreed, now.commit, snapshot.log_first, |index| core.term_at(changed.slot, index))?;
         if now.durable > snapshot.index {
             promises::durable(member, now.durable, core.term_at(changed.slot, now.durable))?;
@@ -298,13 +299,14 @@ impl Observer for Ledger {
         self.cores[at.0].log.reopened();
         for (slot, now) in (0..).map(Slot).zip(world.summaries(at)) {
             let member = self.cores[at.0].members.entry(now.id).or_default();
-            let (last, term) = (member.last(), member.term());
-            let here = core.term_at(slot, last);
-            // A snapshot that was installed may be ahead of the log, which begins anew behind it then.
+            // A snapshot that was installed may be ahead of the log, or beside it: the log begins anew behind it then.
             let snapshot = core.snapshot_status(slot).index;
-            if snapshot > last && now.last == snapshot {
+            member.has_snapshot(snapshot);
+            if snapshot > LogIndex(0) && now.last == snapshot {
                 continue;
             }
+            let (last, term) = (member.last(), member.term());
+            let here = core.term_at(slot, last);
             let same = now.last == last && member.entry(last).is_none_or(|entry| Some(entry.term) == here);
             ensure(same || member.in_doubt, "what comes back is what was durable", || {
                 format!("came back with {}, of term {here:?}; durable was {member:?}", now.last)

@@ -44,6 +44,8 @@ pub(super) struct Member {
     life: u32,
     /// Entries up to here are given up.
     compacted: u64,
+    /// A snapshot that is durable stands for everything up to here. It may be ahead of the log: one that was installed.
+    snapshot: u64,
     /// From the one after `compacted` on, each with its place in the log.
     entries: VecDeque<(Entry, u64)>,
     /// Places of entries that are being written again; they count all together.
@@ -73,9 +75,19 @@ impl Member {
         self.compacted
     }
 
-    /// The last entry.
-    pub(super) fn last(&self) -> LogIndex {
+    /// The last entry of the log.
+    pub(super) fn log_last(&self) -> LogIndex {
         LogIndex(self.compacted + self.entries.len() as u64)
+    }
+
+    /// The last entry, or the last one that a snapshot stands for.
+    pub(super) fn last(&self) -> LogIndex {
+        self.log_last().max(LogIndex(self.snapshot))
+    }
+
+    /// The newest snapshot that is durable.
+    pub(super) fn has_snapshot(&mut self, index: LogIndex) {
+        self.snapshot = index.0;
     }
 
     /// An entry.
@@ -86,7 +98,8 @@ impl Member {
 
     /// Has this entry of this term, or had it and needs it no more.
     pub(super) fn holds(&self, index: LogIndex, term: Term) -> bool {
-        index.0 <= self.compacted || self.entry(index).is_some_and(|entry| entry.term == term)
+        index.0 <= self.compacted.max(self.snapshot)
+            || self.entry(index).is_some_and(|entry| entry.term == term)
     }
 
     /// The term that it comes back in, at least.
@@ -123,7 +136,8 @@ impl Member {
             // The old log is given up; term and vote are not.
             let is_new_log = life >> 16 == self.life >> 16;
             let left = if is_new_log { self.entries().collect() } else { Vec::new() };
-            *self = Member { life, term: self.term, vote: self.vote, left, ..Member::default() };
+            let Member { term, vote, snapshot, .. } = *self;
+            *self = Member { life, term, vote, snapshot, left, ..Member::default() };
         }
         match record.kind {
             RecordKind::Entry => {
@@ -172,7 +186,7 @@ impl Member {
     }
 
     fn append(&mut self, agreed: &mut Agreed, index: u64, entry: Entry, at: u64) -> Verdict {
-        let last = self.last().0;
+        let last = self.log_last().0;
         if index > last + 1 {
             // Behind a snapshot.
             (self.compacted, self.compared) = (index - 1, self.compared.max(index - 1));
@@ -242,8 +256,10 @@ impl Member {
         first: LogIndex,
         term_at: impl Fn(LogIndex) -> Option<Term>,
     ) -> Verdict {
-        let end = commit.min(self.last()).0;
-        for index in self.compared.max(self.compacted).max(first.0.saturating_sub(1)) + 1..=end {
+        let end = commit.min(self.log_last()).0;
+        // What a snapshot stands for may be something else than what is still in a log whose end is on its way to the disk.
+        let from = self.compared.max(self.compacted).max(self.snapshot).max(first.0.saturating_sub(1));
+        for index in from + 1..=end {
             let Some(entry) = self.entry(LogIndex(index)) else { continue };
             if term_at(LogIndex(index)).is_some_and(|term| term != entry.term) {
                 break;
