@@ -305,6 +305,18 @@ impl Reads {
             kept => self.slab[kept as usize].next = NIL,
         }
         queue.tail = kept;
+        self.drop_from(slot, at, &mut gone);
+    }
+
+    /// This node is no member of the group any more: what a read waits for, confirmed or not, may never come here.
+    pub(super) fn cut_all(&mut self, slot: usize, mut gone: impl FnMut(PortId, u64, usize)) {
+        let queue = &mut self.queues[slot];
+        let first = queue.head;
+        (queue.head, queue.tail, queue.confirmed_round) = (NIL, NIL, 0);
+        self.drop_from(slot, first, &mut gone);
+    }
+
+    fn drop_from(&mut self, slot: usize, mut at: u32, gone: &mut impl FnMut(PortId, u64, usize)) {
         while at != NIL {
             let read = &self.slab[at as usize];
             gone(read.port, read.token, read.request.len());

@@ -51,6 +51,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             };
             self.retiring.pop_front();
             self.io.lanes[slot as usize].flags.lower(Flags::RETIRING);
+            if self.is_removed_for_good(slot) {
+                // A leader may have said what they wait for before it forgot this member.
+                self.io.fail_all_reads(slot);
+            }
             if !self.is_retirable(slot) || !self.retire(slot) {
                 // Looked at again later, unless it is a member by now.
                 self.maybe_retire(slot);
@@ -58,15 +62,21 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
-    /// Whether the removal is final, and nothing of the group is on its way.
-    fn is_retirable(&self, slot: u32) -> bool {
-        let (group, lane) = (&self.groups[slot as usize], &self.io.lanes[slot as usize]);
+    /// Whether the removal is final.
+    fn is_removed_for_good(&self, slot: u32) -> bool {
+        let group = &self.groups[slot as usize];
         let membership = group.membership();
         !membership.is_empty()
             && !membership.contains(self.io.me)
             && group.membership_is_settled()
             && group.membership_index() <= group.commit()
             && !group.is_leader()
+    }
+
+    /// Whether the removal is final, and nothing of the group is on its way.
+    fn is_retirable(&self, slot: u32) -> bool {
+        let (group, lane) = (&self.groups[slot as usize], &self.io.lanes[slot as usize]);
+        self.is_removed_for_good(slot)
             && !group.hard_state().lost.is_any()
             && group.durable() == group.last_index()
             && lane.applied == group.applicable()

@@ -250,6 +250,19 @@ impl<D: Disk> Io<D> {
         });
     }
 
+    /// This node is no member of the group any more: reads that wait for an index may wait for ever, and end.
+    pub(super) fn fail_all_reads(&mut self, slot: u32) {
+        let Io { reads, ports, requests, request_bytes, .. } = self;
+        reads.cut_all(slot as usize, |port, token, bytes| {
+            *requests -= 1;
+            *request_bytes -= bytes as u64;
+            ports.answer(port, token, Err(Error::NotLeader { leader: NodeId::NONE }), &[]);
+        });
+        if !self.local_reads.wait_for(slot) {
+            self.lanes[slot as usize].flags.lower(Flags::HAS_READS);
+        }
+    }
+
     /// Whether `node` is in contact on any link and takes leadership.
     pub(super) fn takes_leadership(&self, node: NodeId) -> bool {
         self.links.iter().any(|link| link.node == node && link.contact && !link.peer_drained)

@@ -268,7 +268,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if meta.index <= self.io.lanes[of].applied {
             // The entries that this member could not read are back, and applied.
             self.snapshots.store.remove(header.id);
-            return;
+            return self.want_what_is_asked_for(slot);
         }
         let installs = self.would_install(slot, from, leader_term, &meta);
         if installs && let Err(error) = self.machine.finish_load(slot, loading) {
@@ -282,8 +282,16 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.swap_state(slot, &header, meta, sessions);
         } else {
             self.snapshots.store.remove(header.id);
+            self.want_what_is_asked_for(slot);
         }
         self.end_step(slot);
+    }
+
+    /// Whoever waits for a snapshot whose writing was given up for an installation gets another one if nothing comes of that.
+    fn want_what_is_asked_for(&mut self, slot: u32) {
+        if !self.snapshots.groups[slot as usize].asked.is_empty() {
+            self.want_snapshot(slot, true);
+        }
     }
 
     /// What the group will decide, asked of a copy: after its decision nothing may fail any more.
@@ -392,9 +400,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.snapshots.counters.installs_failed += 1;
         let state = &mut self.snapshots.groups[slot as usize];
         state.failure = Some(why.into());
-        if !state.asked.is_empty() {
-            self.want_snapshot(slot, true);
-        }
+        self.want_what_is_asked_for(slot);
     }
 
     /// What is being built of a group is not wanted any more.

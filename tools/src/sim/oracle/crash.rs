@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use logdrive_shard::{GroupId, LogIndex};
+use logdrive_shard::GroupId;
 use logdrive_wal::{EntryHeader, Recovery, StreamId, Wal};
 
 use super::ledger::Ledger;

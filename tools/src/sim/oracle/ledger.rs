@@ -297,6 +297,10 @@ impl Observer for Ledger {
         let (Some(core), node) = (world.core(at), world.node_id(at)) else { return Ok(()) };
         self.cores[at.0].memberships.clear();
         self.cores[at.0].log.reopened();
+        // What was applied of a life that is over by the end of the log is void.
+        let summaries = world.summaries(at);
+        let stands = |applied: &Applied| applied.index <= summaries[applied.slot as usize].applied;
+        self.cores[at.0].applied.retain(stands);
         for (slot, now) in (0..).map(Slot).zip(world.summaries(at)) {
             let member = self.cores[at.0].members.entry(now.id).or_default();
             // A snapshot that was installed may be ahead of the log, or beside it: the log begins anew behind it then.
