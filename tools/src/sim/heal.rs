@@ -124,7 +124,7 @@ impl World {
             if summary.leader != self.nodes[leader].id {
                 return Some(format!("node {id} follows {}", summary.leader));
             }
-            if core.requests_waiting() > 0 {
+            if core.requests_waiting() > 0 && core.requests_waiting() > self.waits_as_stranger(node) {
                 return Some(format!("node {id}: {} requests wait", core.requests_waiting()));
             }
             let status = core.group_status(slot);
@@ -146,6 +146,17 @@ impl World {
             }
         }
         None
+    }
+
+    /// Reads at a node that was removed from their groups and may not have been told: the leader said what they wait for, and nobody
+    /// sends it any more. They end when the node is made a member again, or ends.
+    fn waits_as_stranger(&self, node: usize) -> usize {
+        let id = self.nodes[node].id;
+        let is_member = |group: GroupId| self.well_members(group).is_ok_and(|(_, all)| all.contains(&node));
+        let waits =
+            self.history.attempts.iter().filter(|attempt| attempt.node == id && attempt.answer.is_none());
+        let ops = waits.map(|attempt| &self.history.ops[attempt.op as usize]);
+        ops.filter(|op| op.kind == OpKind::ReadFollower && !is_member(op.group)).count()
     }
 
     /// Runs until the groups are at rest and equal.
