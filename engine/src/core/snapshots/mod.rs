@@ -120,6 +120,8 @@ pub(super) struct Snapshots<D: Disk, M: StateMachine> {
     next_ease: Moment,
     /// Spreads the groups' thresholds.
     seed: u64,
+    /// Entries of a group between two looks at its growth, as a power of two.
+    look_shift: u32,
     counters: SnapshotCounters,
 }
 
@@ -177,6 +179,7 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
             transfers: Transfers::new(settings.snapshots.transfer_bytes_per_s),
             next_ease: Moment(0),
             seed,
+            look_shift: triggers::look_shift(settings.snapshots.every_entries),
             counters: SnapshotCounters::default(),
         }
     }

@@ -15,8 +15,10 @@ use crate::core::lane::{Flags, Lane};
 use crate::core::requests::busy;
 use crate::core::{Core, PortId, Slot};
 
-/// A group's growth is looked at once in so many entries: a power of two.
-const LOOK_SHIFT: u32 = 5;
+/// A group's growth is looked at so often on its way to a snapshot, at least, as far as entries go.
+const LOOKS: u64 = 64;
+/// Entries between two looks, at most: a power of two.
+const LOOK_SHIFT_MAX: u32 = 10;
 /// Bytes that are counted beside the group's hot state before its growth is looked at.
 const LOOK_BYTES: u64 = 1 << 16;
 /// The first pause after a failure; it doubles with each one.
@@ -50,6 +52,12 @@ impl Failures {
     }
 }
 
+/// Entries between two looks at a group's growth, as a power of two; `every_entries` as in the settings.
+pub(super) fn look_shift(every_entries: u64) -> u32 {
+    let between = if every_entries == 0 { u64::MAX } else { every_entries / LOOKS };
+    between.max(1).ilog2().min(LOOK_SHIFT_MAX)
+}
+
 /// A threshold of a group: up to `spread` 1024ths below that of the settings.
 fn spread_out(threshold: u64, seed: u64, group: u64, spread: u64) -> u64 {
     let less = Random::new(seed ^ group).next_u64() % spread;
@@ -63,7 +71,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let lane = &mut self.io.lanes[slot as usize];
         let bytes = u64::from(lane.uncounted_bytes) + bytes;
         lane.uncounted_bytes = (bytes % LOOK_BYTES) as u16;
-        if bytes >= LOOK_BYTES || (first - 1) >> LOOK_SHIFT != last >> LOOK_SHIFT {
+        let shift = self.snapshots.look_shift;
+        if bytes >= LOOK_BYTES || (first - 1) >> shift != last >> shift {
             self.look_at_growth(slot, bytes - bytes % LOOK_BYTES);
         }
     }
@@ -194,6 +203,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn growth_is_looked_at_often_enough_for_the_setting_and_not_more() {
+        assert_eq!([0, 1, 60, 10_000, u64::MAX].map(look_shift), [LOOK_SHIFT_MAX, 0, 0, 7, LOOK_SHIFT_MAX]);
+    }
 
     #[test]
     fn thresholds_are_spread_below_those_of_the_settings_and_stay_the_same() {
