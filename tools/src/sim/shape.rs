@@ -73,6 +73,9 @@ impl Shape {
         };
         let mut tight = [false; 12];
         tight.iter_mut().for_each(|tight| *tight = chance(&mut random, 4));
+        let filler_bytes = snaps::filler_bytes(plan, &mut stream(plan.seed, Purpose::Shape, 3));
+        let mut snapshots = snaps::settings(&mut stream(plan.seed, Purpose::Shape, 2));
+        snaps::make_timely(&mut snapshots, plan, filler_bytes);
         Shape {
             preset,
             frame_takes: 30 * MICROSECOND..30 * MICROSECOND + MILLISECOND,
@@ -87,8 +90,8 @@ impl Shape {
             everybody_votes: false,
             leases_hold: !mix::clocks_jump(plan),
             tight,
-            filler_bytes: snaps::filler_bytes(plan, &mut stream(plan.seed, Purpose::Shape, 3)),
-            snapshots: snaps::settings(&mut stream(plan.seed, Purpose::Shape, 2)),
+            filler_bytes,
+            snapshots,
         }
     }
 

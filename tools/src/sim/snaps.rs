@@ -6,7 +6,7 @@ use logdrive::core::{Event as CoreEvent, Slot};
 use logdrive_shard::{LogIndex, Random};
 use logdrive_wal::{ALIGNMENT, Fault, FaultKind, OpKind};
 
-use super::clock::{MICROSECOND, MILLISECOND, Nanos};
+use super::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
 use super::disk_faults::{Rot, is_lie};
 use super::faults::TurnPoint;
 use super::node::CoreAt;
@@ -46,6 +46,23 @@ pub(super) fn settings(random: &mut Random) -> SnapshotSettings {
     settings.files.snapshots_kept = pick(&[0, 1, 1, 2]) as u32;
     settings.files.space_reserve_bytes = 0;
     settings
+}
+
+/// Time in which a core, with nothing else to do, makes a snapshot of each of its groups, and a node sends them all: what is
+/// much slower would not come to rest in the time that a run has for it.
+const TIMELY: Nanos = 3 * SECOND;
+
+/// Raises what settings allow until snapshots of states of such a size are made, and travel, in time.
+pub(super) fn make_timely(settings: &mut SnapshotSettings, plan: &Plan, filler_bytes: u32) {
+    let node_bytes = (u64::from(filler_bytes) + 4096) * u64::from(plan.groups);
+    let interval = settings.slice_interval.as_nanos() as Nanos;
+    let core_bytes = node_bytes / u64::from(plan.cores.max(1));
+    let slice_bytes = core_bytes / (TIMELY / interval.max(1)).max(1);
+    settings.slice_bytes = settings.slice_bytes.max(u32::try_from(slice_bytes).unwrap_or(u32::MAX));
+    if settings.transfer_bytes_per_s > 0 {
+        let rate = node_bytes / (TIMELY / SECOND);
+        settings.transfer_bytes_per_s = settings.transfer_bytes_per_s.max(rate);
+    }
 }
 
 /// Bytes that states have in snapshots beside what they are: few where there are many groups.
