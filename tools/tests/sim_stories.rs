@@ -342,3 +342,25 @@ fn a_disk_that_halts_is_a_crash_whatever_was_ordered_since() {
         heal(&mut world);
     });
 }
+
+#[test]
+fn a_node_whose_log_has_no_room_for_a_snapshot_that_arrived_waits_without_turning_for_ever() {
+    let mut installed = 0;
+    for seed in 1..=8 {
+        let _replay = Replay(seed);
+        let mut world = world(Plan { groups: 1, cores: 1, ..plan(seed, 3) }, |shape| {
+            shape.snapshots.every_entries = 8;
+            shape.snapshots.keep_trailing_entries = 0;
+            shape.filler_bytes = 0;
+        });
+        world.run_for(800 * MILLISECOND).expect("all is well");
+        let leader = world.leader_seen_by(NodeId(1), GROUP);
+        let full = all_but(&world, leader)[0];
+        strike(&mut world, FaultKind::DiskFull { node: place(full), left: 0 });
+        world.run_for(3 * SECOND).expect("every core comes to rest between two events");
+        heal(&mut world);
+        let (at, _) = world.home(full.0 as usize - 1, GROUP);
+        installed += world.core(at).map_or(0, |core| core.snapshot_counters().installed);
+    }
+    assert!(installed > 0, "no node fell behind the logs of the others");
+}

@@ -84,7 +84,12 @@ pub(super) struct Install<L> {
 
 impl<L> Install<L> {
     pub(super) fn wants_slice(&self, now: Moment) -> bool {
-        !self.is_stuck && self.not_before <= now
+        self.wants_slice_at().is_some_and(|at| at <= now)
+    }
+
+    /// When it goes on by itself.
+    pub(super) fn wants_slice_at(&self) -> Option<Moment> {
+        (!self.is_stuck).then_some(self.not_before)
     }
 }
 

@@ -256,8 +256,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return self.io.now;
         }
         let mut next = snapshots.store.next_wake().min(snapshots.next_cut);
-        if snapshots.has_slice() {
-            next = next.min(snapshots.next_slice);
+        if let Some(slice) = snapshots.next_slice() {
+            next = next.min(slice);
         }
         if !snapshots.due.is_empty() && snapshots.writings.len() < self.snapshots_at_once() {
             next = next.min(snapshots.failures.pause_until);
@@ -326,7 +326,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// One slice of the work on one file, not more often than the settings say, whatever else there is to do.
     fn work_a_slice(&mut self) {
         let snapshots = &self.snapshots;
-        if self.io.now < snapshots.next_slice || !snapshots.has_slice() {
+        if snapshots.next_slice().is_none_or(|slice| self.io.now < slice) {
             return;
         }
         let (writings, all) = (snapshots.writings.len(), snapshots.writings.len() + snapshots.installs.len());
@@ -357,8 +357,10 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
             && self.store.is_idle()
     }
 
-    fn has_slice(&self) -> bool {
-        self.writings.iter().any(Writing::wants_slice)
-            || self.installs.iter().any(|install| !install.is_stuck)
+    /// When the next slice of the work on a file is due, if there is one: an installation that the log has no room for waits.
+    fn next_slice(&self) -> Option<Moment> {
+        let writes = self.writings.iter().any(Writing::wants_slice).then_some(Moment(0));
+        let installs = self.installs.iter().filter_map(Install::wants_slice_at);
+        writes.into_iter().chain(installs).min().map(|at| at.max(self.next_slice))
     }
 }
