@@ -148,6 +148,10 @@ impl Replayed {
             // An older snapshot than the one that the log was cut for; but all that was cut off was still there to be read.
             self.rebase();
         }
+        if self.log.last.0 < self.applied {
+            // What is applied was being written again when the process ended.
+            self.rebase();
+        }
         Start::join(self.base.as_ref(), self.log.clone(), self.hard_state(), self.memberships.clone())
     }
 
@@ -212,10 +216,10 @@ impl Replayed {
             self.log.prev_term = Term(0);
             self.detached = index > self.applied + 1;
         }
-        let replaces_base = index <= self.applied && self.applied == self.base_index();
         assert!(
-            (index > self.applied || replaces_base) && index <= self.log.last.0 + 1,
-            "group {group}: entry {index} after {} with {} committed",
+            index <= self.log.last.0 + 1 && self.may_replace(index, Term(header.tag)),
+            "group {group}: entry {index} of term {} after {} with {} committed",
+            header.tag,
             self.log.last,
             self.applied
         );
@@ -226,7 +230,8 @@ impl Replayed {
             runs.push((LogIndex(index), Term(header.tag)));
         }
         let kind = note_kind(header.note);
-        if kind == EntryKind::Config {
+        let is_known = self.memberships.last().is_some_and(|newest| newest.0.0 >= index);
+        if kind == EntryKind::Config && !is_known {
             self.memberships.push((LogIndex(index), Membership::decode(payload)?));
         }
         if index > self.applied && !self.detached {
@@ -252,7 +257,8 @@ impl Replayed {
         if last <= base {
             return;
         }
-        let first = first.max(self.applied + 1).max(self.log.first.0);
+        let first = if self.went_on() { first } else { first.max(self.applied + 1) };
+        let first = first.max(self.log.first.0);
         if first <= self.log.last.0 {
             self.cut(first);
         }
@@ -286,10 +292,27 @@ impl Replayed {
         Ok(())
     }
 
-    /// Takes the log back before `index`, which is not applied from the log.
+    /// Entries of this log are applied: it is what is committed, up to there.
+    fn went_on(&self) -> bool {
+        self.applied > self.base_index()
+    }
+
+    /// Whether an entry of the log may be an entry of this term. What is committed may come once more, as it was: if the disk could not
+    /// read it at an earlier start, the log was cut there and the leader sent it again; now the disk can. The state keeps what it
+    /// has; and if the log ends before that, it is as if a snapshot were ahead of it.
+    fn may_replace(&self, index: u64, term: Term) -> bool {
+        if index > self.applied || !self.went_on() {
+            return true;
+        }
+        let run = self.log.term_runs.iter().rfind(|run| run.0.0 <= index);
+        run.filter(|_| index <= self.log.last.0).is_none_or(|run| run.1 == term)
+    }
+
+    /// Takes the log back before `index`. Configurations that were applied stay.
     fn cut(&mut self, index: u64) {
         self.tail.truncate(index.saturating_sub(self.applied + 1) as usize);
-        while self.memberships.last().is_some_and(|newest| newest.0.0 >= index) {
+        let committed = if self.went_on() { self.applied } else { 0 };
+        while self.memberships.last().is_some_and(|newest| newest.0.0 >= index && newest.0.0 > committed) {
             self.memberships.pop();
         }
         self.log.last = LogIndex(index - 1);

@@ -405,6 +405,60 @@ fn a_state_that_went_on_from_an_older_snapshot_is_not_taken_back_to_it_when_the_
     assert_eq!((start.applied, start.log.last), (LogIndex(3), LogIndex(3)), "entry 3 is applied once");
 }
 
+/// Entries 1 to 3, of which two are committed; then what a leader sent again because a start in between could not read entry 1.
+fn sent_again(replay: &mut Replay<'_, Journal>, last: u64) {
+    for (index, commit) in [(1, 0), (2, 1), (3, 2)] {
+        entry(replay, 5, index, 1, commit);
+    }
+    let floor = LogEnd { term: Term(1), index: LogIndex(3) };
+    let lost = Lost { log: Some(floor), state: false };
+    replay.state(StreamId(5), &encode_state(HardState { term: Term(1), lost, ..HardState::default() }, 44));
+    for index in 1..=last {
+        entry(replay, 5, index, 1, 2);
+    }
+}
+
+#[test]
+fn what_was_committed_and_sent_again_after_a_start_that_could_not_read_it_is_applied_once() {
+    for last in 2..=5 {
+        let (mut groups, applied, _) = replay(|replay| sent_again(replay, last));
+        assert_eq!(applied.iter().map(|(_, index, _)| *index).collect::<Vec<_>>(), [1, 2]);
+        let start = groups[0].start().unwrap();
+        assert_eq!((start.log.last, start.log_is_void, groups[0].applied), (LogIndex(last), false, 2));
+        assert_eq!(start.log.term_runs, [(LogIndex(1), Term(1))]);
+        assert_eq!(groups[0].tail.len() as u64, last - 2);
+    }
+}
+
+#[test]
+fn a_log_that_ends_while_what_is_applied_is_sent_again_begins_anew_behind_it() {
+    let (mut groups, applied, _) = replay(|replay| sent_again(replay, 1));
+    assert_eq!(applied.len(), 2, "{applied:?}");
+    let start = groups[0].start().unwrap();
+    assert_eq!((start.applied, start.log.last, start.log_is_void), (LogIndex(2), LogIndex(2), true));
+    assert_eq!(start.hard_state.commit, LogIndex(2));
+    // Entry 3 was acknowledged, and is to be had of the leader.
+    assert_eq!(start.hard_state.lost.log, Some(LogEnd { term: Term(1), index: LogIndex(3) }));
+    // As it is if what was sent again is damaged in its turn.
+    let (mut groups, applied, _) = replay(|replay| {
+        sent_again(replay, 0);
+        replay.damaged(StreamId(5), 1, 1);
+        entry(replay, 5, 2, 1, 2);
+    });
+    assert_eq!(applied.len(), 2, "{applied:?}");
+    let start = groups[0].start().unwrap();
+    assert_eq!((start.applied, start.log.last, start.log_is_void), (LogIndex(2), LogIndex(2), true));
+}
+
+#[test]
+#[should_panic(expected = "entry 1 of term 2 after 3 with 2 committed")]
+fn what_was_committed_is_never_another_entry() {
+    replay(|replay| {
+        sent_again(replay, 0);
+        entry(replay, 5, 1, 2, 2);
+    });
+}
+
 #[test]
 fn another_log_of_the_same_life_keeps_the_snapshot_and_voids_the_log_before_it() {
     let second = super::super::lives::stream_of(GroupId(5), Life::default().next_log().unwrap());
