@@ -99,6 +99,11 @@ pub(crate) fn unfinished_name(serial: u64) -> String {
     format!("wal-{serial:016x}.new")
 }
 
+/// The number in such a name.
+pub(crate) fn unfinished_serial(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_prefix("wal-")?.strip_suffix(".new")?, 16).ok()
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
@@ -210,7 +215,7 @@ fn segment_crc(block: &[u8]) -> u32 {
 }
 
 /// The header of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BatchHeader {
     /// Bytes of header and records; the padding to whole blocks is not counted.
     pub(crate) length: u32,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{Streams, header, payload, settle, small};
 use logdrive_wal::offline::{Log, OfflineError, RecordKind, SegmentUse};
-use logdrive_wal::{RingDisk, RingOptions, StreamId, Wal};
+use logdrive_wal::{DamageKind, RingDisk, RingOptions, StreamId, Wal};
 
 fn write(directory: &Path) -> Streams {
     let disk = RingDisk::open(directory, RingOptions::default()).unwrap();
@@ -169,4 +169,43 @@ fn a_survey_goes_on_behind_damage_and_names_what_it_hit() {
         assert_eq!(found.entries, Some((1, 60)), "stream {stream}");
         assert_eq!(found.missing, [(index, index)], "stream {stream}");
     }
+}
+
+#[test]
+fn a_damaged_header_and_a_damaged_mark_of_a_closed_log_are_named_though_nothing_is_lost() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    write(directory.path());
+    let verify = || Log::open(directory.path()).unwrap().verify();
+    let flip = |name: &str, offset: u64| {
+        let path = directory.path().join(name);
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[byte[0] ^ 16], offset).unwrap();
+    };
+    let log = Log::open(directory.path()).unwrap();
+    let used = |segment: &&logdrive_wal::offline::Segment| segment.batches().next().is_some();
+    let names: Vec<String> = log.segments().iter().filter(used).map(|s| s.name().to_owned()).collect();
+    assert!(names.len() > 3, "{names:?}");
+    for name in &names {
+        // Of the magic, the position, the last field.
+        for offset in [0, 42, 81] {
+            flip(name, offset);
+            let summary = verify();
+            let named = (&summary.damaged[0].segment, summary.damaged[0].offset, summary.damaged[0].kind);
+            assert_eq!((summary.damaged.len(), named), (1, (name, 0, DamageKind::Header)));
+            assert!(!summary.is_sound() && summary.damage.is_none() && summary.missing.is_empty());
+            flip(name, offset);
+        }
+    }
+    let marks = std::fs::read(directory.path().join("wal.marks")).unwrap();
+    let number = |slot: usize| u64::from_le_bytes(marks[slot + 24..slot + 32].try_into().unwrap());
+    let older = if number(0) < number(65536) { 0 } else { 65536 };
+    flip("wal.marks", older + 33);
+    let summary = verify();
+    let named = (summary.damaged[0].segment.as_str(), summary.damaged[0].offset, summary.damaged[0].kind);
+    assert_eq!((summary.damaged.len(), named), (1, ("wal.marks", older, DamageKind::Mark)));
+    assert!(!summary.is_sound() && summary.missing.is_empty());
+    flip("wal.marks", older + 33);
+    assert!(verify().is_sound());
 }

@@ -349,3 +349,52 @@ fn a_rewrite_that_began_in_the_oldest_segment_does_not_hold_it_for_ever() {
     run_hot(&mut wal, &mut model, bytes, &mut now, |wal, _| while wal.poll_pressure().is_some() {});
     assert!(wal.stats().rewrites > 50, "{:?}", wal.stats());
 }
+
+#[test]
+fn writers_are_refused_only_when_the_budget_is_used_and_not_for_what_is_to_be_rewritten() {
+    for (patience, streams, len) in [(100, 10, 300), (0, 10, 300), (5_000, 6, 1_000)] {
+        let options = Options { reclaim_patience_ms: patience, ..options(8) };
+        let what = format!("{streams} streams with entries of {len} bytes, patience {patience}");
+        let (mut wal, platter) = new_log(options.clone());
+        let (mut model, mut now, mut refused) = (Streams::default(), 0, 0);
+        for index in 1..=6 {
+            for stream in 1..=streams {
+                append(&mut wal, &mut model, stream, index, len).unwrap();
+            }
+            turn(&mut wal, &mut now);
+        }
+        let slot = wal.stream(StreamId(HOT));
+        for index in 1..=1_500 {
+            let mut tries = 0;
+            while let Err(AppendError::OutOfSpace { used, budget }) = wal.admit(1064) {
+                let all = wal.space().used_bytes + 3 * (32 << 10);
+                assert!(
+                    all >= budget && used == budget,
+                    "{what}: entry {index} is refused at {used} of {budget}"
+                );
+                (tries, refused) = (tries + 1, refused + 1);
+                assert!(tries < 400, "{what}: entry {index}: {:?}", wal.stats());
+                turn(&mut wal, &mut now);
+            }
+            append(&mut wal, &mut model, HOT, index, 1000).unwrap();
+            if index % 8 == 0 {
+                wal.compact(slot, index - 4).unwrap();
+                model.compact(HOT, index - 4);
+            }
+            // Votes always go.
+            if index % 50 == 0 {
+                wal.put_state(slot, &index.to_le_bytes()).unwrap();
+                model.states.insert(HOT, index.to_le_bytes().to_vec());
+            }
+            turn(&mut wal, &mut now);
+            while wal.poll_pressure().is_some() {}
+        }
+        assert!(wal.stats().rewrites > 0, "{what}: {:?}", wal.stats());
+        assert!(refused > 0, "{what}: the budget is hit now and then");
+        settle(&mut wal, &mut now);
+        drop(wal.into_disk().power_loss());
+        let mut found = Ordered::default();
+        drop(Wal::open(platter.open().unwrap(), options, 0, &mut found).unwrap());
+        assert!(same(&model, &found.0), "{what}: {}\n{}", summary(&found.0), summary(&model));
+    }
+}

@@ -28,7 +28,9 @@ const WHAT_OTHER: u8 = 3;
 /// The directory of the batch that is being filled. Its memory is taken once.
 #[derive(Debug)]
 pub(crate) struct Directory {
+    /// The directory, and room behind it that one more effect fits into.
     bytes: Vec<u8>,
+    len: usize,
     max: usize,
     /// Not written yet: it may still grow.
     pending: Option<Effect>,
@@ -39,14 +41,14 @@ pub(crate) struct Directory {
 impl Directory {
     /// For batches whose directories take `max` bytes at most.
     pub(crate) fn new(max: usize) -> Directory {
-        let bytes = Vec::with_capacity(max + 2 * EFFECT_BYTES_MAX);
-        Directory { bytes, max, pending: None, previous_stream: 0, previous_index: 0 }
+        let bytes = vec![0; max + 2 * EFFECT_BYTES_MAX];
+        Directory { bytes, len: 0, max, pending: None, previous_stream: 0, previous_index: 0 }
     }
 
     /// Whether a batch with this directory must take no more records.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() + 2 * EFFECT_BYTES_MAX > self.max
+        self.len + 2 * EFFECT_BYTES_MAX > self.max
     }
 
     /// Notes a record.
@@ -69,16 +71,16 @@ impl Directory {
         if let Some(effect) = self.pending.take() {
             self.write(&effect);
         }
-        &self.bytes
+        &self.bytes[..self.len]
     }
 
     /// Takes the content of another one; false if it is larger than this one may be.
     pub(crate) fn take_over(&mut self, mut other: Directory) -> bool {
         other.finish();
         self.clear();
-        let fits = other.bytes.len() <= self.max;
+        let fits = other.len <= self.max;
         if fits {
-            self.bytes.extend_from_slice(&other.bytes);
+            self.set(&other.bytes[..other.len]);
         }
         fits
     }
@@ -86,11 +88,21 @@ impl Directory {
     /// Takes a finished directory.
     pub(crate) fn set(&mut self, finished: &[u8]) {
         self.clear();
-        self.bytes.extend_from_slice(finished);
+        self.make_room(finished.len());
+        self.bytes[..finished.len()].copy_from_slice(finished);
+        self.len = finished.len();
+    }
+
+    /// Room for so many bytes more and one effect. A directory that is read may be longer than one that is written.
+    fn make_room(&mut self, bytes: usize) {
+        let wanted = self.len + bytes + EFFECT_BYTES_MAX;
+        if self.bytes.len() < wanted {
+            self.bytes.resize(2 * wanted, 0);
+        }
     }
 
     pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
+        self.len = 0;
         self.pending = None;
         (self.previous_stream, self.previous_index) = (0, 0);
     }
@@ -102,21 +114,26 @@ impl Directory {
             Kind::State => WHAT_STATE,
             _ => WHAT_OTHER,
         };
+        self.make_room(0);
+        let out = &mut self.bytes[self.len..];
         let stream = zigzag(effect.stream.wrapping_sub(self.previous_stream));
-        put_varint(&mut self.bytes, u128::from(stream) << 2 | u128::from(what));
         self.previous_stream = effect.stream;
-        if what == WHAT_STATE {
-            return;
+        let mut at = match stream < 1 << 62 {
+            true => put_varint(out, 0, stream << 2 | u64::from(what)),
+            false => put_wide_head(out, stream, what),
+        };
+        if what != WHAT_STATE {
+            if what == WHAT_OTHER {
+                out[at] = effect.kind.code() as u8;
+                at += 1;
+            }
+            at = put_varint(out, at, zigzag(effect.last.wrapping_sub(self.previous_index)));
+            self.previous_index = effect.last;
+            if what != WHAT_ENTRY {
+                at = put_varint(out, at, effect.last - effect.first);
+            }
         }
-        if what == WHAT_OTHER {
-            self.bytes.push(effect.kind.code() as u8);
-        }
-        let index = zigzag(effect.last.wrapping_sub(self.previous_index));
-        put_varint(&mut self.bytes, u128::from(index));
-        self.previous_index = effect.last;
-        if what != WHAT_ENTRY {
-            put_varint(&mut self.bytes, u128::from(effect.last - effect.first));
-        }
+        self.len += at;
     }
 }
 
@@ -129,13 +146,31 @@ fn unzigzag(value: u64) -> u64 {
     (value >> 1) ^ (value & 1).wrapping_neg()
 }
 
+/// Writes a number at `at` and returns where it ends. One or two bytes are the rule.
 #[inline]
-fn put_varint(bytes: &mut Vec<u8>, mut value: u128) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
+fn put_varint(out: &mut [u8], at: usize, mut value: u64) -> usize {
+    if value < 0x80 {
+        out[at] = value as u8;
+        return at + 1;
     }
-    bytes.push(value as u8);
+    if value < 0x4000 {
+        out[at..at + 2].copy_from_slice(&[value as u8 | 0x80, (value >> 7) as u8]);
+        return at + 2;
+    }
+    let mut at = at;
+    while value >= 0x80 {
+        out[at] = value as u8 | 0x80;
+        (at, value) = (at + 1, value >> 7);
+    }
+    out[at] = value as u8;
+    at + 1
+}
+
+/// The first number of an effect, where it has more than 64 bits: the lowest seven by themselves, then the rest.
+#[cold]
+fn put_wide_head(out: &mut [u8], stream: u64, what: u8) -> usize {
+    out[0] = (stream << 2) as u8 & 0x7f | what | 0x80;
+    put_varint(out, 1, stream >> 5)
 }
 
 fn take_varint(bytes: &mut &[u8]) -> Option<u128> {

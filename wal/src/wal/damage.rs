@@ -10,12 +10,16 @@ use crate::disk::Disk;
 /// Damaged entries found by one open log, beyond which its disk is given up: each of them may be repaired, and yet it is no place
 /// to keep anything.
 const ENTRIES_MAX: u64 = 4096;
+/// Damaged places without entries that wait for the owner; beyond that they are only counted and written to the program's log.
+const PLACES_MAX: usize = 256;
 
 /// What the running log found.
 #[derive(Debug, Default)]
 pub(super) struct FoundDamage {
     /// To be told.
     queue: VecDeque<LostEntries>,
+    /// Places without entries, to be told.
+    places: VecDeque<Damage>,
     /// Entries found damaged since the log was opened.
     entries: u64,
     /// Why the disk is not to be trusted any more.
@@ -56,6 +60,35 @@ impl<D: Disk> Wal<D> {
         self.damage.queue.pop_front()
     }
 
+    /// A place that the scrubber found damaged and that holds no entry that is needed: a segment's header or seal, a mark, states,
+    /// compactions. The log has what was there and writes it again by itself, in its place or at its end; the owner may want to
+    /// know about its disk. [`Wal::poll`] says that there is news.
+    pub fn poll_damaged_place(&mut self) -> Option<Damage> {
+        self.damage.places.pop_front()
+    }
+
+    pub(super) fn tell_place(&mut self, place: Damage) {
+        if self.damage.places.len() < PLACES_MAX {
+            self.damage.places.push_back(place);
+        }
+        self.news = true;
+    }
+
+    /// The disk does not keep what is written to it.
+    pub(super) fn give_up_disk(&mut self, place: &Damage) {
+        if self.damage.failing.is_some() {
+            return;
+        }
+        tracing::error!(
+            damage = %place,
+            disk = %self.disk.describe(),
+            directory = %self.disk.root(),
+            "the disk loses what is written to it, also after it was repaired: nothing more is repaired there. Replace it"
+        );
+        self.damage.failing = Some(place.clone());
+        self.news = true;
+    }
+
     /// Why nothing more should be entrusted to this disk, if that is so: a place was damaged again after it was repaired, or so much
     /// was damaged that repairing is no answer. The log goes on; the owner had better move away.
     pub fn failing(&self) -> Option<&Damage> {
@@ -86,14 +119,8 @@ impl<D: Disk> Wal<D> {
             directory = %self.disk.root(),
             "an acknowledged entry is damaged"
         );
-        if self.damage.failing.is_none() && (came_back || self.damage.entries > ENTRIES_MAX) {
-            tracing::error!(
-                damage = %place,
-                disk = %self.disk.describe(),
-                directory = %self.disk.root(),
-                "the disk loses what is written to it, also after it was repaired: nothing more is repaired there. Replace it"
-            );
-            self.damage.failing = Some(place.clone());
+        if came_back || self.damage.entries > ENTRIES_MAX {
+            self.give_up_disk(&place);
         }
         self.damage.tell(LostEntries { stream, first: index, last: index, came_back, place });
         self.news = true;

@@ -22,7 +22,7 @@ pub(super) struct Replay {
     pub(super) needed: Incarnation,
     pub(super) chain: Chain,
     /// The highest known end of the durable prefix.
-    durable_end: Lsn,
+    pub(super) durable_end: Lsn,
     /// Everything that attests a `durable_end` was looked at.
     attested: bool,
     pub(super) taken: Taken,
@@ -71,6 +71,7 @@ impl Replay {
         let (mut chain, missing) = chain_of(segments);
         let oldest = chain.first().map_or(Incarnation::NONE, |f| f.incarnation);
         self.durable_end = marks.durable_end;
+        self.recovered.damage.extend(marks.certain_damage());
         for header in chain.iter().filter_map(|f| f.header()) {
             self.durable_end = self.durable_end.max(header.durable_end);
             self.taken.first_live = self.taken.first_live.max(header.first_live);
@@ -101,15 +102,11 @@ impl Replay {
             let stretch = Stretch { found, header, limit: successor.map(|h| h.start), next };
             let end = self.segment(disk, segments, &stretch, marks, recovery)?;
             self.kept.push(Segment {
-                incarnation: found.incarnation,
-                file: found.file,
-                bytes: found.bytes,
-                start: header.start,
+                header: found.rebuilt.is_none().then_some(header),
                 end: self.chain.lsn,
-                readers: 0,
                 entries: std::mem::take(&mut self.taken.entries),
-                dead: 0,
                 entry_bytes: std::mem::take(&mut self.taken.entry_bytes),
+                ..Segment::empty(found.incarnation, found.file, found.bytes, header.start)
             });
             self.recovered.segments += 1;
             done += found.bytes;
@@ -135,12 +132,8 @@ impl Replay {
         let ends = skipped.iter().skip(1).chain(chain.first()).map(|next| next.header().map(|h| h.start));
         for (found, end) in skipped.iter().zip(ends) {
             let (Some(header), Some(end)) = (found.header(), end) else { continue };
-            let Found { incarnation, file, bytes, .. } = **found;
-            let start = header.start;
-            let (readers, entries, dead, entry_bytes) = (0, 0, 0, 0);
-            let segment =
-                Segment { incarnation, file, bytes, start, end, readers, entries, dead, entry_bytes };
-            self.skipped.push(segment);
+            let segment = Segment::empty(found.incarnation, found.file, found.bytes, header.start);
+            self.skipped.push(Segment { end, ..segment });
         }
     }
 

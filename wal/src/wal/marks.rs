@@ -1,8 +1,9 @@
 //! Marks: what is durable, written outside of the segments once the log has come to rest, and once a second: the next open
 //! knows then that damage below it is damage, and the owner that the disk still writes.
 
-use super::scan::perform;
-use super::{CLASS_MARK, Health, OpenError, Wal, token};
+use super::scan::{perform, read_around};
+use super::tail::write_piece;
+use super::{CLASS_MARK, Damage, DamageKind, Health, OpenError, Wal, token};
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op, OpenMode};
 use crate::format::{FORMAT_VERSION, Lsn, MARK_SLOT_BYTES, MARKS_FILE, Mark, MarkSlot};
 
@@ -23,6 +24,10 @@ pub(super) struct Marks {
     probed_nanos: u64,
     /// The mark under way: when it was submitted, what it says, and its bytes.
     under_way: Option<(u64, Lsn, u32)>,
+    /// The number of the mark that each slot holds, as far as that is known: nothing is while it is written.
+    slots: [Option<u64>; 2],
+    /// A slot that was found damaged: marks are written at once until it has a new one.
+    damaged: Option<u64>,
 }
 
 /// What the slots said when the log opened.
@@ -31,10 +36,38 @@ pub(super) struct FoundMarks {
     pub(super) file: Option<FileId>,
     /// The newest of the valid ones.
     pub(super) newest: Option<Mark>,
+    /// The numbers of both, where they are valid.
+    pub(super) slots: [Option<u64>; 2],
     /// The highest `durable_end` of both.
     pub(super) durable_end: Lsn,
-    /// A slot that is neither valid nor empty.
-    pub(super) damaged: bool,
+    /// Slots that are neither valid nor empty: the last mark before a crash may be torn, or its block is damaged.
+    pub(super) damaged: [bool; 2],
+}
+
+impl FoundMarks {
+    /// Slots that are damaged for certain: they are written in turn, so that a crash tears one of them at most, and none if the
+    /// log was closed.
+    pub(super) fn certain_damage(&self) -> impl Iterator<Item = Damage> {
+        let closed = self.newest.as_ref().is_some_and(|mark| mark.closed);
+        let certain = self.damaged == [true; 2] || closed;
+        let slots = (0..2).filter(move |&slot| certain && self.damaged[slot as usize]);
+        slots.map(|slot| mark_damage(slot, (0, 0)))
+    }
+}
+
+/// A damaged slot, with the checksum stored and the one found.
+pub(super) fn mark_damage(slot: u64, (expected_crc, found_crc): (u32, u32)) -> Damage {
+    Damage {
+        segment: MARKS_FILE.to_owned(),
+        offset: slot * MARK_SLOT_BYTES,
+        bytes: MARK_SLOT_BYTES,
+        kind: DamageKind::Mark,
+        expected_crc,
+        found_crc,
+        entries: Vec::new(),
+        states: Vec::new(),
+        is_exact: true,
+    }
 }
 
 impl Marks {
@@ -43,7 +76,22 @@ impl Marks {
         // A damaged slot is written next; its number is not used again for the slot that is sound.
         let sequence = newest.map_or(0, |mark| mark.sequence);
         let (marked, probed_nanos) = (found.durable_end, now_nanos);
-        Marks { file: found.file, sequence, marked, probed_nanos, under_way: None }
+        let (file, slots) = (found.file, found.slots);
+        Marks { file, sequence, marked, probed_nanos, under_way: None, slots, damaged: None }
+    }
+
+    pub(super) fn file(&self) -> Option<FileId> {
+        self.file
+    }
+
+    /// The number of the mark in a slot; `None` if that is not known or about to change.
+    pub(super) fn in_slot(&self, slot: u64) -> Option<u64> {
+        self.slots[slot as usize & 1]
+    }
+
+    /// The slot is to be written anew.
+    pub(super) fn replace(&mut self, slot: u64) {
+        self.damaged = Some(slot);
     }
 
     pub(super) fn under_way_since(&self) -> Option<u64> {
@@ -62,34 +110,32 @@ pub(super) fn find_marks<D: Disk>(disk: &mut D, listed: bool) -> Result<FoundMar
     let Ok(Done::Opened { file, .. }) = opened.result else { unreachable!("an open answers with a file") };
     found.file = Some(file);
     for slot in 0..2 {
-        let buffer = disk.buffer(MARK_SLOT_BYTES as usize);
-        let (offset, len) = (slot * MARK_SLOT_BYTES, MARK_SLOT_BYTES as u32);
-        let read = match perform(disk, Op::Read { file, offset, buffer, len }) {
-            Ok(read) => read,
+        let bytes = match read_around(disk, file, slot * MARK_SLOT_BYTES, MARK_SLOT_BYTES) {
+            Ok(bytes) => bytes,
             Err(error) => {
                 // One that cannot be read says nothing.
                 tracing::warn!(%error, slot, "a mark cannot be read");
-                found.damaged = true;
+                found.damaged[slot as usize] = true;
                 continue;
             }
         };
-        let Ok(Done::Transferred(bytes)) = read.result else { unreachable!("a read answers with bytes") };
-        let Some(buffer) = read.buffer else { unreachable!("a read returns its buffer") };
-        match Mark::decode(&buffer.as_slice()[..bytes as usize], slot) {
+        match Mark::decode(&bytes, slot) {
             MarkSlot::Mark(mark) => {
                 found.durable_end = found.durable_end.max(mark.durable_end);
+                found.slots[slot as usize] = Some(mark.sequence);
                 if found.newest.as_ref().is_none_or(|newest| newest.sequence < mark.sequence) {
                     found.newest = Some(mark);
                 }
             }
             MarkSlot::Empty => {}
-            MarkSlot::Damaged => found.damaged = true,
+            // Not even zeros were written before the disk was full.
+            MarkSlot::Damaged if bytes.is_empty() => {}
+            MarkSlot::Damaged => found.damaged[slot as usize] = true,
             MarkSlot::Version(version) => {
                 let segment = MARKS_FILE.to_owned();
                 return Err(OpenError::Version { segment, found: version, supported: FORMAT_VERSION });
             }
         }
-        disk.recycle(buffer);
     }
     Ok(found)
 }
@@ -107,27 +153,25 @@ pub(super) fn create_marks<D: Disk>(disk: &mut D, found: &mut FoundMarks) -> Res
         Err(error) => return Err(error.into()),
     };
     let Ok(Done::Opened { file, .. }) = opened.result else { unreachable!("an open answers with a file") };
-    let len = 2 * MARK_SLOT_BYTES as u32;
-    let mut buffer = disk.buffer(len as usize);
-    buffer.as_mut_slice()[..len as usize].fill(0);
-    match perform(disk, Op::Write { file, offset: 0, buffer, len, durable: true }) {
-        Ok(Completion { result: Ok(Done::Transferred(bytes)), buffer, .. }) => {
-            if let Some(buffer) = buffer {
-                disk.recycle(buffer);
-            }
-            if bytes == len {
-                perform(disk, Op::Sync { file })?;
-                perform(disk, Op::SyncDir)?;
-                found.file = Some(file);
-                return Ok(());
+    match write_slots(disk, file) {
+        Ok(()) => found.file = Some(file),
+        Err(error) if error.is_out_of_space() => {
+            perform(disk, Op::Close { file })?;
+            // Where not even a name can be removed the file stays: empty slots, or none, say nothing.
+            match perform(disk, Op::Unlink { name }) {
+                Err(error) if error.is_out_of_space() => {}
+                other => drop(other?),
             }
         }
-        Err(error) if error.is_out_of_space() => {}
-        Ok(_) => unreachable!("a write answers with bytes"),
         Err(error) => return Err(error.into()),
     }
-    perform(disk, Op::Close { file })?;
-    perform(disk, Op::Unlink { name })?;
+    Ok(())
+}
+
+fn write_slots<D: Disk>(disk: &mut D, file: FileId) -> Result<(), DiskError> {
+    write_piece(disk, file, 0, &[0; 2 * MARK_SLOT_BYTES as usize])?;
+    perform(disk, Op::Sync { file })?;
+    perform(disk, Op::SyncDir)?;
     Ok(())
 }
 
@@ -138,6 +182,9 @@ impl<D: Disk> Wal<D> {
         let poisoned = matches!(self.health, Health::Poisoned(_));
         if poisoned || self.marks.file.is_none() || self.marks.under_way.is_some() {
             return None;
+        }
+        if self.marks.damaged.is_some() {
+            return Some(0);
         }
         let probe = self.marks.probed_nanos.saturating_add(PROBE_NANOS);
         let at_rest = self.flights.is_empty() && self.marks.marked < self.durable_end;
@@ -172,6 +219,7 @@ impl<D: Disk> Wal<D> {
         let len = mark.encode(directory, buffer.as_mut_slice());
         self.marks.sequence = mark.sequence;
         self.marks.under_way = Some((now_nanos, mark.durable_end, len));
+        self.marks.slots[mark.sequence as usize & 1] = None;
         let offset = mark.offset();
         self.disk.submit(token(CLASS_MARK, 0), Op::Write { file, offset, buffer, len, durable: true });
     }
@@ -186,13 +234,20 @@ impl<D: Disk> Wal<D> {
         self.marks.probed_nanos = now_nanos;
         match completion.result {
             // A short one is torn, no more: the other slot stands, and what it says is still to be said.
-            Ok(Done::Transferred(bytes)) if bytes < len => self.last_write_nanos = Some(now_nanos),
+            Ok(Done::Transferred(bytes)) if bytes < len => {
+                self.marks.damaged = None;
+                self.last_write_nanos = Some(now_nanos);
+            }
             Ok(_) => {
+                let slot = self.marks.sequence & 1;
+                self.marks.slots[slot as usize] = Some(self.marks.sequence);
+                self.marks.damaged = self.marks.damaged.filter(|damaged| *damaged != slot);
                 self.marks.marked = marked;
                 self.last_write_nanos = Some(now_nanos);
                 self.stats.marks += 1;
             }
-            Err(error) if error.is_out_of_space() => {}
+            // The next try is the next mark's: not at once, the disk is full.
+            Err(error) if error.is_out_of_space() => self.marks.damaged = None,
             Err(error) => self.poison(error),
         }
     }

@@ -65,7 +65,8 @@ pub(super) struct Round {
     pub(super) since_nanos: u64,
     /// One of them moved, by its owner or by a rewrite.
     pub(super) moved_one: bool,
-    /// Live bytes of those that are still to be rewritten: entries may not take the room for them.
+    /// Live bytes of those that are still to be rewritten. Writers are not kept off the room for them: the less of it there is, the
+    /// more haste is made.
     pub(super) debt_bytes: u64,
 }
 
@@ -144,11 +145,18 @@ impl<D: Disk> Wal<D> {
             return Pressure::Urgent;
         }
         let limit = self.segments.budget_bytes - self.segments.reserve_bytes();
-        match self.segments.used_bytes().saturating_mul(8) / limit.max(1) {
+        let used = match self.segments.used_bytes().saturating_mul(8) / limit.max(1) {
             0..4 => Pressure::Calm,
             4..6 => Pressure::Asking,
             6 => Pressure::Urgent,
             _ => Pressure::Critical,
+        };
+        // A round that began early may still have to be fast: what writers leave of the room must do for it.
+        let (round, left) = (self.reclaim.debt_bytes(), self.segments.room(limit, 0));
+        match () {
+            () if round == 0 || left > round + round / 2 => used,
+            () if left > round => used.max(Pressure::Urgent),
+            () => Pressure::Critical,
         }
     }
 

@@ -10,6 +10,7 @@ use super::reclaim::Reclaim;
 use super::resume::resume_last;
 use super::scan::{Found, is_unreadable, perform, read_around};
 use super::scrub::Scrub;
+use super::settle::settle;
 use super::space::{SEGMENTS_MIN, Segments, Spare, capacity, directory_bytes_max};
 use super::tail::move_tail;
 use super::taken::Taken;
@@ -17,7 +18,7 @@ use super::{Health, OpenError, Options, Recovered, Recovery, Stats, StreamSlot, 
 use crate::disk::{Disk, DiskError, Done, FileId, Op, OpenMode};
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK, Directory, FORMAT_VERSION, FileName, HeaderBlock, Incarnation, Lsn,
-    MARKS_FILE, PAYLOAD_MAX, RECORD_OVERHEAD_MAX, SegmentHeader, parse_file_name,
+    MARKS_FILE, PAYLOAD_MAX, RECORD_OVERHEAD_MAX, SegmentHeader, parse_file_name, unfinished_serial,
 };
 use crate::mutant;
 
@@ -27,9 +28,9 @@ const UNUSED_BYTES: u64 = 64 << 10;
 const BUDGET_BYTES_MAX: u64 = 64 << 30;
 
 /// What the directory holds.
-struct Listing {
+pub(super) struct Listing {
     /// By incarnation, ascending.
-    segments: Vec<Found>,
+    pub(super) segments: Vec<Found>,
     unfinished: Vec<String>,
     marks: FoundMarks,
 }
@@ -51,11 +52,9 @@ pub(super) fn open<D: Disk>(
     // From here on the directory is changed. What was read may have come from caches: it has to be on stable storage before
     // anybody acts on it, and writes of a dead process have to be over before their places are used again.
     if !mutant::RECOVERY_UNFLUSHED {
-        flush(&mut disk, &listing)?;
+        settle(&mut disk, &listing, &replay)?;
     }
-    for name in &listing.unfinished {
-        perform(&mut disk, Op::Unlink { name: name.clone() })?;
-    }
+    segments.skip_serials(remove_unfinished(&mut disk, &listing.unfinished)?);
     create_marks(&mut disk, &mut listing.marks)?;
     retire(&mut replay, &listing, &mut segments);
     let durable_end = replay.chain.lsn;
@@ -300,12 +299,19 @@ pub(crate) fn verify_log<D: Disk>(
     (replay.recovered, missing, outcome.err())
 }
 
-fn flush<D: Disk>(disk: &mut D, listing: &Listing) -> Result<(), DiskError> {
-    for found in &listing.segments {
-        perform(disk, Op::Sync { file: found.file })?;
+/// Removes files that a process left unfinished, as far as the file system has room to remove anything. The highest number
+/// among the names.
+fn remove_unfinished<D: Disk>(disk: &mut D, names: &[String]) -> Result<u64, DiskError> {
+    let mut highest = 0;
+    for name in names {
+        highest = highest.max(unfinished_serial(name).unwrap_or(0));
+        if let Err(error) = perform(disk, Op::Unlink { name: name.clone() })
+            && !error.is_out_of_space()
+        {
+            return Err(error);
+        }
     }
-    perform(disk, Op::SyncDir)?;
-    Ok(())
+    Ok(highest)
 }
 
 /// Sorts the files: segments that are kept, and spares: prepared and never used, cut away, superseded, or trimmed.

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::reclaim::Pressure;
 use super::{EntryHeader, Kind, StreamSlot, Wal};
 use crate::disk::Disk;
-use crate::format::{Lsn, RECORD_OVERHEAD_MAX, RecordHeader};
+use crate::format::{BLOCK, Lsn, RECORD_OVERHEAD_MAX, RecordHeader};
 use crate::wal::moved::Moved;
 
 /// Payload bytes that are read and put at a time: small enough not to hold up the batches of writers.
@@ -152,9 +152,8 @@ impl<D: Disk> Wal<D> {
         let entries = self.index.stream(stream);
         let (first, last) = (entries.first, entries.next.saturating_sub(1));
         let last_at = entries.lsn(last).filter(|_| !entries.is_empty());
-        let Some(last_at) = last_at.filter(|_| bytes <= self.reclaim.room && named < self.moves_max()) else {
-            return false;
-        };
+        let fits = self.has_room_to_move(bytes) && named < self.moves_max();
+        let Some(last_at) = last_at.filter(|_| fits) else { return false };
         let (positions, piece) = (Vec::new(), Vec::new());
         let job = Job { stream, first, last, last_at, begin: None, positions, bytes: 0, debt_bytes, piece };
         self.reclaim.rewriter.job = Some(job);
@@ -162,6 +161,16 @@ impl<D: Disk> Wal<D> {
             *reading = false;
         }
         true
+    }
+
+    /// Whether there is room for copies of so many bytes. Writers are not kept off the room for a round, so there may not be enough
+    /// for all of it any more. What is moved then frees nothing for now, and must not touch the reserve.
+    fn has_room_to_move(&self, bytes: u64) -> bool {
+        let room = self.reclaim.room;
+        let more = self.reclaim.round.as_ref().map_or(0, |round| round.pins.len() as u64);
+        // Each stream may take a batch of its own.
+        let round = self.reclaim.debt_bytes().saturating_add(more * BLOCK);
+        bytes <= room && (round <= room || bytes.saturating_add(self.segments.reserve_bytes()) <= room)
     }
 
     /// Takes the next stream that was ordered, or of the round if it is time.
@@ -186,13 +195,14 @@ impl<D: Disk> Wal<D> {
             self.end_round();
             return false;
         };
-        let debt_bytes = if self.may_rewrite(stream, bytes) { bytes } else { 0 };
+        let rewrites = self.may_rewrite(stream, bytes);
+        let debt_bytes = if rewrites { bytes } else { 0 };
         if !self.pins(stream, limit) {
             self.note_moved_one();
             self.pay(debt_bytes);
             return true;
         }
-        if debt_bytes != bytes || !self.begin_job(stream, bytes, limit, debt_bytes) {
+        if !rewrites || !self.begin_job(stream, bytes, limit, debt_bytes) {
             self.pay(debt_bytes);
             self.reclaim.request(stream, bytes);
             self.stats.rewrites_refused += 1;

@@ -1,8 +1,9 @@
-//! The scrubber: reads sealed segments again, at leisure, and checks every checksum in them, so that damage is found while there
-//! are other copies, and not when the last of them is needed.
+//! The scrubber: reads the log again, at leisure, and checks every checksum in it, so that damage is found while there are other
+//! copies, and not when the last of them is needed.
 //!
-//! One read at a time, at a bounded rate, and only in turns in which no batch waits for a free write and nobody reads. It walks
-//! from batch to batch as recovery does. What does not check is looked at once more; then it begins a *hole*, which ends
+//! One read at a time, at a bounded rate, and only in turns in which no batch waits for a free write and nobody reads. A pass
+//! begins with the marks; then it goes from segment to segment, the one that is written included, as far as it is durable.
+//! Headers, seals and marks are the business of [`super::mend`]. Between them it walks from batch to batch as recovery does. What does not check is looked at once more; then it begins a *hole*, which ends
 //! where the next batch with an intact header begins. The records of entries in a hole are read one by one, as any reader would
 //! ([`super::reader`] judges them); states, compaction marks and verdicts in it are in memory and are written again.
 
@@ -10,13 +11,11 @@ use std::collections::BTreeSet;
 
 use super::hole::kind_of;
 use super::losses::{Place, Verdict};
+use super::mend::{Mending, Part};
 use super::space::Segment;
 use super::{CLASS_SCRUB, Damage, DamageKind, Kind, StreamSlot, Wal, token};
-use crate::disk::{Completion, Disk, Done, Op};
-use crate::format::{
-    BLOCK, BatchFault, BatchHeader, HeaderBlock, Incarnation, Lsn, RECORD_OVERHEAD_MAX, RecordHeader,
-    SegmentHeader,
-};
+use crate::disk::{Completion, Disk, Done, FileId, Op};
+use crate::format::{BLOCK, BatchFault, BatchHeader, Incarnation, Lsn, RECORD_OVERHEAD_MAX, RecordHeader};
 
 /// Bytes of one read, unless a batch is larger.
 const PIECE_BYTES: u64 = 128 << 10;
@@ -27,12 +26,12 @@ const KNOWN_MAX: usize = 4096;
 
 /// Where a walk through a segment stands.
 #[derive(Debug)]
-struct Walk {
-    incarnation: Incarnation,
-    /// The segment's first block was looked at.
-    begun: bool,
+pub(super) struct Walk {
+    pub(super) incarnation: Incarnation,
     /// Where the next batch begins.
     lsn: Lsn,
+    /// Where it ends: with the segment, or where that was not durable when it began.
+    end: Lsn,
     /// Checksum that it names as its predecessor's, where that is known.
     crc: Option<u32>,
     /// Bytes that the next read has to have, for a batch larger than a piece.
@@ -66,10 +65,11 @@ pub(super) struct Scrub {
     bytes_per_s: u64,
     interval_nanos: u64,
     walk: Option<Walk>,
+    pub(super) mending: Mending,
     /// Bytes of the read under way.
-    under_way: Option<u64>,
+    pub(super) under_way: Option<u64>,
     /// The segment looked at last in this pass.
-    after: Incarnation,
+    pub(super) after: Incarnation,
     /// When the next read may begin.
     due_nanos: u64,
     began_nanos: u64,
@@ -84,6 +84,7 @@ impl Scrub {
             bytes_per_s,
             interval_nanos,
             walk: None,
+            mending: Mending::default(),
             under_way: None,
             after: Incarnation::NONE,
             // All has just been read.
@@ -95,7 +96,7 @@ impl Scrub {
 
     /// Looks at this segment next, whatever was planned: a read found damage in it.
     pub(super) fn hurry(&mut self, incarnation: Incarnation) {
-        if self.walk.is_none() {
+        if self.walk.is_none() && !self.mending.is_busy() {
             self.after = Incarnation(incarnation.0.saturating_sub(1));
             self.due_nanos = 0;
         }
@@ -124,8 +125,11 @@ impl<D: Disk> Wal<D> {
         if now_nanos < self.scrub.due_nanos || !self.may_scrub() {
             return;
         }
-        if self.scrub.walk.is_none() && !self.next_walk(now_nanos) {
+        if self.scrub.walk.is_none() && !self.scrub.mending.is_busy() && !self.next_part(now_nanos) {
             return;
+        }
+        if self.scrub.mending.is_busy() {
+            return self.step_part();
         }
         let Some(walk) = &self.scrub.walk else { return };
         let Some(segment) = self.segments.by_incarnation(walk.incarnation) else {
@@ -133,61 +137,84 @@ impl<D: Disk> Wal<D> {
             self.scrub.walk = None;
             return;
         };
-        let (from, end) = (segment.offset(walk.lsn), segment.offset(segment.end));
-        let offset = if walk.begun { from } else { 0 };
+        let (offset, end) = (segment.offset(walk.lsn), segment.offset(walk.end));
         let len = walk.wanted.max(PIECE_BYTES).min(end - offset);
         segment.readers += 1;
         let file = segment.file;
+        self.scrub_read(0, file, offset, len);
+    }
+
+    /// Begins a read. `number` tells what it is for.
+    pub(super) fn scrub_read(&mut self, number: u64, file: FileId, offset: u64, len: u64) {
         self.scrub.under_way = Some(len);
         self.stats.scrub_bytes += len;
         let buffer = self.disk.buffer(len as usize);
-        self.disk.submit(token(CLASS_SCRUB, 0), Op::Read { file, offset, buffer, len: len as u32 });
+        self.disk.submit(token(CLASS_SCRUB, number), Op::Read { file, offset, buffer, len: len as u32 });
     }
 
-    /// The next sealed segment; false if the pass is over.
-    fn next_walk(&mut self, now_nanos: u64) -> bool {
-        let Some(segment) = self.segments.sealed_after(self.scrub.after) else {
+    /// An operation of the scrubber ended: the next one has time.
+    pub(super) fn scrub_rests(&mut self, now_nanos: u64) -> u64 {
+        let len = self.scrub.under_way.take().unwrap_or(0);
+        let nanos = len.saturating_mul(1_000_000_000) / self.scrub.bytes_per_s.max(1);
+        self.scrub.due_nanos = now_nanos.max(self.scrub.due_nanos).saturating_add(nanos);
+        self.news = true;
+        len
+    }
+
+    /// What comes next: a mark, or the header of the next segment; false if the pass is over.
+    fn next_part(&mut self, now_nanos: u64) -> bool {
+        let scrub = &mut self.scrub;
+        if scrub.after == Incarnation::NONE && scrub.mending.slots == 0 {
+            scrub.began_nanos = now_nanos;
+        }
+        while scrub.mending.slots < 2 {
+            let slot = scrub.mending.slots;
+            scrub.mending.slots += 1;
+            if self.marks.in_slot(slot).is_some() {
+                scrub.mending.look_at(Part::Mark(slot), None);
+                return true;
+            }
+        }
+        let Some(segment) = self.segments.begun_after(self.scrub.after, self.durable_end) else {
             let scrub = &mut self.scrub;
             if scrub.after > Incarnation::NONE {
                 self.stats.scrub_passes += 1;
             }
-            scrub.after = Incarnation::NONE;
+            (scrub.after, scrub.mending.slots) = (Incarnation::NONE, 0);
             let next = scrub.began_nanos.saturating_add(scrub.interval_nanos);
             // Also where there is nothing to read, a look now and then.
             scrub.due_nanos = next.max(now_nanos.saturating_add(1_000_000_000));
             return false;
         };
-        if self.scrub.after == Incarnation::NONE {
-            self.scrub.began_nanos = now_nanos;
-        }
-        self.scrub.walk = Some(Walk {
-            incarnation: segment.incarnation,
-            begun: false,
-            lsn: segment.start,
-            crc: None,
-            wanted: 0,
-            tried: None,
-            hole: None,
-        });
+        self.scrub.mending.look_at(Part::Header(segment.incarnation), None);
         true
     }
 
+    /// The header of a segment was looked at: the batches follow, the first of which names this checksum if it is known.
+    pub(super) fn begin_walk(&mut self, incarnation: Incarnation, crc: Option<u32>) {
+        let durable_end = self.durable_end;
+        let Some(segment) = self.segments.by_incarnation(incarnation) else { return };
+        let (lsn, end) = (segment.start, segment.end.min(durable_end));
+        self.scrub.walk = Some(Walk { incarnation, lsn, end, crc, wanted: 0, tried: None, hole: None });
+    }
+
     pub(super) fn on_scrubbed(&mut self, completion: Completion, now_nanos: u64) {
-        let len = self.scrub.under_way.take().unwrap_or(0);
-        let nanos = len.saturating_mul(1_000_000_000) / self.scrub.bytes_per_s.max(1);
-        self.scrub.due_nanos = now_nanos.max(self.scrub.due_nanos).saturating_add(nanos);
-        self.news = true;
+        let len = self.scrub_rests(now_nanos);
         let Some(mut walk) = self.scrub.walk.take() else { unreachable!("a read of no walk ended") };
         let Some(segment) = self.segments.by_incarnation(walk.incarnation) else {
             unreachable!("a segment with readers is not given away: {:?}", walk.incarnation)
         };
         segment.readers -= 1;
-        let (start, end) = (segment.start, segment.end);
+        let start = segment.start;
         let goes_on = match (completion.result, &completion.buffer) {
             (Ok(Done::Transferred(bytes)), Some(buffer)) => {
-                self.scrub_piece(&mut walk, &buffer.as_slice()[..bytes as usize], start, end)
+                self.scrub_piece(&mut walk, &buffer.as_slice()[..bytes as usize], start);
+                true
             }
-            (Err(error), _) if error.is_unreadable() => self.scrub_gap(&mut walk, len, end),
+            (Err(error), _) if error.is_unreadable() => {
+                scrub_gap(&mut walk, len);
+                true
+            }
             (result, _) => {
                 tracing::warn!(?result, "the scrubber cannot read a segment");
                 false
@@ -196,33 +223,21 @@ impl<D: Disk> Wal<D> {
         if let Some(buffer) = completion.buffer {
             self.disk.recycle(buffer);
         }
-        if goes_on && walk.lsn < end {
+        if goes_on && walk.lsn < walk.end {
             self.scrub.walk = Some(walk);
-        } else {
-            self.close_hole(&mut walk, end);
-            self.scrub.after = walk.incarnation;
+            return;
+        }
+        let end = walk.end;
+        self.close_hole(&mut walk, end);
+        self.scrub.after = walk.incarnation;
+        if self.has_seal_at(walk.incarnation, end) {
+            self.scrub.mending.look_at(Part::Seal(walk.incarnation), walk.crc);
         }
     }
 
-    /// Looks at what was read: from the segment's first block, or from where the next batch begins. False: the segment is over.
-    fn scrub_piece(&mut self, walk: &mut Walk, data: &[u8], start: Lsn, end: Lsn) -> bool {
-        let mut data = data;
-        if !walk.begun {
-            let Some((block, rest)) = data.split_at_checked(BLOCK as usize) else { return false };
-            data = rest;
-            match SegmentHeader::decode(block) {
-                HeaderBlock::Header(header) if header.incarnation == walk.incarnation => {
-                    walk.crc = Some(header.crc)
-                }
-                head => {
-                    if walk.tried.replace(start).is_none() {
-                        return true;
-                    }
-                    self.tell_header(walk.incarnation, &head);
-                }
-            }
-            (walk.begun, walk.tried) = (true, None);
-        }
+    /// Looks at what was read from where the next batch begins.
+    fn scrub_piece(&mut self, walk: &mut Walk, data: &[u8], start: Lsn) {
+        let end = walk.end;
         walk.wanted = 0;
         if walk.lsn < end && data.len() < BLOCK as usize {
             // The file is shorter than it was.
@@ -235,9 +250,9 @@ impl<D: Disk> Wal<D> {
             match judge(walk, &data[at..], start, end) {
                 Found::Longer(bytes) if at == 0 && bytes > data.len() as u64 => {
                     walk.wanted = bytes;
-                    return true;
+                    return;
                 }
-                Found::Longer(_) => return true,
+                Found::Longer(_) => return,
                 Found::Batch(bytes, crc) => {
                     self.close_hole(walk, walk.lsn);
                     (walk.lsn, walk.crc) = (walk.lsn.plus(bytes), Some(crc));
@@ -246,7 +261,7 @@ impl<D: Disk> Wal<D> {
                 // The way from the medium may have done it: once more.
                 Found::Damage(..) if walk.hole.is_none() && walk.tried != Some(walk.lsn) => {
                     walk.tried = Some(walk.lsn);
-                    return true;
+                    return;
                 }
                 Found::Damage(bytes, hole) => {
                     walk.hole.get_or_insert(hole);
@@ -255,52 +270,18 @@ impl<D: Disk> Wal<D> {
                 }
             }
         }
-        true
-    }
-
-    /// The device cannot read a piece: all of it is looked at entry by entry.
-    fn scrub_gap(&mut self, walk: &mut Walk, len: u64, end: Lsn) -> bool {
-        if walk.tried != Some(walk.lsn) {
-            walk.tried = Some(walk.lsn);
-            return true;
-        }
-        let kind = DamageKind::Unreadable;
-        walk.hole.get_or_insert(Hole { start: walk.lsn, kind, expected_crc: 0, found_crc: 0 });
-        let head = if walk.begun { 0 } else { BLOCK };
-        walk.begun = true;
-        (walk.lsn, walk.crc, walk.wanted) = (walk.lsn.plus(len - head).min(end), None, 0);
-        true
-    }
-
-    fn tell_header(&mut self, incarnation: Incarnation, head: &HeaderBlock) {
-        let (expected_crc, found_crc) = match head {
-            HeaderBlock::Damaged { stored, computed } => (*stored, *computed),
-            _ => (0, 0),
-        };
-        let damage = Damage {
-            segment: incarnation.file_name(),
-            offset: 0,
-            bytes: BLOCK,
-            kind: DamageKind::Header,
-            expected_crc,
-            found_crc,
-            entries: Vec::new(),
-            states: Vec::new(),
-            is_exact: true,
-        };
-        tracing::error!(%damage, disk = %self.disk.describe(), "the scrubber found damage; nothing is lost");
-        self.stats.scrub_damage += 1;
     }
 
     /// Ends a hole where an intact batch begins, or the segment ends: what is live in it is looked at or written again.
     fn close_hole(&mut self, walk: &mut Walk, end: Lsn) {
         let Some(hole) = walk.hole.take() else { return };
         let Some(segment) = self.segments.by_incarnation(walk.incarnation) else { return };
-        let place = hole.place(segment, end);
+        let mut place = hole.place(segment, end);
         let entries = self.entries_between(hole.start, end);
         for &(slot, first, last) in &entries {
             self.reader.begin_check(slot, first, last, hole.kind);
         }
+        place.states = self.states_between(hole.start, end);
         let written = self.write_again(hole.start, end);
         if self.scrub.known.len() < KNOWN_MAX && self.scrub.known.insert(hole.start) {
             let streams = entries.len();
@@ -309,7 +290,18 @@ impl<D: Disk> Wal<D> {
                 "the scrubber found damage: the entries there are looked at one by one"
             );
             self.stats.scrub_damage += 1;
+            if entries.is_empty() {
+                self.tell_place(place);
+            }
         }
+    }
+
+    /// Streams whose state or its copy lies between two positions.
+    fn states_between(&self, start: Lsn, end: Lsn) -> Vec<u64> {
+        let inside = |at: Option<Lsn>| at.is_some_and(|at| at >= start && at < end);
+        let streams = self.index.streams.iter();
+        let hit = streams.filter(|stream| inside(stream.state_at) || inside(stream.state_copy_at));
+        hit.map(|stream| stream.id.0).collect()
     }
 
     /// The entries whose records lie between two positions: stream, first and last index.
@@ -383,6 +375,17 @@ impl<D: Disk> Wal<D> {
         }
         written
     }
+}
+
+/// The device cannot read a piece: all of it is looked at entry by entry.
+fn scrub_gap(walk: &mut Walk, len: u64) {
+    if walk.tried != Some(walk.lsn) {
+        walk.tried = Some(walk.lsn);
+        return;
+    }
+    let kind = DamageKind::Unreadable;
+    walk.hole.get_or_insert(Hole { start: walk.lsn, kind, expected_crc: 0, found_crc: 0 });
+    (walk.lsn, walk.crc, walk.wanted) = (walk.lsn.plus(len).min(walk.end), None, 0);
 }
 
 impl Hole {

@@ -6,7 +6,9 @@ use super::writer::RETRY_NANOS;
 use super::{CLASS_SPACE, Health, Options, Wal, token};
 use crate::buffer::Buffer;
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op, OpenMode};
-use crate::format::{BATCH_HEADER_BYTES, BLOCK, Incarnation, Lsn, RECORD_OVERHEAD_MAX, unfinished_name};
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK, Incarnation, Lsn, RECORD_OVERHEAD_MAX, SegmentHeader, unfinished_name,
+};
 use crate::mutant;
 
 /// Zeros are written in pieces of this many bytes: small enough not to hold up the log's own writes.
@@ -19,12 +21,26 @@ const RESERVE_SEGMENTS: u64 = 3;
 /// Segments at least: one that is written, one ahead, and the reserve.
 pub(super) const SEGMENTS_MIN: u64 = 2 + RESERVE_SEGMENTS;
 
+/// Whether a segment ends with a seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seal {
+    /// Nobody has looked: an earlier process wrote the segment.
+    Unknown,
+    /// There is one.
+    Written,
+    /// There is none: the process that wrote it ended before the segment was full.
+    Missing,
+}
+
 /// A segment with batches.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) incarnation: Incarnation,
     pub(super) file: FileId,
     pub(super) bytes: u64,
+    /// As it is, or was meant to be, in the first block; `None` if opening could only tell where the segment starts.
+    pub(super) header: Option<SegmentHeader>,
+    pub(super) seal: Seal,
     pub(super) start: Lsn,
     /// Where its batches end so far.
     pub(super) end: Lsn,
@@ -41,8 +57,19 @@ pub(super) struct Segment {
 impl Segment {
     /// A segment without batches.
     pub(super) fn empty(incarnation: Incarnation, file: FileId, bytes: u64, start: Lsn) -> Segment {
-        let end = start;
-        Segment { incarnation, file, bytes, start, end, readers: 0, entries: 0, dead: 0, entry_bytes: 0 }
+        Segment {
+            incarnation,
+            file,
+            bytes,
+            header: None,
+            seal: Seal::Unknown,
+            start,
+            end: start,
+            readers: 0,
+            entries: 0,
+            dead: 0,
+            entry_bytes: 0,
+        }
     }
 
     pub(super) fn offset(&self, lsn: Lsn) -> u64 {
@@ -190,9 +217,11 @@ impl Segments {
     pub(super) fn prepared_count(&self) -> u32 {
         self.prepared.len() as u32
     }
-    pub(super) fn start(&mut self, prepared: Prepared, start: Lsn) {
+    /// The next segment, with its header.
+    pub(super) fn start(&mut self, prepared: Prepared, header: SegmentHeader) {
         let Prepared { incarnation, file, bytes } = prepared;
-        self.push(Segment::empty(incarnation, file, bytes, start));
+        let segment = Segment::empty(incarnation, file, bytes, header.start);
+        self.push(Segment { header: Some(header), ..segment });
         self.active = true;
     }
     /// The last segment takes batches again, if it has room for any.
@@ -220,7 +249,7 @@ impl Segments {
         self.prepared.front().copied()
     }
     /// The next prepared file has taken over the batches of the last segment, and is active.
-    pub(super) fn replace_last(&mut self, prepared: Prepared, start: Lsn, end: Lsn) {
+    pub(super) fn replace_last(&mut self, prepared: Prepared, header: SegmentHeader, end: Lsn) {
         assert!(!self.active, "a segment that is written is not moved");
         self.prepared.pop_front();
         if let Some(old) = self.list.pop_back() {
@@ -232,16 +261,31 @@ impl Segments {
             });
         }
         self.spares.extend(self.held.drain(..));
-        self.start(prepared, start);
+        self.start(prepared, header);
         if let Some(last) = self.list.back_mut() {
             last.end = end;
         }
     }
-    /// The first segment behind an incarnation to which nothing is added any more.
-    pub(super) fn sealed_after(&self, incarnation: Incarnation) -> Option<&Segment> {
+    /// The first segment behind an incarnation that has a batch before a position.
+    pub(super) fn begun_after(&self, incarnation: Incarnation, before: Lsn) -> Option<&Segment> {
         let number = self.list.partition_point(|s| s.incarnation <= incarnation);
-        let sealed = self.list.len() - usize::from(self.active && !self.list.is_empty());
-        (number < sealed).then(|| &self.list[number])
+        self.list.iter().skip(number).find(|s| s.start < before && s.start < s.end)
+    }
+    /// A segment and the one behind it.
+    pub(super) fn with_next(&self, incarnation: Incarnation) -> Option<(&Segment, Option<&Segment>)> {
+        let number = self.list.partition_point(|s| s.incarnation < incarnation);
+        let segment = self.list.get(number).filter(|s| s.incarnation == incarnation)?;
+        Some((segment, self.list.get(number + 1)))
+    }
+    /// The last segment has got its seal.
+    pub(super) fn note_seal(&mut self) {
+        if let Some(last) = self.list.back_mut() {
+            last.seal = Seal::Written;
+        }
+    }
+    /// Names of unfinished files begin behind this number: an earlier process left some that could not be removed.
+    pub(super) fn skip_serials(&mut self, serial: u64) {
+        self.serial = self.serial.max(serial);
     }
     pub(super) fn get(&self, number: usize) -> &Segment {
         &self.list[number]
@@ -335,7 +379,7 @@ impl Segments {
     }
     /// Bytes for batches within a limit: what is left of the active segment and whole segments beside it. On a full disk
     /// there is no more than the files that are there, of which so many quarters of a segment are kept back.
-    fn room(&self, limit_bytes: u64, quarters: u64) -> u64 {
+    pub(super) fn room(&self, limit_bytes: u64, quarters: u64) -> u64 {
         let used = self.used_bytes();
         if used > limit_bytes {
             return 0;
@@ -368,9 +412,7 @@ impl<D: Disk> Wal<D> {
         let budget = self.segments.budget_bytes;
         let own = self.segments.own_bytes(self.options.batch_bytes_max);
         let reserve = self.segments.reserve_bytes();
-        // What is being rewritten needs its room, or nothing would become free.
-        let debt = self.reclaim.debt_bytes();
-        self.entry_room = self.segments.room(budget - reserve, 4).saturating_sub(backlog + own + debt);
+        self.entry_room = self.segments.room(budget - reserve, 4).saturating_sub(backlog + own);
         let segment = self.segments.segment_bytes;
         self.append_room = self.segments.room(budget - 2 * segment, 3).saturating_sub(backlog);
         // A start at the budget adds a segment over it rather than leave the node without a vote.

@@ -53,7 +53,7 @@ pub(super) fn move_tail<D: Disk>(wal: &mut Wal<D>, segments: &[Found]) -> Result
         Err(error) if error.is_out_of_space() => return Ok(false),
         Err(error) => return Err(error.into()),
     }
-    wal.segments.replace_last(prepared, start, end);
+    wal.segments.replace_last(prepared, header, end);
     wal.chain = chain;
     Ok(true)
 }

@@ -396,6 +396,8 @@ pub struct Stats {
     pub marks: u64,
     /// Bytes read by the scrubber, passes that it completed, and places that it found damaged.
     pub scrub_bytes: u64,
+    /// Headers, seals and marks that it wrote again in their places.
+    pub scrub_mended: u64,
     /// See `scrub_bytes`.
     pub scrub_passes: u64,
     /// See `scrub_bytes`.
@@ -479,6 +481,10 @@ pub enum DamageKind {
     OtherHistory,
     /// A segment's header; nothing else is lost with it.
     Header,
+    /// The seal at the end of a segment; nothing else is lost with it.
+    Seal,
+    /// A slot of the marks; nothing else is lost with it.
+    Mark,
     /// The device cannot read the place (EIO and its like), and could not when asked again.
     Unreadable,
 }
@@ -492,6 +498,8 @@ impl std::fmt::Display for DamageKind {
             DamageKind::Misdirected => "a valid block that belongs elsewhere, misdirected",
             DamageKind::OtherHistory => "a valid block that follows another predecessor",
             DamageKind::Header => "the segment's header, nothing else",
+            DamageKind::Seal => "the segment's seal, nothing else",
+            DamageKind::Mark => "a mark, nothing else",
             DamageKind::Unreadable => "the device cannot read it",
         })
     }

@@ -171,7 +171,7 @@ impl<D: Disk> Wal<D> {
         let Some(prepared) = self.segments.take_prepared() else { return false };
         self.seal_segment(now_nanos);
         let predecessor = self.segments.last_incarnation();
-        let header = SegmentHeader {
+        let mut header = SegmentHeader {
             log_id: self.log_id,
             incarnation: prepared.incarnation,
             segment_bytes: prepared.bytes,
@@ -184,9 +184,10 @@ impl<D: Disk> Wal<D> {
             crc: 0,
         };
         let mut buffer = self.disk.buffer(BLOCK as usize);
-        self.chain = header.encode(buffer.as_mut_slice());
+        header.crc = header.encode(buffer.as_mut_slice());
+        self.chain = header.crc;
         let (file, lsn) = (prepared.file, self.next_lsn);
-        self.segments.start(prepared, lsn);
+        self.segments.start(prepared, header);
         self.fly(What::Header, file, 0, BLOCK as u32, lsn, buffer, now_nanos);
         self.copy_states_from(StreamSlot(0));
         true
@@ -209,24 +210,17 @@ impl<D: Disk> Wal<D> {
         let (file, offset) = (last.file, last.offset(last.end));
         assert!(offset + padded <= last.bytes, "no room for the seal at {offset} of {}", last.bytes);
         let mut buffer = self.disk.buffer(padded as usize);
-        let bytes = buffer.as_mut_slice();
-        bytes[BATCH_HEADER_BYTES..len].copy_from_slice(&next.buffer.as_slice()[BATCH_HEADER_BYTES..len]);
-        bytes[len..padded as usize].fill(0);
-        let record_crc = u32::from_le_bytes([0, 1, 2, 3].map(|n| bytes[BATCH_HEADER_BYTES + n]));
         let header = BatchHeader {
-            length: len as u32,
             incarnation: last.incarnation,
             lsn: self.next_lsn,
             durable_end: self.durable_end,
             previous_crc: self.chain,
-            records: 1,
             states: next.states,
             replaced: next.replaced,
-            digest: digest_append(0, record_crc),
-            seal: true,
-            crc: 0,
+            ..BatchHeader::default()
         };
-        header.seal(bytes);
+        put_seal(header, &next.buffer.as_slice()[BATCH_HEADER_BYTES..len], buffer.as_mut_slice());
+        self.segments.note_seal();
         self.fly(What::Seal, file, offset, padded as u32, self.next_lsn, buffer, now_nanos);
     }
 
@@ -310,7 +304,8 @@ impl<D: Disk> Wal<D> {
                 (CLASS_WRITE, number) => self.on_written(number, completion, now_nanos),
                 (CLASS_READ, number) => self.on_read(number, completion),
                 (CLASS_SPACE, number) => self.on_space(number, completion, now_nanos),
-                (CLASS_SCRUB, _) => self.on_scrubbed(completion, now_nanos),
+                (CLASS_SCRUB, 0) => self.on_scrubbed(completion, now_nanos),
+                (CLASS_SCRUB, _) => self.on_part(completion, now_nanos),
                 (CLASS_MARK, _) => self.on_marked(completion, now_nanos),
                 (CLASS_OPEN, _) | (_, _) => {
                     if let Some(buffer) = completion.buffer {
@@ -456,6 +451,19 @@ impl<D: Disk> Wal<D> {
     pub(super) fn out_of_space_error(&self) -> DiskError {
         DiskError { op: "write", name: self.disk.root(), offset: None, errno: libc::ENOSPC }
     }
+}
+
+/// Writes a seal to the beginning of `out`: a header of which the fields that come from the directory's record are not set, and
+/// that record. Returns its bytes on disk.
+pub(super) fn put_seal(header: BatchHeader, record: &[u8], out: &mut [u8]) -> u32 {
+    let length = BATCH_HEADER_BYTES + record.len();
+    let padded = length.next_multiple_of(BLOCK as usize);
+    out[BATCH_HEADER_BYTES..length].copy_from_slice(record);
+    out[length..padded].fill(0);
+    let record_crc = u32::from_le_bytes([0, 1, 2, 3].map(|n| record[n]));
+    let digest = digest_append(0, record_crc);
+    BatchHeader { length: length as u32, records: 1, digest, seal: true, ..header }.seal(out);
+    padded as u32
 }
 
 /// Where the bytes of a submitted batch are.
