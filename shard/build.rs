@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 27] = [
+const MUTANTS: [&str; 28] = [
     "own_copy_early",
     "own_vote_early",
     "reports_last",
@@ -28,6 +28,7 @@ const MUTANTS: [&str; 27] = [
     "floor_ignored",
     "matched_remembered",
     "unreadable_leads",
+    "vouches_unreadable",
     "term_behind",
 ];
 

@@ -4,7 +4,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Cluster, Setup, ms, payload};
-use logdrive_shard::Random;
+use logdrive_shard::{HistoryEvent, Random, StepDown};
 use logdrive_wal::{Fault, FaultKind, OpKind};
 
 const GROUPS: u64 = 16;
@@ -235,6 +235,49 @@ fn a_leader_that_cannot_read_what_it_must_send_hands_over_and_is_whole_again() {
     assert!(cluster.core(leader).counters().healed > 0);
 }
 
+/// The disk of a leader loses the only copies of what it proposed: nothing brings them back, and nobody can be handed leadership.
+#[test]
+fn a_leader_that_cannot_read_what_all_others_wait_for_makes_way() {
+    let mut setup = cold(41, 3_600);
+    setup.settings.cache_bytes_max = 1 << 10;
+    setup.preferred = false;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    let mut acknowledged = fill(&mut cluster, 0..64);
+    let leader = cluster.leader(1);
+    let others = [leader % 3 + 1, (leader + 1) % 3 + 1];
+    others.iter().for_each(|&other| cluster.hold(leader, other));
+    // More than the cache keeps.
+    for n in 0..48u8 {
+        cluster.propose(leader, 1, &[n; 15_000]);
+    }
+    cluster.run_for(ms(50));
+    (1..=3).for_each(|node| cluster.kill(node));
+    others.iter().for_each(|&other| cluster.unhold(leader, other));
+    // It comes back with a sound log, which is damaged while it runs.
+    cluster.start_alone(leader);
+    for (name, end) in used(&mut cluster, leader) {
+        for offset in (4096..end.next_multiple_of(4096)).step_by(4096) {
+            cluster.node(leader).platter.damage(&name, offset, FaultKind::Garbage { sector: 1, seed: 3 });
+        }
+    }
+    // With one other it leads, for its log is the longer one, and goes on leading although it gets nowhere.
+    cluster.start(others[0]);
+    cluster.run_until(ms(30_000), |cluster| cluster.core(leader).wal().damaged_entries() > 0);
+    cluster.run_for(ms(20_000));
+    assert_eq!(cluster.find_leader(1), Some(leader));
+    cluster.start(others[1]);
+    cluster.run_until(ms(60_000), |cluster| cluster.find_leader(1).is_some_and(|now| now != leader));
+    let history = cluster.core(leader).group_status(Cluster::slot(1)).history;
+    let stepped_down = HistoryEvent::SteppedDown { why: StepDown::Unreadable };
+    assert!(history.iter().any(|(_, entry)| entry.event == stepped_down), "{history:?}");
+    let answer = cluster.write(1, b"onward");
+    assert!(answer.result.is_ok(), "{answer:?}");
+    acknowledged.entry(1).or_default().push(b"onward".to_vec());
+    cluster.run_until(ms(60_000), |cluster| cluster.core(leader).status().damaged == 0);
+    assert_whole(&mut cluster, &acknowledged);
+}
+
 #[test]
 fn damage_that_comes_back_stops_the_repairing_and_sheds_leadership_and_the_group_goes_on() {
     let mut cluster = Cluster::new(cold(31, 1));
@@ -277,5 +320,17 @@ fn damage_that_comes_back_stops_the_repairing_and_sheds_leadership_and_the_group
     for (group, writes) in &acknowledged {
         let applied = &cluster.core(1).machine().entries[*group as usize - 1];
         assert!(writes.iter().all(|write| applied.iter().any(|(_, payload)| payload == write)));
+    }
+    // No commit rests on that disk: with one of the others away, writes wait.
+    cluster.kill(3);
+    cluster.elect();
+    let waiting: Vec<u64> = (1..=GROUPS).map(|group| cluster.propose(1, group, b"waits")).collect();
+    cluster.run_for(ms(5_000));
+    let unanswered: Vec<u64> =
+        waiting.into_iter().filter(|&token| cluster.answer(1, token).is_none()).collect();
+    assert!(!unanswered.is_empty());
+    cluster.start(3);
+    for token in unanswered {
+        assert!(cluster.wait(1, token).result.is_ok());
     }
 }

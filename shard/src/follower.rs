@@ -2,7 +2,7 @@
 
 use crate::group::NUMBER_MAX;
 use crate::mutant;
-use crate::role::{Follower, RoleState};
+use crate::role::{Flags, Follower, RoleState};
 use crate::{
     Accepted, Append, AppendOutcome, AppendReply, Env, Group, Heartbeat, HeartbeatReply, LogIndex,
     Membership, Moment, NodeId, Route, Sink, Term,
@@ -88,7 +88,7 @@ impl Group {
         if self.has_losses() {
             self.see_commit(env, message.commit, end);
         }
-        let matched = if mutant::REPORTS_LAST { self.tail.last } else { end };
+        let matched = if mutant::REPORTS_LAST { self.tail.last } else { self.vouched_until(end) };
         self.reply_append(env, peer, AppendOutcome::Matched(matched));
         let skip = (present.0 - message.prev_index.0) as u32;
         Ok(Accepted { skip, take: message.count - skip, epoch: self.epoch() })
@@ -110,6 +110,9 @@ impl Group {
             assert!(keep >= self.commit, "truncation to {keep} below the commit index {}", self.commit);
             self.tail.truncate(&mut self.cold.older_runs, keep);
             self.durable = self.durable.min(keep);
+            if self.flags.has(Flags::SPECIAL) {
+                self.cold.vouched = self.cold.vouched.map(|vouched| vouched.min(keep));
+            }
             self.epoch = self.epoch.wrapping_add(1);
         }
         self.tail.append(&mut self.cold.older_runs, end.0 - keep.0, term);

@@ -95,8 +95,8 @@ pub(crate) struct Cold {
     pub(crate) leader: LeaderCold,
     /// Meaningful with [`Flags::LOST`].
     pub(crate) recovering: Recovering,
-    /// The caller cannot read all of the log: see [`Group::set_fit`].
-    pub(crate) unfit: bool,
+    /// The caller cannot read all of the log: what had been vouched for when it said so. See [`Group::set_fit`].
+    pub(crate) vouched: Option<LogIndex>,
 }
 
 impl Group {
@@ -144,7 +144,7 @@ impl Group {
                 handed_to: NodeId::NONE,
                 leader: LeaderCold::new(),
                 recovering: Recovering::new(setup.hard_state.lost),
-                unfit: false,
+                vouched: None,
             }),
             epoch: 0,
             uncommitted_bytes: 0,

@@ -45,13 +45,18 @@
 //! # The log is known and cannot be read everywhere
 //!
 //! A disk may lose entries while the member runs ([`Group::set_fit`]). Indexes and terms are in memory, so the member keeps both
-//! promises as if nothing had happened: it refuses whom it would have refused, and what it acknowledges stays acknowledged, for after a
+//! promises as if nothing had happened: it refuses whom it would have refused, and what it acknowledged stays acknowledged, for after a
 //! restart the range counts as lost and the floor of above holds. What it cannot do is to hand on what it cannot read. So it does not
 //! campaign, is not handed leadership, and as a leader hands over.
 //!
-//! As long as that does not succeed it leads on. To step down at once would save no commit, since leadership commits nothing that a
-//! quorum does not hold. And it would cost: reads need a leader and not the missing range; writes go on if those in contact have
-//! the range (only who is far behind has to wait); and if all others are unfit as well, nobody would lead in its place although every
+//! Nor does any further commit rest on a disk that has just shown what it is: until the range is back it takes entries, as a follower
+//! and as a leader, but does not acknowledge them before others have committed them. (To acknowledge would break no promise, but a
+//! commit that rests on it has a copy less than it seems to have as soon as the node restarts.) A leader notices nothing but a peer whose
+//! answers lag behind. Where a quorum needs this member, writes wait for the repair.
+//!
+//! As long as handing over does not succeed it leads on. To step down at once would save no commit, since leadership commits nothing
+//! that a quorum does not hold. And it would cost: reads need a leader and not the missing range; writes go on if a quorum of others is
+//! there (only who is far behind has to wait); and if all others are unfit as well, nobody would lead in its place although every
 //! state machine is complete, and the snapshot that makes the range superfluous could not be sent.
 //!
 //! One leader must go: the one whose followers wait for the very entries that it cannot read. Nobody may have them (they were not
@@ -152,16 +157,41 @@ impl Group {
     }
 
     /// Whether the caller can read all entries that this member has. One that cannot (a disk lost them while it ran, and they are
-    /// being fetched from the others) knows its log as well as before: it votes, follows and acknowledges as it would, but it does
-    /// not campaign, for it could not send what it lacks; as a leader the caller has it hand over. Alone it has no choice. The module's
-    /// file has the argument.
-    pub fn set_fit(&mut self, fit: bool) {
-        self.cold.unfit = !fit;
+    /// being fetched from the others) knows its log as well as before: it votes and follows as it would. But no commit rests on it
+    /// any more, and it does not campaign, for it could not send what it lacks; as a leader the caller has it hand over. Alone it has
+    /// no choice. The module's file has the argument.
+    pub fn set_fit<S: Sink>(&mut self, env: &mut Env<'_, S>, fit: bool) {
+        if fit == self.cold.vouched.is_none() {
+            return;
+        }
+        self.cold.vouched = if fit { None } else { Some(self.durable) };
+        self.mark_special();
+        // What waited for the own copy. (The others' leader asks again for what it got no answer to.)
+        if fit {
+            self.maybe_commit(env);
+        }
     }
 
     /// See [`Group::set_fit`].
     pub(crate) fn is_unfit(&self) -> bool {
-        self.cold.unfit && !self.is_quorum(PeerSet::EMPTY)
+        self.cold.vouched.is_some() && !self.is_quorum(PeerSet::EMPTY)
+    }
+
+    /// How much of its log up to `end` this member vouches for. Behind what it vouched for before it could not read all of it, that is
+    /// what others have committed: then nothing rests on its word.
+    #[inline]
+    pub(crate) fn vouched_until(&self, end: LogIndex) -> LogIndex {
+        if self.flags.has(Flags::SPECIAL) { self.vouched_if_unfit(end) } else { end }
+    }
+
+    #[cold]
+    fn vouched_if_unfit(&self, end: LogIndex) -> LogIndex {
+        match self.cold.vouched {
+            Some(vouched) if self.is_unfit() && !mutant::VOUCHES_UNREADABLE => {
+                end.min(vouched.max(self.commit))
+            }
+            _ => end,
+        }
     }
 
     /// Whether this leader keeps the others from committing what they could commit without it; see the module. `commit` is what it

@@ -375,14 +375,15 @@ impl Group {
         env.sink.members_changed(*index, membership);
     }
 
-    fn mark_special(&mut self) {
+    pub(crate) fn mark_special(&mut self) {
         let members = &self.cold.members;
         let (_, membership) = members.in_force(self.commit);
         let is_plain = members.is_settled()
             && !membership.is_joint()
             && membership.learners().is_empty()
             && membership.kind(self.cold.me) == MemberKind::Voter
-            && members.parting.is_empty();
+            && members.parting.is_empty()
+            && self.cold.vouched.is_none();
         self.flags.put(Flags::SPECIAL, !is_plain);
     }
 

@@ -45,6 +45,8 @@ pub(crate) const FLOOR_IGNORED: bool = cfg!(mutant_floor_ignored);
 pub(crate) const MATCHED_REMEMBERED: bool = cfg!(mutant_matched_remembered);
 /// A leader leads on although its followers wait for what its disk has lost, and could do without it.
 pub(crate) const UNREADABLE_LEADS: bool = cfg!(mutant_unreadable_leads);
+/// A member that cannot read all of its log goes on acknowledging what comes.
+pub(crate) const VOUCHES_UNREADABLE: bool = cfg!(mutant_vouches_unreadable);
 /// Whoever is refused for its term asks in the new one at its next deadline only.
 pub(crate) const TERM_BEHIND: bool = cfg!(mutant_term_behind);
 /// What became of a snapshot counts however often it is reported (etcd#18055).

@@ -341,7 +341,7 @@ impl Group {
         let RoleState::Leader(leader) = &self.role else { return };
         let own = if mutant::OWN_COPY_EARLY { self.tail.last } else { self.durable };
         let index = if self.flags.has(Flags::SPECIAL) {
-            self.reached_by_voters(own)
+            self.reached_by_voters(self.vouched_until(own))
         } else {
             let peers = self.peers();
             let mut reached = [LogIndex(0); VOTERS_MAX];

@@ -133,7 +133,7 @@ impl Flags {
     /// Follower: reads wait for the leader's answer, or for the next question to it.
     pub(crate) const FORWARD: Flags = Flags(64);
     /// Decisions cannot be taken by counting peers: the configuration is joint, has learners, is without this node or not
-    /// committed yet, or there are peers that are no members. See `members.rs`.
+    /// committed yet, or there are peers that are no members (see `members.rs`); or this node cannot read its log (`lost.rs`).
     pub(crate) const SPECIAL: Flags = Flags(128);
     /// The disk lost something that this member had vouched for: see `lost.rs`. It has the bit of [`Flags::ROUND_OPEN`], because such a
     /// member never leads and no bit was left: ask [`crate::Group::has_losses`].

@@ -233,7 +233,7 @@ impl Group {
 
     /// Whether the entry at `index` may be one of those that the caller cannot read.
     fn cannot_read(&self, index: LogIndex) -> bool {
-        self.cold.unfit && (self.first_index()..=self.tail.last).contains(&index)
+        self.cold.vouched.is_some() && (self.first_index()..=self.tail.last).contains(&index)
     }
 
     /// A snapshot that the leader `from` of `leader_term` offered, wherever its bytes came from, is complete and durable. What the

@@ -240,7 +240,8 @@ fn a_member_that_cannot_read_all_of_its_log_follows_and_votes_and_does_not_campa
     }
     cluster.propose(1, 1, 10).unwrap();
     cluster.stabilize();
-    assert_eq!(cluster.group(1).commit(), LogIndex(6), "they acknowledge");
+    assert_eq!(cluster.group(2).last_index(), LogIndex(6), "they take what comes");
+    assert_eq!(cluster.group(1).commit(), LogIndex(5), "and no commit rests on them");
     cluster.crash(1, usize::MAX);
     cluster.run_for(ms(20_000));
     cluster.plain(2, |group, env| group.campaign(env));
@@ -252,6 +253,41 @@ fn a_member_that_cannot_read_all_of_its_log_follows_and_votes_and_does_not_campa
     cluster.run_for(ms(20_000));
     assert!(cluster.group(3).is_leader());
     assert_eq!(cluster.group(2).leader(), NodeId(3));
+    let last = cluster.group(3).last_index();
+    assert!(cluster.group(3).commit() < last);
+    cluster.set_unreadable(2, 1);
+    cluster.run_for(ms(1_000));
+    assert_eq!(cluster.group(3).commit(), last, "node 2 answers for all that it has");
+}
+
+/// What node 2 took while it could not read all of its log is replaced by the next leader before the range is back.
+#[test]
+fn what_an_unreadable_member_took_is_acknowledged_to_whoever_leads_when_it_is_repaired() {
+    let mut cluster = led_by_one(4);
+    cluster.set_unreadable(2, 3);
+    cluster.propose(1, 3, 10).unwrap();
+    cluster.deliver(|envelope| envelope.to.0 == 2);
+    cluster.complete_writes(2);
+    assert_eq!(cluster.group(2).last_index(), LogIndex(8));
+    cluster.crash(1, usize::MAX);
+    cluster.plain(3, |group, env| group.campaign(env));
+    cluster.run_for(ms(20_000));
+    assert!(!cluster.group(3).is_leader(), "node 2 has more, and may not be the only one");
+    // Back without what was not durable there: node 3 leads, with node 1 alone to rest on.
+    cluster.restart(1);
+    cluster.run_for(ms(20_000));
+    let leader = cluster.leader().expect("two of three are sound");
+    assert_ne!(leader, 2);
+    let last = cluster.group(leader).last_index();
+    assert_eq!(cluster.group(leader).commit(), last);
+    cluster.crash(4 - leader, usize::MAX);
+    cluster.propose(leader, 1, 10).unwrap();
+    cluster.run_for(ms(5_000));
+    assert_eq!(cluster.group(leader).commit(), last, "nothing rests on node 2");
+    cluster.set_unreadable(2, 1);
+    cluster.run_for(ms(5_000));
+    assert_eq!(cluster.group(leader).commit(), cluster.group(leader).last_index());
+    assert_eq!(cluster.terms(2), cluster.terms(leader));
 }
 
 #[test]
@@ -260,7 +296,7 @@ fn a_leader_that_cannot_read_all_of_its_log_goes_on_until_it_hands_over_and_is_n
     cluster.set_unreadable(1, 3);
     cluster.propose(1, 1, 10).unwrap();
     cluster.stabilize();
-    assert_eq!(cluster.group(1).commit(), LogIndex(6));
+    assert_eq!(cluster.group(1).commit(), LogIndex(6), "both of the others have it");
     cluster.plain(1, |group, env| group.transfer_leadership(env, NodeId(2)).unwrap());
     cluster.run_for(ms(1_000));
     assert!(cluster.group(2).is_leader());
@@ -338,19 +374,42 @@ fn a_leader_whose_followers_need_its_vote_leads_on_and_serves_reads() {
 
 #[test]
 fn a_leader_that_still_commits_leads_on_whatever_it_cannot_read() {
-    let mut cluster = led_by_one(4);
-    cluster.set_unreadable(1, 4);
-    for id in [2, 3] {
-        cluster.set_unreadable(id, 3);
+    let mut cluster = Cluster::led(5);
+    cluster.propose(1, 4, 10).unwrap();
+    cluster.run_for(ms(1_000));
+    for id in [1, 2] {
+        cluster.set_unreadable(id, 4);
     }
     for _ in 0..3 {
         cluster.plain(1, |group, env| group.transfer_leadership(env, NodeId(2)).unwrap());
         cluster.run_for(ms(5_000));
-        assert!(cluster.group(1).is_leader(), "nobody else could lead");
+        assert!(cluster.group(1).is_leader(), "node 2 cannot lead");
         cluster.propose(1, 1, 10).unwrap();
         cluster.run_for(ms(5_000));
         assert_eq!(cluster.group(1).commit(), cluster.group(1).last_index());
     }
+}
+
+#[test]
+fn where_a_majority_cannot_read_its_logs_reads_are_served_and_writes_wait_for_the_repair() {
+    let mut cluster = led_by_one(4);
+    for id in [1, 2, 3] {
+        cluster.set_unreadable(id, 4);
+    }
+    cluster.propose(1, 1, 10).unwrap();
+    cluster.run_for(ms(20_000));
+    assert!(cluster.group(1).is_leader(), "nobody else could lead");
+    let round = cluster.read(1).unwrap();
+    cluster.run_for(ms(1_000));
+    assert!(cluster.nodes[&1].reads_confirmed.iter().any(|confirmed| confirmed.0 >= round));
+    let committed = cluster.group(1).commit();
+    assert!(committed < cluster.group(1).last_index());
+    cluster.set_unreadable(3, 1);
+    cluster.run_for(ms(1_000));
+    assert_eq!(cluster.group(1).commit(), committed, "one of three");
+    cluster.set_unreadable(1, 1);
+    cluster.run_for(ms(1_000));
+    assert_eq!(cluster.group(1).commit(), cluster.group(1).last_index());
 }
 
 /// One of five that cannot read all of its log leads, and loses contact with all but one, who does not notice that it leads no more.

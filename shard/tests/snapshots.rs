@@ -285,7 +285,7 @@ fn a_member_that_cannot_read_its_log_takes_a_snapshot_of_what_is_committed_there
     let snapshot = snapshot_of(&cluster, 1);
     let is_needed = |cluster: &Cluster| cluster.group(3).needs_snapshot(Term(1), LogIndex(last.0 - 3));
     assert!(!is_needed(&cluster));
-    cluster.plain(3, |group, _| group.set_fit(false));
+    cluster.plain(3, |group, env| group.set_fit(env, false));
     assert!(is_needed(&cluster));
     cluster.install_snapshot(NodeId(1), 3, Term(1), &snapshot);
     let group = cluster.group(3);

@@ -115,7 +115,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let known = self.io.heal.wounds.entry(slot).or_insert(wound);
         known.whole_at = None;
         known.ask_at = known.ask_at.min(ask_at);
-        self.groups[slot as usize].set_fit(false);
+        self.step(slot, |group, env| group.set_fit(env, false));
+        self.end_step(slot);
         self.maybe_misplaced(slot);
     }
 
@@ -144,7 +145,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let healed = self.io.heal.wounds.iter().filter(|(_, wound)| whole(wound)).map(|(slot, _)| *slot);
         for slot in healed.collect::<Vec<u32>>() {
             self.io.heal.wounds.remove(&slot);
-            self.groups[slot as usize].set_fit(true);
+            self.step(slot, |group, env| group.set_fit(env, true));
+            self.end_step(slot);
             self.io.counters.healed += 1;
             tracing::info!(group = %self.ids[slot as usize], "all entries that the disk lost are back");
         }

@@ -465,6 +465,9 @@ impl Cluster {
         let settings = node.settings.clone();
         let config = settings.as_ref().unwrap_or(&self.config);
         node.boot(node.clock.at(self.now), config, &mut self.random, fresh);
+        if node.lost_below > 1 {
+            self.plain(id, |group, env| group.set_fit(env, false));
+        }
     }
 
     /// Starts a node anew that has done nothing yet, with settings and a clock of its own.

@@ -241,9 +241,7 @@ impl Node {
         self.routes.clear();
         self.wants_load = false;
         self.pulses = Pulses::new(self.id.0, now);
-        let mut group = Group::new(now, config, random, &setup);
-        group.set_fit(self.lost_below <= 1);
-        self.group = Some(group);
+        self.group = Some(Group::new(now, config, random, &setup));
     }
 
     /// Whether this node judges `peer` to be in contact.

@@ -18,7 +18,7 @@ impl Cluster {
     pub fn set_unreadable(&mut self, id: u32, below: u64) {
         self.nodes.get_mut(&id).expect("a node").lost_below = below;
         self.plain(id, |group, env| {
-            group.set_fit(below <= 1);
+            group.set_fit(env, below <= 1);
             group.on_entries_loaded(env);
         });
     }
