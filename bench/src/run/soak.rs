@@ -117,7 +117,7 @@ impl MinuteReport {
 }
 
 fn line(texts: [&str; 11]) -> String {
-    const WIDTHS: [usize; 11] = [6, 12, 9, 9, 9, 10, 11, 12, 10, 10, 6];
+    const WIDTHS: [usize; 11] = [6, 12, 10, 10, 10, 10, 11, 12, 10, 10, 6];
     texts.iter().zip(WIDTHS).map(|(text, width)| format!("{text:>width$}")).collect()
 }
 
