@@ -180,9 +180,9 @@ impl RingDisk {
         &self.facts
     }
 
-    /// Operations that the device has and that have not been collected.
+    /// Operations that the device has and that have not been collected. A write with a sync linked behind it is one.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight + self.waiting.len() as u32
+        (self.slots.len() - self.free.len()) as u32
     }
 
     fn name_of(&self, file: FileId) -> String {

@@ -99,6 +99,11 @@ pub struct Wal<D: Disk> {
     flight_base: u64,
     /// Batches among `flights` that are not complete.
     batches_in_flight: u32,
+    /// Bytes of these, and the most that they were since the disk was idle.
+    flight_bytes: u64,
+    flight_bytes_peak: u64,
+    /// So large an open batch is worth a write by itself when the disk is idle, see [`Wal::wants_submit`].
+    early_bytes: u64,
     /// Set while a flight waits to be repeated.
     retry_at: Option<u64>,
     /// Checksum of the last batch or segment header: the link that the next one names.

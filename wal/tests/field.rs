@@ -488,3 +488,38 @@ fn a_small_batch_waits_a_little_while_a_write_is_under_way_if_that_is_wanted() {
     wal.submit(now + 110_000);
     assert_eq!(wal.disk().in_flight(), 3, "a large one goes at once");
 }
+
+#[test]
+fn an_idle_disk_is_given_half_of_a_turn_and_works_while_the_other_half_comes() {
+    let options = Options { segment_bytes: 1 << 20, batch_bytes_max: 64 << 10, ..small() };
+    let (mut wal, _) = new_log(options);
+    let slot = wal.stream(StreamId(1));
+    let (mut index, mut now) = (0, 0);
+    // What was asked for in the middle of a turn, and how many writes are under way at its end.
+    let mut turn = |wal: &mut Wal<SimDisk>, entries: u64| {
+        let mut asked = 0;
+        wal.disk().hold();
+        for _ in 0..entries {
+            index += 1;
+            now += 1_000;
+            put(wal, slot, index, 1000);
+            if wal.wants_submit() {
+                asked += 1;
+                wal.submit(now);
+            }
+        }
+        wal.submit(now);
+        let in_flight = wal.disk().in_flight();
+        wal.disk().run();
+        wal.poll(now);
+        assert_eq!(wal.durable(), wal.last_ticket());
+        (asked, in_flight)
+    };
+    assert_eq!(turn(&mut wal, 40), (0, 1), "nobody knows yet how long turns are");
+    for _ in 0..5 {
+        assert_eq!(turn(&mut wal, 40), (1, 2));
+    }
+    assert_eq!(turn(&mut wal, 5), (0, 1), "a small one is no two writes");
+    // Half of that would be less than a write is worth.
+    assert_eq!(turn(&mut wal, 7), (0, 1));
+}

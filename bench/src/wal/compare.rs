@@ -1,7 +1,7 @@
 //! Our log, the limit of its disk and raft-engine side by side: the same load on the same disk, in turn, several times over.
 
 use anyhow::{Context, Result};
-use logdrive_wal::RingOptions;
+use logdrive_wal::{DurableWrites, RingOptions};
 use serde::Serialize;
 
 use super::driver::{Driver, Load, Nothing};
@@ -76,6 +76,7 @@ struct CompareReport {
     seed: u64,
     writes_in_flight: u32,
     batch_bytes_max: u32,
+    durable_writes: String,
     segment_bytes: u64,
     segments: u32,
     shapes: Vec<ShapeReport>,
@@ -118,6 +119,7 @@ impl Report for CompareReport {
             ),
         )];
         rows.extend(self.shapes.iter().map(|shape| ("", shape_row(shape))));
+        rows.push(("durable", format!("{} of the log and of the limit", self.durable_writes)));
         rows.extend(report::machine_rows(&self.cpu));
         rows
     }
@@ -201,6 +203,8 @@ struct Field {
     limit: Limit,
     peer: Option<Peer>,
     arguments: WalArgs,
+    /// How the log and the limit make their writes durable.
+    durable_writes: String,
 }
 
 /// `logdrive-bench wal`.
@@ -237,6 +241,7 @@ pub(crate) fn run(arguments: &WalArgs) -> Result<bool> {
         }
     }
     let cpu = Usage::now().since(&usage);
+    let durable_writes = field.durable_writes.clone();
     drop(field);
     bar.finish_and_clear();
     warnings.extend(report::machine_warnings(&cpu));
@@ -248,6 +253,7 @@ pub(crate) fn run(arguments: &WalArgs) -> Result<bool> {
         seed: arguments.seed,
         writes_in_flight: arguments.log.writes_in_flight,
         batch_bytes_max: arguments.log.batch_bytes,
+        durable_writes,
         segment_bytes,
         segments,
         shapes: rounds.iter().map(|rounds| median_of(rounds)).collect(),
@@ -271,10 +277,13 @@ fn prepare(
         anyhow::Ok(path)
     };
     let options = options(&arguments.log, segments);
-    let ours = Driver::new(open(&subdirectory("ours")?, &options, &mut Nothing)?, arguments.seed);
+    let mut ours = Driver::new(open(&subdirectory("ours")?, &options, &mut Nothing)?, arguments.seed);
+    let how = ours.wal.disk().facts().durable_writes;
     let ring = RingOptions {
         buffers: arguments.log.writes_in_flight,
         buffer_bytes: arguments.log.batch_bytes,
+        // The same writes: a probe of its own might choose the other way of making them durable.
+        durable_writes: if how.is_linked() { DurableWrites::Fsync } else { DurableWrites::Dsync },
         ..RingOptions::default()
     };
     let limit = Limit::new(&subdirectory("limit")?, segments, options.segment_bytes, ring)?;
@@ -286,7 +295,8 @@ fn prepare(
             None
         }
     };
-    Ok(Field { ours, limit, peer, arguments: arguments.clone() })
+    let durable_writes = how.to_string();
+    Ok(Field { ours, limit, peer, arguments: arguments.clone(), durable_writes })
 }
 
 impl Field {

@@ -192,6 +192,9 @@ impl Driver {
         while self.outstanding.len() < self.load.in_flight as usize {
             let ticket = self.append()?;
             self.outstanding.push_back((ticket, now));
+            if self.wal.wants_submit() {
+                self.wal.submit(now);
+            }
         }
         self.turn(now, done)
     }

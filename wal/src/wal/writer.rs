@@ -13,6 +13,9 @@ use crate::format::{
 };
 use crate::mutant;
 
+/// Less than this is no write of its own in the middle of a turn: every write costs CPU, whatever its size.
+const EARLY_BYTES_MIN: u64 = 8 << 10;
+
 /// How long the log waits before it repeats a write that found the disk full.
 pub(super) const RETRY_NANOS: u64 = 100_000_000;
 
@@ -111,6 +114,16 @@ impl<D: Disk> Wal<D> {
         self.completions = completions;
         self.handle_completions(now_nanos);
         self.news
+    }
+
+    /// Whether an owner in the middle of a long turn had better call [`Wal::submit`] now and then go on: the disk has nothing to
+    /// do, and half of what it had at most at once since it was idle last is there. Without this, all that is in flight falls
+    /// into one batch, as soon as the owner once had nothing to do but wait for all of it, and from then on disk and processor
+    /// work in turns.
+    #[inline]
+    pub fn wants_submit(&self) -> bool {
+        self.batches_in_flight == 0
+            && self.open.as_ref().is_some_and(|open| open.len as u64 >= self.early_bytes)
     }
 
     /// Takes the disk's completions; returns whether [`Wal::durable`] moved, a read ended, an operation of the owner's ended
@@ -249,6 +262,8 @@ impl<D: Disk> Wal<D> {
         self.next_lsn = batch.end();
         let what = What::Batch { ticket: batch.ticket, end: batch.end() };
         self.batches_in_flight += 1;
+        self.flight_bytes += padded;
+        self.flight_bytes_peak = self.flight_bytes_peak.max(self.flight_bytes);
         self.last_submit_nanos = now_nanos;
         self.fly(what, file, offset, padded as u32, batch.lsn, batch.buffer, now_nanos);
     }
@@ -351,6 +366,11 @@ impl<D: Disk> Wal<D> {
                 self.last_write_nanos = Some(now_nanos);
                 if matches!(what, What::Batch { .. }) {
                     self.batches_in_flight -= 1;
+                    self.flight_bytes -= u64::from(len);
+                    if self.batches_in_flight == 0 {
+                        self.early_bytes = (self.flight_bytes_peak / 2).max(EARLY_BYTES_MIN);
+                        self.flight_bytes_peak = 0;
+                    }
                 }
                 if let Some(buffer) = completion.buffer {
                     self.disk.recycle(buffer);
