@@ -20,13 +20,15 @@
 //!   [`read_chunk`](SnapshotStore::read_chunk) give the chunks as they are in the file.
 //! - To receive: [`begin_receive`](SnapshotStore::begin_receive) with the header, [`receive`](SnapshotStore::receive) for each
 //!   chunk, in any order; [`progress`](SnapshotStore::progress) says which one is missing, after a reconnect as well. The last
-//!   chunk ends it, by `Durable` or `WriteFailed`.
+//!   chunk ends it, by `Durable` or `WriteFailed`. What is done with it is the owner's decision: [`accept`](SnapshotStore::accept) when its
+//!   state is in use, [`remove`](SnapshotStore::remove) if it is of no use.
 //!
 //! # When a file is complete
 //!
 //! Chunks and then the header go to a file with a temporary name; then fsync of the file, rename, fsync of the directory. What
 //! was received is read back and verified as a whole before the rename. Only then is it a snapshot, and only then are older
-//! ones removed. A file with a temporary name is never looked into, only removed.
+//! ones removed; if it was received, only when it is accepted, because until then the older ones are what the group's log begins behind.
+//! A file with a temporary name is never looked into, only removed.
 //!
 //! # Modules
 //!

@@ -43,7 +43,7 @@ pub(super) fn scan<D: Disk>(disk: &mut D, partials_max: u32) -> Result<Scanned, 
     let mut partials = BTreeMap::new();
     let mut parts = BTreeMap::new();
     read_headers(disk, &part_keys, Key::partial, &mut parts);
-    for (key, Entry { bytes, header }) in parts {
+    for (key, Entry { bytes, header, .. }) in parts {
         match header {
             Ok(header) => {
                 opened.half_received.push(key.partial());
@@ -89,7 +89,7 @@ fn read_headers<D: Disk>(
             Err(error) if error.errno == libc::ENOENT => {}
             Err(error) => {
                 let header = Err(ReadFailure::Disk(error));
-                files.insert(*key, Entry { bytes: *bytes, header });
+                files.insert(*key, Entry { bytes: *bytes, header, on_trial: false });
             }
             Ok(other) => unreachable!("an open ended with {other:?}"),
         }
@@ -101,7 +101,7 @@ fn read_headers<D: Disk>(
     let reads = reads.collect();
     for (completion, (key, bytes, _)) in run(disk, reads).into_iter().zip(&open) {
         let header = header_of((*key, name_of(*key)), *bytes, &completion.result, completion.buffer.as_ref());
-        files.insert(*key, Entry { bytes: *bytes, header });
+        files.insert(*key, Entry { bytes: *bytes, header, on_trial: false });
         completion.buffer.into_iter().for_each(|buffer| disk.recycle(buffer));
     }
     // A file that does not close takes a descriptor, no more.

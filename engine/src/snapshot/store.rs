@@ -23,6 +23,8 @@ pub(super) struct Entry {
     pub(super) bytes: u64,
     /// Its header, or why it is not used.
     pub(super) header: Result<SnapshotHeader, ReadFailure>,
+    /// It came from another node, and nothing rests on it yet: it may still go, so it makes no other file superfluous.
+    pub(super) on_trial: bool,
 }
 
 /// A file that an earlier process was receiving.
@@ -118,6 +120,13 @@ impl<D: Disk> SnapshotStore<D> {
     /// The header of a good snapshot as it is sent, ahead of the chunks.
     pub fn header_of(&self, snapshot: SnapshotId) -> Option<Vec<u8>> {
         self.header(snapshot).map(SnapshotHeader::encode)
+    }
+
+    /// The state of a group rests on a snapshot that was received: older ones are superfluous from now on, as the settings say.
+    pub fn accept(&mut self, snapshot: SnapshotId) {
+        let Some((&key, entry)) = self.files.iter_mut().find(|(key, _)| key.id == snapshot) else { return };
+        entry.on_trial = false;
+        self.retain(key.group, key.life, true);
     }
 
     /// Removes a snapshot that is not wanted any more, whatever the settings keep. False if there is none, or it is being read.
@@ -318,7 +327,8 @@ impl<D: Disk> SnapshotStore<D> {
                 let key = output.key;
                 self.stats.durable += 1;
                 self.events.push(StoreEvent::Durable { write, snapshot: header.id });
-                self.files.insert(key, Entry { bytes: header.file_bytes(), header: Ok(header) });
+                let on_trial = matches!(output.source, Source::Remote(_));
+                self.files.insert(key, Entry { bytes: header.file_bytes(), header: Ok(header), on_trial });
                 self.retain(key.group, key.life, true);
             }
             (failure, _) => {
@@ -340,6 +350,7 @@ impl<D: Disk> SnapshotStore<D> {
         let mut superfluous = Vec::new();
         for (key, entry) in self.of(group, life).rev() {
             match entry.header {
+                Ok(_) if entry.on_trial && good == 0 => {}
                 Ok(_) if good < kept => good += 1,
                 Ok(_) => superfluous.push(*key),
                 Err(_) if damaged && good > 0 => superfluous.push(*key),

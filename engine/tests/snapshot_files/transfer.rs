@@ -188,3 +188,41 @@ fn what_is_received_counts_against_its_own_limit_and_the_space_there_is() {
     let error = to.store.begin_receive(&headers[1], 0).unwrap_err();
     assert!(matches!(error, BeginError::TooMany { setting: "receives_max", .. }), "{error}");
 }
+
+/// Whoever received it may find that it is of no use, or cannot be loaded: then the older one must still be there, for the log begins
+/// behind it.
+#[test]
+fn what_was_received_makes_older_files_superfluous_only_when_something_rests_on_it() {
+    let mut from = Bench::open(sim(1), settings());
+    let id = from.write(meta(1, 20), &state(1, 20, 40_000)).unwrap();
+    let (header, chunks) = from.chunks(id);
+    let mut to = Bench::open(sim(2), SnapshotFileSettings { snapshots_kept: 0, ..settings() });
+    let receive = |to: &mut Bench<_>| {
+        let write = to.store.begin_receive(&header, 0).unwrap();
+        for (number, chunk) in (0..).zip(&chunks) {
+            to.give(write, id, number, chunk).unwrap();
+        }
+        assert_eq!(to.wait(write).unwrap(), id);
+        to.settle();
+    };
+    let indexes = |to: &Bench<_>| to.store.snapshots().map(|header| header.index.0).collect::<Vec<_>>();
+    to.write(meta(1, 7), &state(1, 7, 10_000)).unwrap();
+    receive(&mut to);
+    assert_eq!(to.read(id).unwrap().1, state(1, 20, 40_000));
+    to.settle();
+    assert_eq!(indexes(&to), [7, 20], "also after it was read");
+    assert!(to.store.remove(id));
+    to.settle();
+    assert_eq!(indexes(&to), [7]);
+    receive(&mut to);
+    to.store.accept(id);
+    to.settle();
+    assert_eq!(indexes(&to), [20]);
+    // One that nothing ever rested on goes when a newer one is written here.
+    to.store.remove(id);
+    to.write(meta(1, 7), &state(1, 7, 10_000)).unwrap();
+    receive(&mut to);
+    to.write(meta(1, 30), &state(1, 30, 10_000)).unwrap();
+    to.settle();
+    assert_eq!(indexes(&to), [30]);
+}

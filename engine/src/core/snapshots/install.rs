@@ -348,6 +348,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.groups[at].on_applied(meta.index);
         tracing::info!(group = %self.ids[at], index = %meta.index, "a snapshot from another node is installed");
         self.snapshots.counters.installed += 1;
+        self.snapshots.store.accept(header.id);
         let state = &mut self.snapshots.groups[at];
         (state.index, state.file_bytes, state.at) = (meta.index, header.file_bytes(), Some(self.io.now));
         (state.membership_index, state.membership) = (meta.membership_index, meta.membership);
