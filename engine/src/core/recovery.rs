@@ -356,6 +356,7 @@ impl Replayed {
 
     /// Entries up to `index` are gone.
     fn compacted(&mut self, index: u64) {
+        let went_on = self.went_on();
         let log = &mut self.log;
         if index < log.first.0 {
             return;
@@ -363,6 +364,12 @@ impl Replayed {
         let run = log.term_runs.iter().rev().find(|run| run.0.0 <= index);
         // The term of an entry that was never here is not known: a snapshot took its place.
         let is_known = index <= log.last.0;
+        if !is_known {
+            // Nor are those of its configurations right that were not committed: the snapshot may have parted from this log before them.
+            let applied = if went_on { self.applied } else { 0 };
+            let committed = self.commit.min(log.last.0).max(applied);
+            self.memberships.retain(|known| known.0.0 <= committed);
+        }
         log.prev_term = run.filter(|_| is_known).map_or(Term(0), |run| run.1);
         log.first = LogIndex(index + 1);
         log.last = log.last.max(LogIndex(index));

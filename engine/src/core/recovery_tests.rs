@@ -478,6 +478,39 @@ fn another_log_of_the_same_life_keeps_the_snapshot_and_voids_the_log_before_it()
     assert!(!start.log_is_void);
 }
 
+/// A leader whose last entry, a configuration, nobody else got; another leader's snapshot took the place of its log, which ended before it.
+#[test]
+fn a_configuration_that_a_snapshot_parted_from_is_none_of_the_log_that_begins_behind_it() {
+    let configuration = Membership::founding(&[NodeId(1), NodeId(4)]).expect("two voters").encode();
+    let config = |replay: &mut Replay<'_, Journal>, index, term, commit| {
+        let note = entry_note(EntryKind::Config, LogIndex(commit));
+        replay.entry(StreamId(5), EntryHeader { index, tag: term, note }, &configuration);
+    };
+    let (mut groups, applied, _) = replay(|replay| {
+        replay.groups[0].on_snapshot(0, snapshot_of(21, 3));
+        entry(replay, 5, 19, 2, 18);
+        config(replay, 20, 2, 19);
+        replay.compacted(StreamId(5), 21);
+        entry(replay, 5, 22, 3, 21);
+        config(replay, 23, 3, 21);
+    });
+    assert_eq!(applied.len(), 0, "{applied:?}");
+    let start = groups[0].start().expect("they belong together");
+    assert!(!start.log_is_void);
+    assert_eq!((start.applied, start.log.first, start.log.last), (LogIndex(21), LogIndex(22), LogIndex(23)));
+    let at: Vec<u64> = start.memberships.iter().map(|(index, _)| index.0).collect();
+    assert_eq!(at, [0, 23], "that of the snapshot, and the one that came after it");
+    // What was committed before the log was replaced stays: an older snapshot may have to do.
+    let (groups, ..) = replay(|replay| {
+        config(replay, 1, 1, 0);
+        entry(replay, 5, 2, 1, 1);
+        config(replay, 3, 1, 1);
+        replay.compacted(StreamId(5), 9);
+    });
+    let at: Vec<u64> = groups[0].memberships.iter().map(|(index, _)| index.0).collect();
+    assert_eq!(at, [0, 1]);
+}
+
 #[test]
 fn term_and_vote_of_an_earlier_life_go_on_when_a_snapshot_of_the_present_one_is_all_there_is_of_it() {
     let (groups, ..) = replay(|replay| {
