@@ -119,6 +119,13 @@ impl Group {
         }
     }
 
+    /// Nobody waits any more for reads that were forwarded: the question that is out is not repeated, and its answer is ignored.
+    pub fn forget_forwarded_reads(&mut self) {
+        if self.flags.has(Flags::FORWARD) && !self.is_leader() {
+            self.forget_forwarded();
+        }
+    }
+
     fn forget_forwarded(&mut self) {
         self.flags.clear(Flags::FORWARD);
         let forward = &mut self.cold.forward;

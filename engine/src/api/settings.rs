@@ -17,7 +17,8 @@ pub enum ReadPolicy {
     /// `Linearizable` is.
     LeaderLease,
     /// As fresh as `Linearizable`, from this node's state whoever leads: a follower asks its leader for a confirmed index, and
-    /// waits until it has applied so far.
+    /// waits until it has applied so far. Not for ever: if it gets no further (it was removed, and not told), the answer is
+    /// [`crate::api::Error::NotLeader`].
     Follower,
     /// From this node's state, which may be stale, if it applied `min_index`; answers without a leader too. A client that
     /// asks for the highest index it has seen never sees time go back.

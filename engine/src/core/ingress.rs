@@ -189,7 +189,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     /// Why a node that does not lead takes no proposals and reads.
-    fn not_leader(&self, slot: u32) -> Error {
+    pub(super) fn not_leader(&self, slot: u32) -> Error {
         let leader = self.other_leader(slot);
         if !leader.is_some() && self.groups[slot as usize].lost().is_any() {
             return Error::GroupCorrupt;
@@ -273,9 +273,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// An admitted read waits for its round, or for the leader's answer.
     fn await_round(&mut self, slot: u32, port: PortId, token: u64, round: u64, request: &[u8]) {
         self.io.lanes[slot as usize].flags.raise(Flags::HAS_READS);
-        if self.io.reads.push(slot as usize, port, token, round, request) {
+        if self.io.reads.push(slot as usize, (port, token), round, request, self.io.now) {
             self.io.queue_reads(slot);
         }
+        self.io.watch_reads(slot);
         self.io.queue_flush(slot);
     }
 
@@ -299,8 +300,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 Ok(index) => {
                     self.io.counters.lease_reads += 1;
                     self.io.lanes[slot as usize].flags.raise(Flags::HAS_READS);
-                    self.io.reads.push_confirmed(slot as usize, port, token, index, request);
+                    self.io.reads.push_confirmed(slot as usize, (port, token), index, request, self.io.now);
                     self.io.queue_reads(slot);
+                    self.io.watch_reads(slot);
                 }
                 Err(_) => match self.step(slot, |group, env| group.read_index(env)) {
                     Ok(round) => self.await_round(slot, port, token, round, request),

@@ -41,6 +41,9 @@ impl Flags {
     /// Its log is as long as it may be: no proposals are taken until a snapshot is durable.
     pub(super) const LOG_FULL: Flags = Flags(1 << 11);
 
+    /// Its reads are looked at again after a while.
+    pub(super) const WATCHED: Flags = Flags(1 << 12);
+
     /// Sets a bit; whether it was clear.
     pub(super) fn raise(&mut self, flag: Flags) -> bool {
         let was_clear = self.0 & flag.0 == 0;

@@ -19,7 +19,7 @@
 //! | `lane`, `cache`, `requests`, `parked`, `loads` | what the core keeps beside the groups |
 //! | `timers`, `prefetch` | deadlines of all groups; asking for memory ahead |
 //! | `links`, `peers` | links, pulses, contact, routes |
-//! | `apply`, `waits` | applying and serving reads; `sessions`: exactly-once commands |
+//! | `apply`, `waits` | applying and serving reads; `patience`: reads that get no further; `sessions`: exactly-once commands |
 //! | `members`, `retire` | changes of configurations, and what follows from them; groups that left this node |
 //! | `balance` | leader placement, hand-over; `transfers`: orders to hand over |
 //! | `room` | room in the logs of a group's members; `pressure`: what the log asks to be given up |
@@ -48,6 +48,7 @@ mod loads;
 mod members;
 mod open;
 mod parked;
+mod patience;
 mod peers;
 mod prefetch;
 mod pressure;

@@ -92,6 +92,7 @@ impl<D: Disk> Io<D> {
             reads: Reads::new(lanes.len()),
             lease_reads: LeaseReads::default(),
             local_reads: LocalReads::default(),
+            watched: VecDeque::new(),
             ports: Ports::default(),
             requests: 0,
             request_bytes: 0,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use logdrive_shard::LogIndex;
+use logdrive_shard::{LogIndex, Moment};
 
 use super::lane::{Lane, NIL};
 use super::types::PortId;
@@ -182,6 +182,8 @@ pub(super) struct Read {
     pub(super) port: PortId,
     pub(super) token: u64,
     pub(super) request: Vec<u8>,
+    /// When it came.
+    since: Moment,
     round: u64,
     /// What must be applied; `u64::MAX` until the round is confirmed.
     index: u64,
@@ -218,7 +220,14 @@ impl Reads {
     }
 
     /// Adds a read that got `round`; whether it is confirmed already.
-    pub(super) fn push(&mut self, slot: usize, port: PortId, token: u64, round: u64, request: &[u8]) -> bool {
+    pub(super) fn push(
+        &mut self,
+        slot: usize,
+        (port, token): (PortId, u64),
+        round: u64,
+        request: &[u8],
+        now: Moment,
+    ) -> bool {
         let at = self.free.pop().unwrap_or_else(|| {
             self.slab.push(Read::default());
             (self.slab.len() - 1) as u32
@@ -228,6 +237,7 @@ impl Reads {
         let read = &mut self.slab[at as usize];
         read.port = port;
         read.token = token;
+        read.since = now;
         read.request.clear();
         read.request.extend_from_slice(request);
         read.round = round;
@@ -247,12 +257,12 @@ impl Reads {
     pub(super) fn push_confirmed(
         &mut self,
         slot: usize,
-        port: PortId,
-        token: u64,
+        from: (PortId, u64),
         index: LogIndex,
         request: &[u8],
+        now: Moment,
     ) {
-        self.push(slot, port, token, 0, request);
+        self.push(slot, from, 0, request, now);
         let tail = self.queues[slot].tail;
         self.slab[tail as usize].index = index.0;
     }
@@ -314,6 +324,34 @@ impl Reads {
         let first = queue.head;
         (queue.head, queue.tail, queue.confirmed_round) = (NIL, NIL, 0);
         self.drop_from(slot, first, &mut gone);
+    }
+
+    /// Takes the reads off the front of the queue that came until `until`, each into `gone` with the index that it waits for, if that is
+    /// known: those that are confirmed, and of the others only if `all`.
+    pub(super) fn cut_older(
+        &mut self,
+        slot: usize,
+        until: Moment,
+        all: bool,
+        mut gone: impl FnMut(&Read, Option<LogIndex>),
+    ) {
+        loop {
+            let queue = &mut self.queues[slot];
+            let head = queue.head;
+            if head == NIL {
+                queue.tail = NIL;
+                return;
+            }
+            let read = &self.slab[head as usize];
+            let is_confirmed = read.index != u64::MAX;
+            if read.since > until || !(is_confirmed || all) {
+                return;
+            }
+            queue.head = read.next;
+            queue.count -= 1;
+            gone(read, is_confirmed.then_some(LogIndex(read.index)));
+            self.recycle(head);
+        }
     }
 
     fn drop_from(&mut self, slot: usize, mut at: u32, gone: &mut impl FnMut(PortId, u64, usize)) {

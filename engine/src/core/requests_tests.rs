@@ -76,8 +76,8 @@ fn proposals_are_answered_by_index_and_those_behind_the_commit_index_fail() {
 #[test]
 fn reads_are_served_in_order_once_confirmed_and_applied() {
     let mut reads = Reads::new(1);
-    assert!(!reads.push(0, PortId(0), 1, 1, b"a"));
-    assert!(!reads.push(0, PortId(0), 2, 2, b"b"));
+    assert!(!reads.push(0, (PortId(0), 1), 1, b"a", Moment(1)));
+    assert!(!reads.push(0, (PortId(0), 2), 2, b"b", Moment(2)));
     assert!(reads.pop_served(0, LogIndex(100)).is_none());
     reads.confirm(0, 1, LogIndex(10));
     assert!(reads.pop_served(0, LogIndex(9)).is_none());
@@ -88,7 +88,7 @@ fn reads_are_served_in_order_once_confirmed_and_applied() {
     assert_eq!(reads.count(0), 1);
     // A round that was confirmed while the read was registered: a group with one voter.
     reads.confirm(0, 3, LogIndex(11));
-    assert!(reads.push(0, PortId(0), 3, 3, b"c"));
+    assert!(reads.push(0, (PortId(0), 3), 3, b"c", Moment(3)));
     for token in [2, 3] {
         let read = reads.pop_served(0, LogIndex(11)).expect("served");
         assert_eq!(reads.get(read).token, token);
@@ -99,13 +99,16 @@ fn reads_are_served_in_order_once_confirmed_and_applied() {
 #[test]
 fn losing_leadership_ends_unconfirmed_reads_only_and_rounds_may_start_anew() {
     let mut reads = Reads::new(1);
-    reads.push(0, PortId(0), 1, 8, b"a");
-    reads.push(0, PortId(0), 2, 9, b"bc");
+    reads.push(0, (PortId(0), 1), 8, b"a", Moment(1));
+    reads.push(0, (PortId(0), 2), 9, b"bc", Moment(2));
     reads.confirm(0, 8, LogIndex(5));
     let mut gone = Vec::new();
     reads.cut_unconfirmed(0, |_, token, bytes| gone.push((token, bytes)));
     assert_eq!(gone, [(2, 2)]);
-    assert!(!reads.push(0, PortId(0), 3, 1, b""), "the old round says nothing about the new one");
+    assert!(
+        !reads.push(0, (PortId(0), 3), 1, b"", Moment(3)),
+        "the old round says nothing about the new one"
+    );
     reads.confirm(0, 1, LogIndex(6));
     for token in [1, 3] {
         let read = reads.pop_served(0, LogIndex(6)).expect("served");
@@ -113,4 +116,29 @@ fn losing_leadership_ends_unconfirmed_reads_only_and_rounds_may_start_anew() {
         reads.recycle(read);
     }
     assert_eq!(reads.count(0), 0);
+}
+
+#[test]
+fn reads_that_came_long_ago_are_taken_from_the_front_until_one_that_may_wait_on() {
+    let cut = |reads: &mut Reads, until, all| {
+        let mut gone = Vec::new();
+        reads.cut_older(0, Moment(until), all, |read, index| gone.push((read.token, index)));
+        gone
+    };
+    let mut reads = Reads::new(1);
+    for token in 1..=4 {
+        reads.push(0, (PortId(0), token), token, b"", Moment(token * 10));
+    }
+    reads.confirm(0, 2, LogIndex(7));
+    assert_eq!(cut(&mut reads, 9, true), []);
+    assert_eq!(cut(&mut reads, 19, true), [(1, Some(LogIndex(7)))]);
+    assert_eq!(cut(&mut reads, 35, false), [(2, Some(LogIndex(7)))], "the third is not confirmed");
+    assert_eq!(cut(&mut reads, 35, true), [(3, None)]);
+    assert_eq!(reads.count(0), 1);
+    assert_eq!(cut(&mut reads, 100, true), [(4, None)]);
+    // The queue goes on from empty.
+    reads.push(0, (PortId(0), 5), 9, b"", Moment(200));
+    reads.confirm(0, 9, LogIndex(8));
+    let read = reads.pop_served(0, LogIndex(8)).expect("served");
+    assert_eq!((reads.get(read).token, reads.count(0)), (5, 0));
 }

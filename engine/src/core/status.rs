@@ -45,6 +45,8 @@ pub struct Counters {
     pub healed: u64,
     /// Groups that this core gave up because its node is no member of them any more.
     pub retired: u64,
+    /// Linearizable reads that were ended because they got no further.
+    pub reads_given_up: u64,
 }
 
 impl<D: Disk, M: StateMachine> Core<D, M> {

@@ -16,6 +16,7 @@ use super::links::Link;
 use super::loads::{Loads, Purpose, Want};
 use super::members::Change;
 use super::parked::{Parked, ParkedBody, Waiting};
+use super::patience::Watched;
 use super::record::{encode_state, entry_note, note_kind};
 use super::requests::{Ports, Proposals, Reads};
 use super::snapshots::SnapshotOrder;
@@ -91,6 +92,8 @@ pub(super) struct Io<D: Disk> {
     pub(super) reads: Reads,
     pub(super) lease_reads: LeaseReads,
     pub(super) local_reads: LocalReads,
+    /// Groups with reads that are looked at again after a while, in that order; each at most once (see [`Flags::WATCHED`]).
+    pub(super) watched: VecDeque<Watched>,
     pub(super) ports: Ports,
     /// Requests that wait, and their bytes.
     pub(super) requests: u32,

@@ -37,6 +37,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.apply_committed();
         self.serve_reads();
         self.give_up_local_reads();
+        self.give_up_stalled_reads();
         self.tend_snapshots();
         self.release_parked();
         if self.io.wal.backlog_bytes() != backlog_bytes {
@@ -65,6 +66,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             .min(self.next_log_retry)
             .min(self.io.wal.mark_due_nanos().map_or(Moment::NEVER, Moment))
             .min(self.io.local_reads.next_deadline())
+            .min(self.next_stall())
             .min(self.io.loads.next_retry())
             .min(self.next_balance())
             .min(self.next_retirement())

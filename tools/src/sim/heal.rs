@@ -106,7 +106,8 @@ impl World {
         if let Some(node) = down {
             return Some((None, format!("node {} is down", node.id)));
         }
-        self.groups().find_map(|group| self.group_unrest(group).map(|why| (Some(group), why)))
+        let unrest = self.groups().find_map(|group| self.group_unrest(group).map(|why| (Some(group), why)));
+        unrest.or_else(|| self.waiting_requests().map(|why| (None, why)))
     }
 
     fn group_unrest(&self, group: GroupId) -> Option<String> {
@@ -123,9 +124,6 @@ impl World {
             let id = self.nodes[node].id;
             if summary.leader != self.nodes[leader].id {
                 return Some(format!("node {id} follows {}", summary.leader));
-            }
-            if core.requests_waiting() > 0 && core.requests_waiting() > self.waits_as_stranger(node) {
-                return Some(format!("node {id}: {} requests wait", core.requests_waiting()));
             }
             let status = core.group_status(slot);
             let state = (
@@ -148,15 +146,13 @@ impl World {
         None
     }
 
-    /// Reads at a node that was removed from their groups and may not have been told: the leader said what they wait for, and nobody
-    /// sends it any more. They end when the node is made a member again, or ends.
-    fn waits_as_stranger(&self, node: usize) -> usize {
-        let id = self.nodes[node].id;
-        let is_member = |group: GroupId| self.well_members(group).is_ok_and(|(_, all)| all.contains(&node));
-        let waits =
-            self.history.attempts.iter().filter(|attempt| attempt.node == id && attempt.answer.is_none());
-        let ops = waits.map(|attempt| &self.history.ops[attempt.op as usize]);
-        ops.filter(|op| op.kind == OpKind::ReadFollower && !is_member(op.group)).count()
+    /// A core with requests that nobody has answered. They end everywhere, at nodes that are no members any more as well.
+    fn waiting_requests(&self) -> Option<String> {
+        self.cores().find_map(|at| {
+            let node = self.cores[at.0].node;
+            let waiting = self.core(at).filter(|_| self.is_well(node))?.requests_waiting();
+            (waiting > 0).then(|| format!("node {}: {waiting} requests wait", self.nodes[node].id))
+        })
     }
 
     /// Runs until the groups are at rest and equal.
