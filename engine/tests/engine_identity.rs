@@ -6,6 +6,7 @@ mod engine_common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 
 use engine_common::{Cluster, eventually};
 use logdrive::node::NodeError;
@@ -48,6 +49,54 @@ fn a_wiped_directory_under_a_known_identity_is_refused_by_the_others() {
     assert_eq!(cluster.engine(3).peers().iter().map(|peer| peer.links).sum::<u32>(), 0);
     // The others go on without it.
     cluster.set(1, "a", "2");
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// A copy is taken in boot 1; the node acknowledges more in boot 2; then it begins its boot 2 again, on the copy.
+#[test]
+fn field_29_a_restored_backup_is_refused_even_in_a_boot_that_was_met() {
+    let mut cluster = Cluster::start(3, 1, 1);
+    cluster.set(1, "a", "1");
+    cluster.await_equal();
+    cluster.crash(3);
+    let dir = cluster.settings(3).dir.clone();
+    let backup = cluster.path().join("backup");
+    copy(&dir, &backup);
+    cluster.start_node(3);
+    cluster.set(1, "a", "2");
+    cluster.await_equal();
+    cluster.crash(3);
+    std::fs::remove_dir_all(&dir).unwrap();
+    copy(&backup, &dir);
+    // The second start of the copy begins a boot that nobody has met: it descends from the wrong one.
+    for boot in [2, 3] {
+        cluster.start_node(3);
+        let reason = eventually("the refusal is visible on both sides", || {
+            let here = cluster.engine(1).peers().into_iter().find(|peer| peer.node == 3)?.refused?;
+            let there = cluster.engine(3).peers().into_iter().find(|peer| peer.node == 1)?.refused?;
+            Some((here, there))
+        });
+        for reason in [&reason.0, &reason.1] {
+            assert!(reason.contains("boot 2 of node 3 was met as"), "in boot {boot}: {reason}");
+            assert!(reason.contains("replace it by a new member"), "in boot {boot}: {reason}");
+        }
+        assert_eq!(cluster.engine(3).peers().iter().map(|peer| peer.links).sum::<u32>(), 0);
+        cluster.crash(3);
+    }
+    // The others go on without it.
+    cluster.set(1, "a", "3");
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("3"));
 }
 
 #[test]

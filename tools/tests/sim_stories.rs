@@ -298,6 +298,28 @@ fn who_comes_back_with_less_than_it_had_is_refused() {
     });
 }
 
+/// The boot that begins on the copy has the number of one that all others have met, and not its name.
+#[test]
+fn a_backup_that_begins_a_boot_again_is_refused() {
+    for_seeds(10, |seed| {
+        let (mut world, _) = calm(plan(seed, 3));
+        let what = FaultKind::Restore { node: 1 };
+        let restored = Fault { id: FaultId(u32::MAX), at: world.now(), span: 3 * SECOND, what };
+        world.strike(restored).expect("all is well");
+        world.run_for(200 * MILLISECOND).expect("all is well");
+        world.stop_node(1, Stop::Kill).expect("all is well");
+        world.start_node(1).expect("all is well");
+        world.run_for(PATIENCE).expect("all is well");
+        write_somewhere(&mut world, &[NodeId(1), NodeId(2), NodeId(3)], PATIENCE);
+        assert!(!world.is_spoiled(1));
+        world.run_for(4 * SECOND).expect("nobody takes it");
+        assert!(world.is_spoiled(1) && world.reached["handshakes refused"] > 0);
+        assert_eq!(world.leader_seen_by(NodeId(2), GROUP), NodeId::NONE, "nobody talks to it");
+        let (leader, _) = write_somewhere(&mut world, &[NodeId(1), NodeId(3)], PATIENCE * 4);
+        assert_ne!(leader, NodeId(2));
+    });
+}
+
 /// A group that gave up its log kept term and vote, and nothing else was promised any more.
 #[test]
 fn a_node_that_a_group_left_may_come_back_without_its_log() {

@@ -6,13 +6,20 @@ use logdrive_wal::Disk;
 use super::files::{Files, Format};
 use super::{NodeError, PeersMemory, Placement, Roster};
 use crate::wire::bytes::{Put, Reader};
+use crate::wire::{BootName, BootNames};
 
+/// From version 2 on with the names of the last boots.
 const IDENTITY: Format =
-    Format { name: "identity", temporary: "identity.new", magic: *b"LDI\x1a", version: 1 };
+    Format { name: "identity", temporary: "identity.new", magic: *b"LDI\x1a", version: 2, oldest: 1 };
 const PLACEMENT: Format =
-    Format { name: "placement", temporary: "placement.new", magic: *b"LDP\x1a", version: 1 };
-const NODES: Format = Format { name: "nodes", temporary: "nodes.new", magic: *b"LDN\x1a", version: 1 };
-const PEERS: Format = Format { name: "peers", temporary: "peers.new", magic: *b"LDM\x1a", version: 1 };
+    Format { name: "placement", temporary: "placement.new", magic: *b"LDP\x1a", version: 1, oldest: 1 };
+const NODES: Format =
+    Format { name: "nodes", temporary: "nodes.new", magic: *b"LDN\x1a", version: 1, oldest: 1 };
+/// From version 2 on with the names of the boots in which peers were met.
+const PEERS: Format =
+    Format { name: "peers", temporary: "peers.new", magic: *b"LDM\x1a", version: 2, oldest: 1 };
+/// The first version of those two that knows names of boots.
+const WITH_NAMES: u16 = 2;
 
 /// Who a data directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +32,8 @@ pub struct Identity {
     pub incarnation: u64,
     /// Counts the starts of the node; 1 in the first.
     pub boot: u64,
+    /// The names of this boot and of those before it.
+    pub names: BootNames,
 }
 
 /// How a node is started.
@@ -45,6 +54,8 @@ pub struct Start<'a> {
     pub founders: &'a [NodeId],
     /// Random, for a new directory. Not 0.
     pub incarnation: u64,
+    /// Random: the name of the boot that begins.
+    pub boot_name: BootName,
     /// Things are in the directory that its disk does not list: logs of cores. Then it is not empty.
     pub occupied: bool,
 }
@@ -62,6 +73,7 @@ impl<D: Disk> NodeDirectory<D> {
     /// Checks or bootstraps the directory, and counts this boot durably.
     pub fn open(disk: D, start: &Start<'_>) -> Result<NodeDirectory<D>, NodeError> {
         assert!(start.incarnation != 0, "0 means that a node was never met");
+        assert!(start.boot_name.is_some(), "0 means that a boot has no name");
         let mut files = Files::new(disk);
         let mut names = files.list()?;
         if !names.iter().any(|name| name == IDENTITY.name) {
@@ -72,9 +84,11 @@ impl<D: Disk> NodeDirectory<D> {
         check_identity(&files, start, &identity)?;
         let placement = read_placement(&mut files, start)?;
         let roster = read_roster(&mut files, start, &names)?;
-        let peers = files.read(&PEERS)?;
-        let peers = PeersMemory::decode(&peers).ok_or_else(|| files.damaged(&PEERS, "contradictory"))?;
+        let (version, peers) = files.read(&PEERS)?;
+        let peers = PeersMemory::decode(&peers, version >= WITH_NAMES)
+            .ok_or_else(|| files.damaged(&PEERS, "contradictory"))?;
         identity.boot += 1;
+        identity.names = identity.names.begin(start.boot_name);
         files.write(&IDENTITY, &encode_identity(&identity))?;
         Ok(NodeDirectory { files, identity, placement, roster, peers })
     }
@@ -139,12 +153,13 @@ fn bootstrap<D: Disk>(files: &mut Files<D>, start: &Start<'_>, names: &[String])
     files.write(&NODES, &Roster::founded_by(start.founders).encode())?;
     files.write(&PEERS, &PeersMemory::default().encode())?;
     let Start { cluster, node, incarnation, .. } = *start;
-    files.write(&IDENTITY, &encode_identity(&Identity { cluster, node, incarnation, boot: 0 }))
+    let names = BootNames::default();
+    files.write(&IDENTITY, &encode_identity(&Identity { cluster, node, incarnation, boot: 0, names }))
 }
 
 fn read_identity<D: Disk>(files: &mut Files<D>) -> Result<Identity, NodeError> {
-    let body = files.read(&IDENTITY)?;
-    decode_identity(&body).ok_or_else(|| files.damaged(&IDENTITY, "contradictory"))
+    let (version, body) = files.read(&IDENTITY)?;
+    decode_identity(&body, version >= WITH_NAMES).ok_or_else(|| files.damaged(&IDENTITY, "contradictory"))
 }
 
 fn check_identity<D: Disk>(files: &Files<D>, start: &Start<'_>, found: &Identity) -> Result<(), NodeError> {
@@ -159,7 +174,7 @@ fn check_identity<D: Disk>(files: &Files<D>, start: &Start<'_>, found: &Identity
 }
 
 fn read_placement<D: Disk>(files: &mut Files<D>, start: &Start<'_>) -> Result<Placement, NodeError> {
-    let body = files.read(&PLACEMENT)?;
+    let (_, body) = files.read(&PLACEMENT)?;
     let placement = Placement::decode(&body).ok_or_else(|| files.damaged(&PLACEMENT, "contradictory"))?;
     let dir = files.root();
     if placement.cores() != start.cores {
@@ -182,7 +197,7 @@ fn read_roster<D: Disk>(
         files.write(&NODES, &roster.encode())?;
         return Ok(roster);
     }
-    let body = files.read(&NODES)?;
+    let (_, body) = files.read(&NODES)?;
     Roster::decode(&body).ok_or_else(|| files.damaged(&NODES, "contradictory"))
 }
 
@@ -192,16 +207,18 @@ fn encode_identity(identity: &Identity) -> Vec<u8> {
     out.put_u32(identity.node.0);
     out.put_u64(identity.incarnation);
     out.put_u64(identity.boot);
+    identity.names.encode(&mut out);
     out
 }
 
-fn decode_identity(body: &[u8]) -> Option<Identity> {
+fn decode_identity(body: &[u8], has_names: bool) -> Option<Identity> {
     let mut body = Reader::new(body);
     let identity = Identity {
         cluster: body.u64()?,
         node: NodeId(body.u32()?),
         incarnation: body.u64().filter(|incarnation| *incarnation != 0)?,
         boot: body.u64()?,
+        names: if has_names { BootNames::decode(&mut body)? } else { BootNames::default() },
     };
     (body.left() == 0).then_some(identity)
 }

@@ -4,7 +4,7 @@ use logdrive_wal::{Fault, FaultKind, OpKind, SimDisk, SimOptions, SimPlatter};
 use super::*;
 use crate::core::CoreId;
 use crate::node::Remember;
-use crate::wire::{Hello, Remembered, Versions};
+use crate::wire::{BootName, BootNames, Hello, Remembered, Versions};
 
 const START: Start<'static> = Start {
     cluster: 0xC1,
@@ -14,10 +14,11 @@ const START: Start<'static> = Start {
     bootstrap: true,
     founders: &[NodeId(1), NodeId(2), NodeId(3)],
     incarnation: 77,
+    boot_name: BootName(1000),
     occupied: false,
 };
-/// As a restart does it: another random incarnation, which an existing directory ignores.
-const AGAIN: Start<'static> = Start { bootstrap: false, incarnation: 78, ..START };
+/// As a restart does it: another random incarnation, which an existing directory ignores, and another name.
+const AGAIN: Start<'static> = Start { bootstrap: false, incarnation: 78, boot_name: BootName(2000), ..START };
 
 fn empty() -> SimDisk {
     SimDisk::new(SimOptions::default())
@@ -45,6 +46,7 @@ fn hello(boot: u64) -> Hello {
         cores: 2,
         incarnation: 5,
         boot,
+        names: BootNames::default().begin(BootName(boot * 3)),
         durable_end: 4096,
         to_node: START.node,
         to_core: CoreId(0),
@@ -55,9 +57,13 @@ fn hello(boot: u64) -> Hello {
 #[test]
 fn every_start_counts_a_boot_and_keeps_the_rest() {
     let platter = bootstrapped();
+    let mut names = BootNames::default().begin(BootName(1000));
     for boot in 2..5 {
-        let node = NodeDirectory::open(platter.open().unwrap(), &AGAIN).unwrap();
-        let expected = Identity { cluster: 0xC1, node: NodeId(2), incarnation: 77, boot };
+        let boot_name = BootName(2000 + boot);
+        let start = Start { boot_name, ..AGAIN };
+        let node = NodeDirectory::open(platter.open().unwrap(), &start).unwrap();
+        names = names.begin(boot_name);
+        let expected = Identity { cluster: 0xC1, node: NodeId(2), incarnation: 77, boot, names };
         assert_eq!(node.identity(), expected);
         assert_eq!(node.placement(), &Placement::round_robin(5, 2));
         assert_eq!(node.placement().core_of(GroupId(2)), Some(CoreId(1)));
@@ -148,13 +154,51 @@ fn a_flipped_bit_in_any_file_is_refused() {
 
 #[test]
 fn a_file_of_a_later_version_is_refused_as_such() {
-    const LATER: Format = Format { version: 2, ..IDENTITY };
+    const LATER: Format = Format { version: 3, ..IDENTITY };
     let platter = bootstrapped();
     Files::new(platter.open().unwrap()).write(&LATER, b"something else").unwrap();
     match refused(&platter, &AGAIN) {
-        NodeError::Version { file: "identity", found: 2, supported: 1, .. } => {}
+        NodeError::Version { file: "identity", found: 3, supported: 2, .. } => {}
         error => panic!("{error}"),
     }
+}
+
+/// The files as version 1 wrote them: without names of boots.
+#[test]
+fn a_directory_from_before_boots_had_names_is_opened_and_its_next_boot_has_one() {
+    const IDENTITY_1: Format = Format { version: 1, ..IDENTITY };
+    const PEERS_1: Format = Format { version: 1, ..PEERS };
+    let platter = bootstrapped();
+    let mut files = Files::new(platter.open().unwrap());
+    let mut identity = Vec::new();
+    identity.put_u64(START.cluster);
+    identity.put_u32(START.node.0);
+    identity.put_u64(77);
+    identity.put_u64(6);
+    files.write(&IDENTITY_1, &identity).unwrap();
+    let mut peers = Vec::new();
+    peers.put_u32(1);
+    peers.put_u32(1);
+    peers.put_u64(5);
+    peers.put_u64(9);
+    peers.put_u16(1);
+    peers.put_u64(9);
+    peers.put_u64(4096);
+    files.write(&PEERS_1, &peers).unwrap();
+    drop(files);
+    let node = NodeDirectory::open(platter.open().unwrap(), &AGAIN).unwrap();
+    let names = BootNames::default().begin(BootName(2000));
+    assert_eq!((node.identity().boot, node.identity().names), (7, names));
+    let known = node.peers().remembered(NodeId(1), CoreId(0));
+    let expected =
+        Remembered { incarnation: 5, boot: 9, name: BootName::NONE, durable_end_boot: 9, durable_end: 4096 };
+    assert_eq!(known, expected);
+    drop(node);
+    platter.power_loss();
+    let next = Start { boot_name: BootName(3000), ..AGAIN };
+    let node = NodeDirectory::open(platter.open().unwrap(), &next).unwrap();
+    assert_eq!(node.identity().names, names.begin(BootName(3000)));
+    assert_eq!(node.peers().remembered(NodeId(1), CoreId(0)), expected);
 }
 
 #[test]
@@ -210,14 +254,17 @@ fn a_boot_that_was_reported_is_never_reported_again() {
         let mut n = 0;
         loop {
             let platter = bootstrapped();
-            let mut reported = 1;
+            let mut reported = (1, BootName(1000));
             let died = dies_at(&platter, n, power, |disk| {
                 if let Ok(node) = NodeDirectory::open(disk, &AGAIN) {
-                    reported = node.identity().boot;
+                    reported = (node.identity().boot, node.identity().names.newest());
                 }
             });
-            let node = NodeDirectory::open(platter.open().unwrap(), &AGAIN).unwrap();
-            assert!(node.identity().boot > reported, "after {n} operations");
+            let next = Start { boot_name: BootName(3000), ..AGAIN };
+            let node = NodeDirectory::open(platter.open().unwrap(), &next).unwrap();
+            let Identity { boot, names, .. } = node.identity();
+            assert!(boot > reported.0, "after {n} operations");
+            assert_eq!(names.before(boot - reported.0), Some(reported.1), "after {n} operations");
             if !died {
                 break;
             }

@@ -23,7 +23,10 @@ pub(super) struct Format {
     pub(super) name: &'static str,
     pub(super) temporary: &'static str,
     pub(super) magic: [u8; 4],
+    /// That is written.
     pub(super) version: u16,
+    /// The earliest that can be read.
+    pub(super) oldest: u16,
 }
 
 /// A directory of such files.
@@ -54,8 +57,8 @@ impl<D: Disk> Files<D> {
         }
     }
 
-    /// The body of a file that must exist.
-    pub(super) fn read(&mut self, format: &Format) -> Result<Vec<u8>, NodeError> {
+    /// The version and the body of a file that must exist.
+    pub(super) fn read(&mut self, format: &Format) -> Result<(u16, Vec<u8>), NodeError> {
         let (file, len) = self.open(format.name, OpenMode::ReadOnly)?;
         let bytes = self.read_open(format, file, len);
         self.run(Op::Close { file })?;
@@ -165,8 +168,8 @@ impl<D: Disk> Files<D> {
         NodeError::Damaged { dir: self.disk.root(), file: format.name, what }
     }
 
-    /// Checks the header and takes the body out.
-    fn unseal(&self, format: &Format, bytes: &[u8]) -> Result<Vec<u8>, NodeError> {
+    /// Checks the header and takes the version and the body out.
+    fn unseal(&self, format: &Format, bytes: &[u8]) -> Result<(u16, Vec<u8>), NodeError> {
         let Some((header, rest)) = bytes.split_at_checked(HEADER_LEN) else {
             return Err(self.damaged(format, "cut short"));
         };
@@ -182,11 +185,11 @@ impl<D: Disk> Files<D> {
             return Err(self.damaged(format, "bad checksum"));
         }
         let found = number(8) as u16;
-        if found != format.version {
+        if !(format.oldest..=format.version).contains(&found) {
             let (dir, file, supported) = (self.disk.root(), format.name, format.version);
             return Err(NodeError::Version { dir, file, found, supported });
         }
-        Ok(body.to_vec())
+        Ok((found, body.to_vec()))
     }
 }
 

@@ -1,10 +1,10 @@
 //! A node's data directory: who it is, which core holds which group, what it remembers of its peers.
 //!
 //! ```text
-//! identity    cluster, node, incarnation, boot counter
+//! identity    cluster, node, incarnation, boot counter, names of the last boots
 //! placement   the core of every group
 //! nodes       who founded the groups; nodes that were added since
-//! peers       of every peer node: incarnation, boot, durable ends of its logs
+//! peers       of every peer node: incarnation, boot and its name, durable ends of its logs
 //! core-N/     the log of core N (not this module's)
 //! ```
 //!
@@ -16,7 +16,7 @@
 //! All files are written whole under another name, synced, renamed, and the directory is synced: a crash leaves the old
 //! or the new one. Each has a magic, a version, a length and a checksum; a damaged or newer one is refused, never guessed at.
 //!
-//! Deliberately absent: entropy (the incarnation of a new directory is an argument) and clocks.
+//! Deliberately absent: entropy (the incarnation of a new directory and the name of a boot are arguments) and clocks.
 
 mod directory;
 mod error;

@@ -3,8 +3,8 @@
 //! It exists to notice a peer that comes back with less than it once had: a wiped disk, a restored backup. Such a peer may have
 //! forgotten a vote, or entries that others count as durable on it, and must not take part under its old name.
 //!
-//! When it is saved: the incarnation and boot of a peer **before** the handshake that first showed them is accepted, so that a peer
-//! which was accepted once can never come back in an earlier boot. Durable ends only now and then (with each handshake, and at
+//! When it is saved: the incarnation and boot of a peer, with the boot's name, **before** the handshake that first showed them is accepted, so that a peer
+//! which was accepted once can never come back in an earlier boot, or in another one of the same number. Durable ends only now and then (with each handshake, and at
 //! most once a second while pulses move them): an end that is remembered too low makes the check weaker, never wrong.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use logdrive_shard::NodeId;
 
 use crate::core::CoreId;
 use crate::wire::bytes::{Put, Reader};
-use crate::wire::{Hello, Remembered};
+use crate::wire::{BootName, Hello, Remembered};
 
 /// Peers remembered at most; there are far fewer in a cluster.
 const PEERS_MAX: usize = 4096;
@@ -25,6 +25,8 @@ pub struct PeerMemory {
     pub incarnation: u64,
     /// Highest boot counter.
     pub boot: u64,
+    /// The name of that boot; none if an earlier version of this software met it or was met.
+    pub name: BootName,
     /// By core: the highest end of its log that it reported as durable, and the boot in which it did.
     ends: Vec<DurableEnd>,
 }
@@ -64,7 +66,8 @@ impl PeersMemory {
         let Some(peer) = self.peers.get(&node) else { return Remembered::default() };
         let DurableEnd { boot: durable_end_boot, end: durable_end } =
             peer.ends.get(usize::from(core.0)).copied().unwrap_or_default();
-        Remembered { incarnation: peer.incarnation, boot: peer.boot, durable_end_boot, durable_end }
+        let PeerMemory { incarnation, boot, name, .. } = *peer;
+        Remembered { incarnation, boot, name, durable_end_boot, durable_end }
     }
 
     /// Whether the sender of a `Hello` had another number of cores when it was met last.
@@ -76,8 +79,9 @@ impl PeersMemory {
     pub fn remember(&mut self, hello: &Hello) -> Remember {
         let peer = self.peers.entry(hello.node).or_default();
         let mut change = Remember::Unchanged;
-        if (peer.incarnation, peer.boot) != (hello.incarnation, hello.boot) {
-            (peer.incarnation, peer.boot) = (hello.incarnation, hello.boot);
+        let met = (hello.incarnation, hello.boot, hello.names.newest());
+        if (peer.incarnation, peer.boot, peer.name) != met {
+            (peer.incarnation, peer.boot, peer.name) = met;
             change = Remember::Now;
         }
         if peer.ends.len() != usize::from(hello.cores) {
@@ -108,6 +112,7 @@ impl PeersMemory {
             out.put_u32(node.0);
             out.put_u64(peer.incarnation);
             out.put_u64(peer.boot);
+            out.put_u64(peer.name.0);
             out.put_u16(peer.ends.len() as u16);
             for known in &peer.ends {
                 out.put_u64(known.boot);
@@ -117,18 +122,19 @@ impl PeersMemory {
         out
     }
 
-    pub(super) fn decode(body: &[u8]) -> Option<PeersMemory> {
+    pub(super) fn decode(body: &[u8], has_names: bool) -> Option<PeersMemory> {
         let mut body = Reader::new(body);
         let count = body.u32().filter(|count| *count as usize <= PEERS_MAX)?;
         let mut peers = BTreeMap::new();
         for _ in 0..count {
             let (node, incarnation, boot) = (NodeId(body.u32()?), body.u64()?, body.u64()?);
+            let name = if has_names { BootName(body.u64()?) } else { BootName::NONE };
             let cores = body.u16()?;
             let mut ends = Vec::with_capacity(cores.into());
             for _ in 0..cores {
                 ends.push(DurableEnd { boot: body.u64()?, end: body.u64()? });
             }
-            peers.insert(node, PeerMemory { incarnation, boot, ends });
+            peers.insert(node, PeerMemory { incarnation, boot, name, ends });
         }
         (body.left() == 0 && peers.len() == count as usize).then_some(PeersMemory { peers })
     }
@@ -148,17 +154,19 @@ mod tests {
             let mut memory = PeersMemory::default();
             for (node, incarnation, boot, cores, end) in peers {
                 let ends = vec![DurableEnd { boot, end }; cores.into()];
-                memory.peers.insert(NodeId(node), PeerMemory { incarnation, boot, ends });
+                let name = BootName(boot ^ incarnation);
+                memory.peers.insert(NodeId(node), PeerMemory { incarnation, boot, name, ends });
             }
             let mut bytes = memory.encode();
-            prop_assert_eq!(PeersMemory::decode(&bytes), Some(memory));
+            prop_assert_eq!(PeersMemory::decode(&bytes, true), Some(memory));
             bytes.push(0);
-            prop_assert_eq!(PeersMemory::decode(&bytes), None);
+            prop_assert_eq!(PeersMemory::decode(&bytes, true), None);
         }
 
         #[test]
         fn arbitrary_bytes_are_no_memory_or_one(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = PeersMemory::decode(&bytes);
+            let _ = PeersMemory::decode(&bytes, true);
+            let _ = PeersMemory::decode(&bytes, false);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::node::{
     ADDED_MAX, DirectoryLock, Identity, NodeDirectory, NodeError, Own, PeersMemory, Placement, Remember,
     Roster, Start, has_subdirectories, judge,
 };
-use crate::wire::{Hello, Reject, Versions};
+use crate::wire::{BootName, Hello, Reject, Versions};
 
 use super::reply::{Reply, reply};
 use super::roll::Roll;
@@ -234,6 +234,7 @@ fn open_directory(settings: &NodeSettings) -> Result<(DirectoryLock, NodeDirecto
         bootstrap: settings.bootstrap || settings.join,
         founders: &founders,
         incarnation: random(0) | 1,
+        boot_name: BootName(random(1).max(1)),
         occupied,
     };
     Ok((lock, NodeDirectory::open(disk, &start)?))
@@ -292,6 +293,7 @@ impl Memory {
             cores: self.cores,
             incarnation: self.identity.incarnation,
             boot: self.identity.boot,
+            names: self.identity.names,
             durable_end,
             to_node,
             to_core,
@@ -319,6 +321,7 @@ impl Memory {
             node: self.identity.node,
             incarnation: self.identity.incarnation,
             boot: self.identity.boot,
+            names: &self.identity.names,
             cores: self.cores,
             durable_end,
             members: &members,

@@ -21,7 +21,7 @@
 use logdrive_shard::{GroupId, NodeId};
 
 use super::bytes::{Put, Reader};
-use super::{HelloGroup, PeerHello, VERSION_MAX, VERSION_MIN};
+use super::{BootName, BootNames, HelloGroup, PeerHello, VERSION_MAX, VERSION_MIN};
 use crate::core::CoreId;
 
 /// Bytes before a message's body.
@@ -68,6 +68,8 @@ pub struct Remembered {
     pub incarnation: u64,
     /// Its highest boot counter.
     pub boot: u64,
+    /// The name of that boot.
+    pub name: BootName,
     /// The boot in which that core reported a durable end last.
     pub durable_end_boot: u64,
     /// The highest end of that core's log that it reported as durable.
@@ -91,6 +93,8 @@ pub struct Hello {
     pub incarnation: u64,
     /// The sender's boot counter.
     pub boot: u64,
+    /// The names of that boot and of those before it.
+    pub names: BootNames,
     /// The end of what is durable in the log of the sender's core.
     pub durable_end: u64,
     /// Who is meant.
@@ -177,6 +181,22 @@ pub enum Reject {
         remembered: u64,
         /// Now.
         found: u64,
+    },
+    /// A boot with the same number was met, and it was another one: an older copy of the data directory was started again.
+    #[error(
+        "boot {boot} of node {node} was met as {remembered}, and now its history has {found} there: its data directory is an older copy \
+         (a restored backup?) that was started anew, which may have lost votes and acknowledged entries. Give it back its newest \
+         directory, or replace it by a new member with a new id"
+    )]
+    OtherBoot {
+        /// Whose directory.
+        node: NodeId,
+        /// The boot.
+        boot: u64,
+        /// Its name when it was met.
+        remembered: BootName,
+        /// Its name in the history that is there now.
+        found: BootName,
     },
     /// Another data directory under a known identity: the old one was wiped.
     #[error(
@@ -267,6 +287,7 @@ const fn malformed(what: &'static str) -> HandshakeError {
 
 /// A message of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there are few, and none is kept")]
 pub enum Handshake {
     /// Who speaks.
     Hello(Hello),
@@ -384,10 +405,21 @@ fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
     out.put_u64(hello.remembered.boot);
     out.put_u64(hello.remembered.durable_end_boot);
     out.put_u64(hello.remembered.durable_end);
+    out.put_u64(hello.remembered.name.0);
+    hello.names.encode(out);
 }
 
-/// Ignores what later versions append.
+/// Ignores what later versions append. Earlier ones had no names of boots.
 fn hello(body: &mut Reader<'_>) -> Option<Hello> {
+    let mut hello = unnamed_hello(body)?;
+    if body.left() > 0 {
+        hello.remembered.name = BootName(body.u64()?);
+        hello.names = BootNames::decode(body)?;
+    }
+    Some(hello)
+}
+
+fn unnamed_hello(body: &mut Reader<'_>) -> Option<Hello> {
     Some(Hello {
         versions: Versions { min: body.u16()?, max: body.u16()? },
         cluster: body.u64()?,
@@ -396,6 +428,7 @@ fn hello(body: &mut Reader<'_>) -> Option<Hello> {
         cores: body.u16()?,
         incarnation: body.u64()?,
         boot: body.u64()?,
+        names: BootNames::default(),
         durable_end: body.u64()?,
         to_node: NodeId(body.u32()?),
         to_core: {
@@ -406,6 +439,7 @@ fn hello(body: &mut Reader<'_>) -> Option<Hello> {
         remembered: Remembered {
             incarnation: body.u64()?,
             boot: body.u64()?,
+            name: BootName::NONE,
             durable_end_boot: body.u64()?,
             durable_end: body.u64()?,
         },
@@ -440,7 +474,8 @@ fn groups(body: &mut Reader<'_>) -> Option<PeerHello> {
     Some(PeerHello { node, core, boot, groups })
 }
 
-/// Code, node, and two or three numbers: the same form for all reasons, so that an unknown one can be skipped.
+/// Code, node, and two or three numbers: the same form for all reasons, so that an unknown one can be skipped. What a reason has beside
+/// them comes behind them.
 fn put_reject(out: &mut Vec<u8>, reject: Reject) {
     let (code, node, core, a, b) = match reject {
         Reject::ForeignCluster { ours, theirs } => (1, 0, 0, ours, theirs),
@@ -457,6 +492,7 @@ fn put_reject(out: &mut Vec<u8>, reject: Reject) {
         Reject::LostData { node, core, acknowledged, found } => (9, node.0, core, acknowledged, found),
         Reject::BadGroups { node, group } => (10, node.0, 0, group, 0),
         Reject::Stopping => (11, 0, 0, 0, 0),
+        Reject::OtherBoot { node, remembered, found, .. } => (12, node.0, 0, remembered.0, found.0),
         Reject::Unknown { code } => (code, 0, 0, 0, 0),
     };
     out.put_u16(code);
@@ -464,6 +500,9 @@ fn put_reject(out: &mut Vec<u8>, reject: Reject) {
     out.put_u16(core);
     out.put_u64(a);
     out.put_u64(b);
+    if let Reject::OtherBoot { boot, .. } = reject {
+        out.put_u64(boot);
+    }
 }
 
 fn reject(body: &mut Reader<'_>) -> Option<Reject> {
@@ -486,6 +525,10 @@ fn reject(body: &mut Reader<'_>) -> Option<Reject> {
         9 => Reject::LostData { node, core, acknowledged: a, found: b },
         10 => Reject::BadGroups { node, group: a },
         11 => Reject::Stopping,
+        12 => {
+            let (remembered, found) = (BootName(a), BootName(b));
+            Reject::OtherBoot { node, boot: body.u64()?, remembered, found }
+        }
         code => Reject::Unknown { code },
     })
 }

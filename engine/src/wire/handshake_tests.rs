@@ -9,6 +9,7 @@ fn hello_strategy() -> impl Strategy<Value = Hello> {
     (any::<u16>(), any::<u16>(), ids, numbers).prop_map(|(min, max, ids, numbers)| {
         let (cluster, node, core, cores, to_node, to_core) = ids;
         let (incarnation, boot, durable_end, known, known_boot, known_end) = numbers;
+        let names = (0..boot % 40).fold(BootNames::default(), |names, n| names.begin(BootName(n ^ known)));
         Hello {
             versions: Versions { min, max },
             cluster,
@@ -17,12 +18,14 @@ fn hello_strategy() -> impl Strategy<Value = Hello> {
             cores,
             incarnation,
             boot,
+            names,
             durable_end,
             to_node: NodeId(to_node),
             to_core: CoreId(to_core),
             remembered: Remembered {
                 incarnation: known,
                 boot: known_boot,
+                name: BootName(known_end ^ 1),
                 durable_end_boot: known_boot / 2,
                 durable_end: known_end,
             },
@@ -43,7 +46,7 @@ fn groups_strategy() -> impl Strategy<Value = PeerHello> {
 
 fn reject_strategy() -> impl Strategy<Value = Reject> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u16>(), any::<[u16; 4]>());
-    (0..12_u8, numbers).prop_map(|(which, (a, b, node, core, versions))| {
+    (0..13_u8, numbers).prop_map(|(which, (a, b, node, core, versions))| {
         let [ours_min, ours_max, theirs_min, theirs_max] = versions;
         let node = NodeId(node);
         match which {
@@ -58,6 +61,10 @@ fn reject_strategy() -> impl Strategy<Value = Reject> {
             8 => Reject::LostData { node, core, acknowledged: a, found: b },
             9 => Reject::BadGroups { node, group: a },
             10 => Reject::Stopping,
+            11 => {
+                let (remembered, found) = (BootName(a), BootName(b));
+                Reject::OtherBoot { node, boot: a ^ b, remembered, found }
+            }
             _ => Reject::Unknown { code: core.max(100) },
         }
     })
@@ -147,6 +154,7 @@ fn a_hello() -> Hello {
         cores: 1,
         incarnation: 5,
         boot: 3,
+        names: BootNames::default().begin(BootName(8)).begin(BootName(9)),
         durable_end: 0,
         to_node: NodeId(1),
         to_core: CoreId(0),
@@ -162,6 +170,19 @@ fn a_hello_with_fields_of_a_later_version_is_understood() {
     bytes[12..16].copy_from_slice(&len.to_le_bytes());
     reseal(&mut bytes);
     assert_eq!(Handshake::decode(&bytes), Ok(Handshake::Hello(a_hello())));
+}
+
+#[test]
+fn a_hello_of_an_earlier_version_has_no_names_of_boots() {
+    let remembered = Remembered { name: BootName(77), ..Remembered::default() };
+    let mut bytes = encoded(&Handshake::Hello(Hello { remembered, ..a_hello() }));
+    // One name remembered, a count, and two names.
+    bytes.truncate(bytes.len() - (8 + 2 + 2 * 8));
+    let len = (bytes.len() - HANDSHAKE_HEADER_LEN) as u32;
+    bytes[12..16].copy_from_slice(&len.to_le_bytes());
+    reseal(&mut bytes);
+    let unnamed = Hello { names: BootNames::default(), ..a_hello() };
+    assert_eq!(Handshake::decode(&bytes), Ok(Handshake::Hello(unnamed)));
 }
 
 #[test]

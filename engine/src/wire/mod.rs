@@ -1,8 +1,9 @@
 //! What cores of different nodes say to each other.
 //!
 //! - [`frame`]: the frame, one per link and turn, that carries the messages of all groups two cores share.
-//! - [`handshake`]: what is said before the first frame.
+//! - [`handshake`]: what is said before the first frame; [`boots`]: how the boots of a node are told apart.
 
+pub mod boots;
 pub(crate) mod bytes;
 pub mod frame;
 pub mod handshake;
@@ -10,6 +11,7 @@ mod records;
 mod snapshots;
 mod view;
 
+pub use boots::{BOOT_NAMES_MAX, BootName, BootNames};
 pub use frame::{Address, EntryKind, FRAME_BYTES_MAX, FrameBuilder, HEADER_LEN, Pulse};
 pub use handshake::{
     HANDSHAKE_HEADER_LEN, HELLO_BYTES_MAX, HELLO_GROUPS_MAX, Handshake, HandshakeError, Hello, Reject,

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use logdrive::core::{Core, CoreId, CoreOptions, Disks, GroupSetup, OpenError, Slot};
 use logdrive::node::PeersMemory;
+use logdrive::wire::{BootName, BootNames};
 use logdrive_shard::{GroupId, Moment, NodeId};
 use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
 
@@ -53,6 +54,7 @@ impl World {
                 cores: first..self.cores.len(),
                 clock: NodeClock::new(self.now, within(&mut random, SECOND..1_000 * SECOND)),
                 boot: 0,
+                names: BootNames::default(),
                 incarnation: random.next_u64() | 1,
                 memory: PeersMemory::default(),
                 is_up: false,
@@ -117,9 +119,11 @@ impl World {
     pub fn start_node(&mut self, node: usize) -> Verdict {
         self.note(Some(node), || "starts".to_owned());
         self.reach("starts");
-        // The boot counter is durable before anything else.
+        // The boot counter and the boot's name are durable before anything else.
+        let name = BootName(self.random.boots.next_u64().max(1));
         let state = &mut self.nodes[node];
         state.boot += 1;
+        state.names = state.names.begin(name);
         state.is_up = true;
         state.paused_until = 0;
         state.doomed = None;
@@ -287,10 +291,10 @@ impl World {
             ("appends held back", counters.held_back),
             ("appends refused", counters.appends_refused),
             ("groups retired", counters.retired),
+            ("reads given up", counters.reads_given_up),
             ("cold entries", counters.cold_entries),
             ("cache evictions", evictions),
             ("read errors", read_errors),
-            ("groups retired", counters.retired),
         ];
         for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             *self.reached.entry(name).or_default() += count;
@@ -308,7 +312,8 @@ impl World {
         });
         let platters = platters.collect();
         let state = &mut self.nodes[node];
-        state.backup = Some(Backup { boot: state.boot, memory: state.memory.clone(), platters });
+        let (boot, names, memory) = (state.boot, state.names, state.memory.clone());
+        state.backup = Some(Backup { boot, names, memory, platters });
     }
 
     /// The node comes back on its backup.
@@ -321,7 +326,7 @@ impl World {
             (self.cores[at].platter, self.cores[at].snapshots) = (platter, snapshots);
         }
         let state = &mut self.nodes[node];
-        (state.boot, state.memory) = (backup.boot, backup.memory);
+        (state.boot, state.names, state.memory) = (backup.boot, backup.names, backup.memory);
         state.is_spoiled = true;
         self.start_later(node, 20 * MILLISECOND);
         Ok(())
@@ -339,6 +344,7 @@ impl World {
         let incarnation = self.random.lives.next_u64() | 1;
         let state = &mut self.nodes[node];
         (state.boot, state.memory, state.incarnation) = (0, PeersMemory::default(), incarnation);
+        state.names = BootNames::default();
         state.is_spoiled = true;
         self.start_later(node, 20 * MILLISECOND);
         Ok(())

@@ -179,7 +179,8 @@ impl World {
             (state.node, state.id)
         });
         let (to_node, node) = (self.nodes[there.0].id, &self.nodes[here.0]);
-        let (boot, incarnation, cores) = (node.boot, node.incarnation, node.cores.len() as u16);
+        let (boot, names, incarnation) = (node.boot, node.names, node.incarnation);
+        let cores = node.cores.len() as u16;
         let (id, remembered) = (node.id, node.memory.remembered(to_node, there.1));
         let live = self.cores[ends[side].0].live.as_mut();
         let hello = Hello {
@@ -190,6 +191,7 @@ impl World {
             cores,
             incarnation,
             boot,
+            names,
             durable_end: live.map_or(0, |live| live.core.wal().durable_end()),
             to_node,
             to_core: there.1,
@@ -213,6 +215,7 @@ impl World {
             node: own_hello.node,
             incarnation: own_hello.incarnation,
             boot: own_hello.boot,
+            names: &own_hello.names,
             cores: own_hello.cores,
             durable_end: own_hello.durable_end,
             members: &members,
@@ -222,6 +225,11 @@ impl World {
         let is_spoiled = nodes.iter().any(|&node| self.nodes[node].is_spoiled);
         let node = &mut self.nodes[nodes[side]];
         match judge(&own, &node.memory, hello) {
+            Ok(_) if is_spoiled => Err(Broken::new(
+                "nobody is taken who came back with less than it had",
+                format!("node {} takes node {} in boot {}", own.node, hello.node, hello.boot),
+            )
+            .on_node(own.node)),
             Ok(_) => {
                 let _ = node.memory.remember(hello);
                 Ok(true)

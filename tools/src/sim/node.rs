@@ -2,6 +2,7 @@
 
 use logdrive::core::{Core, CoreId, GroupSetup, GroupSummary, PortId};
 use logdrive::node::PeersMemory;
+use logdrive::wire::BootNames;
 use logdrive_shard::{Moment, NodeId};
 use logdrive_wal::SimPlatter;
 
@@ -54,6 +55,7 @@ pub(super) struct CoreState {
 /// What a backup holds.
 pub(super) struct Backup {
     pub(super) boot: u64,
+    pub(super) names: BootNames,
     pub(super) memory: PeersMemory,
     /// By core of the node: that of its log, that of its snapshots.
     pub(super) platters: Vec<(SimPlatter, SimPlatter)>,
@@ -65,6 +67,8 @@ pub(super) struct Node {
     pub(super) cores: std::ops::Range<usize>,
     pub(super) clock: NodeClock,
     pub(super) boot: u64,
+    /// The names of that boot and of those before it.
+    pub(super) names: BootNames,
     /// Of its data directory.
     pub(super) incarnation: u64,
     pub(super) memory: PeersMemory,

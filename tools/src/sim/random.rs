@@ -23,6 +23,8 @@ pub enum Purpose {
     Lives,
     /// Who stays broken when the others must heal.
     Heal,
+    /// Names of boots.
+    Boots,
 }
 
 /// The stream of a purpose (and of a thing, where each has its own).

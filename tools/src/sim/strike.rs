@@ -417,11 +417,11 @@ impl World {
         others.map(|other| other.memory.of(self.nodes[node].id)).all(|known| known.is_some())
     }
 
-    /// Whether all others have met a later boot of the node than the one that it would begin on its backup. (Who has met the same boot
-    /// takes the copy for what it knows: see the README.)
+    /// Whether all others have met a later boot of the node than the one that its backup is of. (Who has not cannot know what the node
+    /// did later in that one: see the README.)
     fn all_would_know(&self, node: usize) -> bool {
         let id = self.nodes[node].id;
-        let Some(boot) = self.nodes[node].backup.as_ref().map(|backup| backup.boot + 1) else { return false };
+        let Some(boot) = self.nodes[node].backup.as_ref().map(|backup| backup.boot) else { return false };
         let others = self.nodes.iter().filter(|other| other.id != id);
         others.map(|other| other.memory.of(id)).all(|known| known.is_some_and(|known| known.boot > boot))
     }

@@ -38,6 +38,7 @@ pub(super) struct Streams {
     pub(super) clients: Random,
     pub(super) lives: Random,
     pub(super) heal: Random,
+    pub(super) boots: Random,
 }
 
 /// Counts of what happened, by name.
@@ -111,6 +112,7 @@ impl World {
                 clients: purpose(Purpose::Clients),
                 lives: purpose(Purpose::Lives),
                 heal: purpose(Purpose::Heal),
+                boots: purpose(Purpose::Boots),
             },
             queue: Queue::new(stream(seed, Purpose::Schedule, 1)),
             cores: Vec::new(),
