@@ -322,9 +322,12 @@ pub(crate) struct SnapshotArgs {
     /// Foreground writes that are due each second.
     #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u64).range(1..=100_000_000))]
     pub(crate) rate: u64,
-    /// Seconds of foreground writes without snapshots, and as many with.
-    #[arg(long, default_value_t = 3.0, value_parser = positive_seconds)]
+    /// Seconds of foreground writes without snapshots, and as many with, in each round.
+    #[arg(long, default_value_t = 2.0, value_parser = positive_seconds)]
     pub(crate) seconds: f64,
+    /// Rounds of that.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=1_000))]
+    pub(crate) rounds: u32,
     /// Seed of all random choices.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

@@ -218,7 +218,7 @@ impl Bench {
             let log = RingDisk::open(&path, ring).context("cannot open a log's disk")?;
             let path = directory.join(format!("snapshots-{}", node + 1));
             std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-            let ring = RingOptions { buffers: 0, ..RingOptions::default() };
+            let ring = RingOptions { buffers: 0, background: true, ..RingOptions::default() };
             let snapshots = RingDisk::open(&path, ring).context("cannot open the disk of the snapshots")?;
             let options = CoreOptions {
                 node: NodeId(node + 1),

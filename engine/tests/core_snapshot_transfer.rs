@@ -4,6 +4,7 @@ mod common;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use common::{Cluster, Setup, ms, payload};
 use logdrive::core::{Event, Slot, TransferStep};
@@ -20,6 +21,8 @@ fn setup() -> Setup {
     snapshots.keep_trailing_entries = 5;
     snapshots.transfer_window_bytes = 32 << 10;
     snapshots.transfer_bytes_per_turn = 16 << 10;
+    // Slow enough for others to be seen meanwhile.
+    snapshots.slice_interval = Duration::from_micros(500);
     snapshots.files.chunk_bytes = 4096;
     snapshots.files.space_reserve_bytes = 0;
     setup

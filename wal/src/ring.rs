@@ -100,6 +100,7 @@ pub struct RingDisk {
     /// Held as long as the ring lives: it is also in the ring's table of files.
     lock: File,
     facts: DiskFacts,
+    background: bool,
     /// Set when io_uring_enter failed for good: every later operation ends with this error.
     broken: Option<i32>,
 }
@@ -162,6 +163,7 @@ impl RingDisk {
             event,
             lock,
             facts,
+            background: options.background,
             broken: None,
         };
         disk.facts.durable_writes = disk.choose_durable_writes(options.durable_writes);

@@ -46,9 +46,9 @@ fn ring() -> Ring {
     Ring(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), RingOptions::default())
 }
 
-/// As where RLIMIT_MEMLOCK allows nothing, and with a queue that is soon full.
+/// As where RLIMIT_MEMLOCK allows nothing, with a queue that is soon full, and in the background.
 fn bare_ring() -> Ring {
-    let options = RingOptions { buffers: 0, queue_entries: 8, ..RingOptions::default() };
+    let options = RingOptions { buffers: 0, queue_entries: 8, background: true, ..RingOptions::default() };
     Ring(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), options)
 }
 

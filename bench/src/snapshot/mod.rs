@@ -8,7 +8,7 @@ mod subject;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use self::subject::Subject;
+use self::subject::{Foreground, Subject};
 use crate::cli::SnapshotArgs;
 use crate::directory::DataDir;
 use crate::disk_probe;
@@ -44,6 +44,8 @@ struct KeysReport {
     foreground_us: LatencySummary,
     /// The same while one snapshot after the other is written.
     foreground_with_snapshots_us: LatencySummary,
+    /// How many times the p99 is with snapshots what it is without, in each round.
+    p99_ratios: Vec<f64>,
     foreground_per_s: f64,
     foreground_with_snapshots_per_s: f64,
     snapshots_meanwhile: u64,
@@ -62,6 +64,7 @@ struct SnapshotReport {
     value_bytes: u32,
     rate: u64,
     seconds_each: f64,
+    rounds: u32,
     keys: Vec<KeysReport>,
     cpu: CpuUse,
     disk_probe: Vec<ProbeReport>,
@@ -104,6 +107,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<bool> {
         value_bytes: arguments.value,
         rate: arguments.rate,
         seconds_each: arguments.seconds,
+        rounds: arguments.rounds,
         keys,
         cpu,
         disk_probe,
@@ -134,10 +138,16 @@ fn measure(
     let (written, file_bytes) = subject.write()?;
     say("loading");
     let (loaded, ok) = subject.load()?;
-    say("writes without a snapshot");
-    let quiet = subject.foreground(arguments.rate, arguments.seconds, false)?;
-    say("writes with snapshots");
-    let busy = subject.foreground(arguments.rate, arguments.seconds, true)?;
+    let (mut quiet, mut busy, mut ratios) = (Foreground::none()?, Foreground::none()?, Vec::new());
+    for round in 1..=arguments.rounds {
+        say(&format!("writes without a snapshot, round {round}"));
+        let without = subject.foreground(arguments.rate, arguments.seconds, false)?;
+        say(&format!("writes with snapshots, round {round}"));
+        let with = subject.foreground(arguments.rate, arguments.seconds, true)?;
+        ratios.push(with.latencies.summary().p99 / without.latencies.summary().p99.max(0.001));
+        quiet.add(&without);
+        busy.add(&with);
+    }
     Ok(KeysReport {
         keys,
         state_bytes,
@@ -150,6 +160,7 @@ fn measure(
         load_bytes_per_s: file_bytes as f64 / loaded.as_secs_f64(),
         foreground_us: quiet.latencies.summary(),
         foreground_with_snapshots_us: busy.latencies.summary(),
+        p99_ratios: ratios,
         foreground_per_s: quiet.per_s(),
         foreground_with_snapshots_per_s: busy.per_s(),
         snapshots_meanwhile: busy.snapshots,
@@ -200,11 +211,10 @@ impl KeysReport {
             format!("p50 {p50}, p99 {p99}, p99.9 {p999}, longest {max}")
         };
         let rate = |seconds: f64, rate: f64| format!("{} ({}/s)", micros(seconds * 1e6), bytes(rate));
-        let share = if self.foreground_us.p99 > 0.0 {
-            self.foreground_with_snapshots_us.p99 / self.foreground_us.p99
-        } else {
-            0.0
-        };
+        let mut ratios = self.p99_ratios.clone();
+        ratios.sort_by(f64::total_cmp);
+        let median = ratios.get(ratios.len() / 2).copied().unwrap_or_default();
+        let ratios: Vec<String> = self.p99_ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
         vec![
             ("keys", format!("{}, {} in memory", count(self.keys as f64), bytes(self.state_bytes as f64))),
             ("  freeze", latency(&self.freeze_us)),
@@ -219,8 +229,9 @@ impl KeysReport {
             (
                 "  meanwhile",
                 format!(
-                    "{}; p99 {share:.2} x; {}, slices of {} at most; {} in memory at most",
+                    "{}; p99 {median:.2} x (median of {}); {}, slices of {} at most; {} in memory at most",
                     latency(&self.foreground_with_snapshots_us),
+                    ratios.join(", "),
                     plural(self.snapshots_meanwhile, "snapshot"),
                     nanos(self.slice_max_us * 1e3),
                     bytes(self.state_bytes_max as f64)
@@ -237,12 +248,14 @@ impl KeysReport {
 impl Report for SnapshotReport {
     fn title(&self) -> String {
         format!(
-            "logdrive-bench snapshot: one group, keys of {}, values of {}, {} writes/s for {} s each without and with \
-             snapshots",
+            "logdrive-bench snapshot: one group, keys of {}, values of {}, {} writes/s for {} s without and {} s with \
+             snapshots, {}",
             bytes(subject::KEY_BYTES as f64),
             bytes(self.value_bytes.into()),
             count(self.rate as f64),
-            self.seconds_each
+            self.seconds_each,
+            self.seconds_each,
+            plural(self.rounds.into(), "round")
         )
     }
     fn rows(&self) -> Vec<(&'static str, String)> {
@@ -264,9 +277,9 @@ impl Report for SnapshotReport {
              name, as fast as it goes; load: from opening the file until the state is in use"
                 .to_owned(),
             format!(
-                "meanwhile: one snapshot after the other, in slices of {} at least {} apart, which is what a core does \
-                 by default; its rate is bound by that, and `write` is not",
-                bytes(slices.slice_bytes.into()),
+                "meanwhile: one snapshot after the other, in slices that take at most {} of each {} together, which is what \
+                 a core does by default; its rate is bound by that, and `write` is not. Rounds without and with are turn about",
+                micros(slices.slice_time.as_secs_f64() * 1e6),
                 micros(slices.slice_interval.as_secs_f64() * 1e6)
             ),
             "writes set keys at random and come at a fixed rate whatever happens (open loop): latency counts from when \
@@ -290,7 +303,7 @@ mod tests {
     #[test]
     fn a_small_snapshot_is_measured_from_freezing_to_loading() {
         let directory = tempfile::tempdir().unwrap();
-        let line = ["logdrive-bench", "snapshot", "--keys", "3000", "--rate", "1000", "--seconds", "0.3"];
+        let line = ["logdrive-bench", "snapshot", "--keys", "3000", "--rate", "1000", "--seconds", "0.2"];
         let Command::Snapshot(arguments) = Cli::parse_from(line).command else { panic!("not snapshot") };
         let subject = Subject::new(directory.path(), 3000, &arguments).unwrap();
         let found = measure(subject, &arguments, &indicatif::ProgressBar::hidden()).unwrap();

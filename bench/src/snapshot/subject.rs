@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use logdrive::api::{ApplyEntry, Replies, SnapshotSettings, StateMachine};
 use logdrive::kv::{Command, Condition, KvMachine};
-use logdrive::snapshot::{ReadPart, SnapshotFileSettings, SnapshotMeta, SnapshotStore, StoreEvent, WriteId};
+use logdrive::snapshot::{
+    ReadPart, Share, SnapshotFileSettings, SnapshotMeta, SnapshotStore, StoreEvent, WriteId,
+};
 use logdrive_shard::{GroupId, LogIndex, Moment, Random, Term};
 use logdrive_wal::{RingDisk, RingOptions};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -26,6 +28,10 @@ const LOADED: u32 = 1;
 const FREEZES: u32 = 1_000;
 /// Writes that are applied before anything else has its turn.
 const WRITES_PER_TURN: u64 = 256;
+/// Bytes between two looks at the clock in a slice, as in a core.
+const STEP_BYTES: usize = 4 << 10;
+/// Between slices the disk is asked for news so often: a core is woken for them and need not ask.
+const LOOK_NANOS: u64 = 20_000;
 /// A disk that says nothing for so long is asked again.
 const WAIT_MAX_NANOS: i64 = 5_000_000;
 
@@ -50,6 +56,20 @@ pub(super) struct Foreground {
 }
 
 impl Foreground {
+    pub(super) fn none() -> Result<Foreground> {
+        let latencies = Latencies::new()?;
+        Ok(Foreground { latencies, seconds: 0.0, snapshots: 0, slice_max_nanos: 0, state_bytes_max: 0 })
+    }
+
+    /// Another round of the same.
+    pub(super) fn add(&mut self, other: &Foreground) {
+        self.latencies.add(&other.latencies);
+        self.seconds += other.seconds;
+        self.snapshots += other.snapshots;
+        self.slice_max_nanos = self.slice_max_nanos.max(other.slice_max_nanos);
+        self.state_bytes_max = self.state_bytes_max.max(other.state_bytes_max);
+    }
+
     pub(super) fn per_s(&self) -> f64 {
         self.latencies.count() as f64 / self.seconds
     }
@@ -66,14 +86,14 @@ pub(super) struct Subject {
     store: SnapshotStore<RingDisk>,
     events: Vec<StoreEvent>,
     settings: SnapshotSettings,
+    share: Share,
     writing: Option<Writing>,
-    last_slice: u64,
     slice_max_nanos: u64,
 }
 
 impl Subject {
     pub(super) fn new(directory: &Path, keys: u64, arguments: &SnapshotArgs) -> Result<Subject> {
-        let ring = RingOptions { buffers: 0, ..RingOptions::default() };
+        let ring = RingOptions { buffers: 0, background: true, ..RingOptions::default() };
         let disk = RingDisk::open(directory, ring).context("cannot open the disk of the snapshots")?;
         let settings = SnapshotSettings {
             // The files of before are of no use here.
@@ -82,6 +102,7 @@ impl Subject {
         };
         let (store, _) = SnapshotStore::open(disk, settings.files.clone())
             .context("cannot open the store of snapshots")?;
+        let share = Share::new(settings.slice_time, settings.slice_interval);
         let mut machine = KvMachine::new();
         machine.open(&[GROUP, GroupId(2)]);
         Ok(Subject {
@@ -95,8 +116,8 @@ impl Subject {
             store,
             events: Vec::new(),
             settings,
+            share,
             writing: None,
-            last_slice: 0,
             slice_max_nanos: 0,
         })
     }
@@ -155,12 +176,7 @@ impl Subject {
     pub(super) fn write(&mut self) -> Result<(Duration, u64)> {
         let start = clock::now_nanos();
         self.begin_snapshot()?;
-        while self.writing.is_some() {
-            let moved = self.slice()?;
-            if !self.poll()? && !moved {
-                self.wait();
-            }
-        }
+        self.write_to_the_end()?;
         let took = clock::since(start);
         let header = self.store.newest(GROUP, 0).context("the snapshot is not good")?;
         Ok((took, header.context("there is no snapshot")?.file_bytes()))
@@ -197,7 +213,7 @@ impl Subject {
     /// Writes at a fixed rate, in turns as a core takes them, with snapshots in between or without.
     pub(super) fn foreground(&mut self, rate: u64, seconds: f64, snapshots: bool) -> Result<Foreground> {
         let mut latencies = Latencies::new()?;
-        let (mut sent, mut taken, mut state_bytes_max) = (0, 0, 0);
+        let (mut sent, mut taken, mut state_bytes_max, mut next_look) = (0, 0, 0, 0);
         let due_nanos = |n: u64| (u128::from(n) * 1_000_000_000 / u128::from(rate)) as u64;
         let length = (seconds * 1e9) as u64;
         self.slice_max_nanos = 0;
@@ -219,16 +235,25 @@ impl Subject {
             if self.writing.is_none() {
                 state_bytes_max = state_bytes_max.max(self.state_bytes());
                 self.begin_snapshot()?;
-            } else if now.saturating_sub(self.last_slice) >= self.settings.slice_interval.as_nanos() as u64 {
-                self.last_slice = now;
+            } else if let Some(granted) = self.share.grant(Moment(clock::now_nanos())) {
                 state_bytes_max = state_bytes_max.max(self.state_bytes());
-                self.slice()?;
+                let began = clock::now_nanos();
+                self.slice(granted)?;
+                self.poll()?;
+                let took = clock::since(began);
+                self.share.spend(took);
+                self.slice_max_nanos = self.slice_max_nanos.max(took.as_nanos() as u64);
+            } else if now >= next_look {
+                next_look = now + LOOK_NANOS;
+                if self.disk_has_news() {
+                    self.poll()?;
+                }
             }
-            self.poll()?;
             taken += u64::from(self.writing.is_none());
         }
         let seconds = clock::since(start).as_secs_f64();
-        self.give_up()?;
+        // So that the next measurement begins with nothing under way.
+        self.write_to_the_end()?;
         let slice_max_nanos = self.slice_max_nanos;
         Ok(Foreground { latencies, seconds, snapshots: taken, slice_max_nanos, state_bytes_max })
     }
@@ -245,29 +270,42 @@ impl Subject {
             sessions: Vec::new(),
         };
         let write = self.store.begin_write(meta, 0)?;
-        self.last_slice = 0;
         self.writing = Some(Writing { write, view: Some(view), rest: Vec::new(), from: 0 });
         Ok(())
     }
 
-    /// The next part of the view goes to the store. False if the store has no room now, or has all.
-    fn slice(&mut self) -> Result<bool> {
-        let Some(writing) = &mut self.writing else { return Ok(false) };
-        let start = clock::now_nanos();
-        let had_view = writing.view.is_some();
+    /// The next parts of the view go to the store, until the time is up or a slice is full. Whether there may be more now.
+    fn slice(&mut self, granted: Duration) -> Result<bool> {
+        let began = clock::now_nanos();
+        let mut left = self.settings.slice_bytes as usize;
+        while left > 0 {
+            let taken = self.step(left.min(STEP_BYTES))?;
+            if taken == 0 {
+                return Ok(false);
+            }
+            left = left.saturating_sub(taken);
+            if clock::since(began) >= granted {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next bytes of the view go to the store. 0 if the store has no room now, or has all.
+    fn step(&mut self, bytes_max: usize) -> Result<usize> {
+        let Some(writing) = &mut self.writing else { return Ok(0) };
         if writing.from == writing.rest.len()
             && let Some(mut view) = writing.view.take()
         {
             writing.rest.clear();
             writing.from = 0;
-            match self.machine.write_view(&mut view, self.settings.slice_bytes as usize, &mut writing.rest) {
+            match self.machine.write_view(&mut view, bytes_max, &mut writing.rest) {
                 true => self.machine.release(view),
                 false => writing.view = Some(view),
             }
         }
-        let left = writing.rest.len() - writing.from;
-        if left == 0 && !had_view {
-            return Ok(false);
+        if writing.rest.is_empty() {
+            return Ok(0);
         }
         let taken = self.store.write(writing.write, &writing.rest[writing.from..])?;
         writing.from += taken;
@@ -275,8 +313,7 @@ impl Subject {
             self.store.finish(writing.write)?;
             (writing.rest, writing.from) = (Vec::new(), 0);
         }
-        self.slice_max_nanos = self.slice_max_nanos.max(clock::now_nanos() - start);
-        Ok(taken > 0)
+        Ok(taken)
     }
 
     /// Moves the files; whether there is more to do at once.
@@ -293,10 +330,10 @@ impl Subject {
         Ok(more)
     }
 
-    /// Ends the snapshot that is under way: writes it to its end, so that the next measurement begins with nothing under way.
-    fn give_up(&mut self) -> Result<()> {
+    /// Writes the snapshot that is under way as fast as it goes.
+    fn write_to_the_end(&mut self) -> Result<()> {
         while self.writing.is_some() {
-            let moved = self.slice()?;
+            let moved = self.slice(Duration::MAX)?;
             if !self.poll()? && !moved {
                 self.wait();
             }
@@ -304,17 +341,27 @@ impl Subject {
         Ok(())
     }
 
+    /// Whether the disk has completed something.
+    fn disk_has_news(&self) -> bool {
+        self.poll_disk(Timespec { tv_sec: 0, tv_nsec: 0 })
+    }
+
     /// Until the disk has something to say.
     fn wait(&mut self) {
+        self.poll_disk(Timespec { tv_sec: 0, tv_nsec: WAIT_MAX_NANOS });
+    }
+
+    fn poll_disk(&self, timeout: Timespec) -> bool {
         let raw = self.store.disk().event_fd();
         // SAFETY: the descriptor is that of the store's disk, which outlives this call.
         let fd = unsafe { BorrowedFd::borrow_raw(raw) };
-        let timeout = Timespec { tv_sec: 0, tv_nsec: WAIT_MAX_NANOS };
         let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
         // Whether it timed out or not: the next poll looks at everything.
         let _ = rustix::event::poll(&mut polled, Some(&timeout));
-        if polled[0].revents().contains(PollFlags::IN) {
+        let has_news = polled[0].revents().contains(PollFlags::IN);
+        if has_news {
             let _ = rustix::io::read(fd, &mut [0u8; 8]);
         }
+        has_news
     }
 }

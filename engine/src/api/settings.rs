@@ -152,9 +152,12 @@ pub struct SnapshotSettings {
     pub at_once: u32,
     /// Bytes of entries that no snapshot stands for, above which a group takes no proposals until one does.
     pub group_log_bytes_max: u64,
-    /// Bytes of a state that are written, or built from a snapshot, in one go.
+    /// Bytes of a state that are written, or built from a snapshot, in one go (a "slice"), at most.
     pub slice_bytes: u32,
-    /// The least time from one such slice to the next on a core: together they bound the share of the core that snapshots take.
+    /// Time of a core that a slice takes, at most: it ends when that is used, however far it came. Only a runtime with a clock can see
+    /// to it; in a simulation slices are bounded by their bytes alone.
+    pub slice_time: Duration,
+    /// Slices take at most `slice_time` of each such interval of a core; if it is shorter than two of them, of two.
     pub slice_interval: Duration,
     /// Snapshots loaded at the same time when a core opens.
     pub loads_at_once: u32,
@@ -181,7 +184,8 @@ impl Default for SnapshotSettings {
             at_once: 2,
             group_log_bytes_max: 256 << 20,
             slice_bytes: 64 << 10,
-            slice_interval: Duration::from_micros(500),
+            slice_time: Duration::from_micros(50),
+            slice_interval: Duration::from_micros(250),
             loads_at_once: 4,
             transfers_max: 4,
             transfer_bytes_per_s: 64 << 20,

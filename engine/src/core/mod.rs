@@ -83,6 +83,7 @@ use step::Io;
 
 pub use held::Held;
 pub use open::{Disks, OpenError};
+pub(crate) use prefetch::prefetch_bytes;
 pub use snapshots::{
     Offered, SnapshotCounters, SnapshotStatus, TransferCounters, TransferStatus, TransferStep,
 };

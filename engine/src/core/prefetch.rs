@@ -10,12 +10,23 @@ pub(super) const AHEAD: usize = 4;
 /// Asks for all cache lines of `value`.
 #[inline(always)]
 pub(super) fn prefetch<T>(value: &T) {
+    prefetch_lines(std::ptr::from_ref(value).cast(), size_of::<T>());
+}
+
+/// Asks for all cache lines of some bytes.
+#[inline(always)]
+pub(crate) fn prefetch_bytes(bytes: &[u8]) {
+    prefetch_lines(bytes.as_ptr(), bytes.len());
+}
+
+#[inline(always)]
+fn prefetch_lines(begin: *const u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    for offset in (0..size_of::<T>()).step_by(64) {
-        let line = std::ptr::from_ref(value).cast::<i8>().wrapping_add(offset);
-        // SAFETY: a prefetch reads nothing and faults on no address; this one lies within `value` besides.
+    for offset in (0..len).step_by(64) {
+        let line = begin.cast::<i8>().wrapping_add(offset);
+        // SAFETY: a prefetch reads nothing and faults on no address; this one lies within a live value besides.
         unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
+    let _ = (begin, len);
 }

@@ -55,6 +55,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let counters = self.io.counters;
         let (space, stats) = (self.io.wal.space(), self.io.wal.stats());
         let (files, snapshots) = (self.snapshots.store.stats(), self.snapshot_counters());
+        let transfers = self.transfer_counters();
         let mut status = CoreStatus {
             core: self.core.0,
             groups: self.groups.len() as u32,
@@ -80,6 +81,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             snapshots_written: snapshots.written,
             snapshots_failed: snapshots.failed,
             snapshots_installed: snapshots.installed,
+            transfer_bytes_sent: transfers.bytes_sent,
+            transfer_bytes_taken: transfers.bytes_taken,
+            transfers_resumed: transfers.resumed,
+            transfers_relayed: transfers.relayed,
+            transfers_refused: transfers.refused,
             group_logs_full: snapshots.logs_full,
             ..CoreStatus::default()
         };

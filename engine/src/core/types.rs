@@ -226,6 +226,13 @@ pub struct CoreStatus {
     pub snapshots_written: u64,
     pub snapshots_failed: u64,
     pub snapshots_installed: u64,
+    /// Bytes of snapshots that were sent to other nodes, and taken from them.
+    pub transfer_bytes_sent: u64,
+    pub transfer_bytes_taken: u64,
+    /// Transfers that went on behind their first byte, that a follower was asked to send, and that the receiver did not take.
+    pub transfers_resumed: u64,
+    pub transfers_relayed: u64,
+    pub transfers_refused: u64,
     /// Times that a group's log came to its bound.
     pub group_logs_full: u64,
 }

@@ -7,8 +7,9 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::digest::mix;
-use super::view::Overlay;
+use super::view::{Overlay, RECORD_HEADER_BYTES};
 use crate::api::VIEWS_PER_GROUP_MAX;
+use crate::core::prefetch_bytes;
 
 /// Keys per chunk at which the next chunk is split off, on average. Smaller ones make shorter pauses (a split moves the keys of one
 /// chunk) and more of them; at 128 a million keys have 8 thousand chunks, whose headers are 256 KiB.
@@ -19,6 +20,9 @@ const CHUNKS_IN_ADVANCE_MAX: usize = 1 << 16;
 
 /// What a key costs beside its bytes and its value's, about: bucket, free buckets, the allocator's share.
 const KEY_OVERHEAD_BYTES: u64 = 64;
+
+/// Bytes of a record that are asked for ahead; the processor goes on by itself with what is longer.
+const PREFETCH_BYTES: usize = 256;
 
 /// Where epochs begin anew, once no view is alive.
 const EPOCHS_MAX: u32 = u32::MAX / 2;
@@ -56,6 +60,16 @@ impl Record {
     /// Of key and value together.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Asks the processor for the key, or the beginning of a long one.
+    pub(super) fn prefetch_key(&self) {
+        prefetch_bytes(&self.bytes[..self.bytes.len().min(1)]);
+    }
+
+    /// Asks the processor for the beginning of its bytes, which is all of most records.
+    pub(super) fn prefetch(&self) {
+        prefetch_bytes(&self.bytes[..self.bytes.len().min(PREFETCH_BYTES)]);
     }
 
     /// In place if the length stays the same.
@@ -271,8 +285,8 @@ impl Table {
         None
     }
 
-    /// The chunk that has the keys from `order` on, and the order at which they end.
-    pub(super) fn range_from(&self, order: u32) -> (&Chunk, u64) {
+    /// The chunk that has the keys from `order` on, the order at which they end, and how long the whole range is.
+    pub(super) fn range_from(&self, order: u32) -> (&Chunk, u64, u64) {
         let chunks = self.chunks();
         let low = order.reverse_bits() & (self.mask >> 1);
         let half = (self.mask as usize).div_ceil(2);
@@ -281,7 +295,13 @@ impl Table {
         let mask = if split { self.mask } else { self.mask >> 1 };
         let bits = 32 - mask.count_ones();
         let end = ((u64::from(order) >> bits) + 1) << bits;
-        (self.chunk((order.reverse_bits() & mask) as usize), end)
+        (self.chunk((order.reverse_bits() & mask) as usize), end, 1 << bits)
+    }
+
+    /// About the bytes of what is in a chunk, as a view writes it.
+    pub(super) fn chunk_bytes(&self, chunk: &Chunk) -> u64 {
+        let each = self.bytes / self.len.max(1) as u64 + RECORD_HEADER_BYTES as u64;
+        chunk.len() as u64 * each
     }
 
     /// All records.

@@ -24,6 +24,12 @@ pub(super) const TRAILER_BYTES: usize = 8;
 /// The end of all orders.
 const END: u64 = 1 << 32;
 
+/// A chunk is looked through so many times at most.
+const PARTS_PER_CHUNK_MAX: u64 = 16;
+
+/// Records are asked for so many places before they are written.
+const AHEAD: usize = 6;
+
 /// What looking at a record that the view does not write costs the part's budget.
 const LOOK_BYTES: usize = 16;
 
@@ -68,16 +74,28 @@ impl Overlay {
 
     /// The records of a chunk that it sees and has not written, as far as `end`, in their order.
     fn unwritten<'a>(&'a self, chunk: &'a Chunk, end: u64) -> Vec<(u32, &'a Record)> {
-        let mut records = Vec::with_capacity(chunk.len());
-        for record in chunk.iter().filter(|record| record.born() < self.epoch) {
+        let mut records = Vec::new();
+        // Each record is somewhere else in memory: all keys are asked for before the first is looked at.
+        let seen = || chunk.iter().filter(|record| record.born() < self.epoch);
+        seen().for_each(Record::prefetch_key);
+        for record in seen() {
             let order = order_of(record.key());
-            if u64::from(order) >= self.next {
+            if (self.next..end).contains(&u64::from(order)) {
                 records.push((order, record));
             }
         }
         records.extend(self.saved.range(self.next, end).map(|(order, record)| (*order, record)));
         records.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.key().cmp(b.1.key())));
         records
+    }
+
+    /// How far to go for about so many bytes in a chunk of so many, whose keys are spread over a range of that length: what is not
+    /// written now need not be put in order.
+    fn end_for(&self, bytes: usize, chunk_bytes: u64, range: u64) -> u64 {
+        // Not less than some records, however large they are.
+        let bytes = u128::from((bytes as u64).max(chunk_bytes / PARTS_PER_CHUNK_MAX).max(1));
+        let part = u128::from(range) * bytes / u128::from(chunk_bytes.max(1));
+        self.next + part.clamp(1, u128::from(range)) as u64
     }
 
     /// All keys of an order below are written.
@@ -124,7 +142,9 @@ impl KvView {
         }
         let mut looked = 0;
         while overlay.next < END {
-            let (chunk, end) = table.range_from(overlay.next as u32);
+            let (chunk, end, range) = table.range_from(overlay.next as u32);
+            let left = bytes_max.saturating_sub(out.len() - start);
+            let end = end.min(overlay.end_for(left, table.chunk_bytes(chunk), range));
             let records = overlay.unwritten(chunk, end);
             looked += chunk.len().saturating_sub(records.len());
             let next = self.put(&records, start + bytes_max, start, out).unwrap_or(end);
@@ -149,6 +169,7 @@ impl KvView {
         start: usize,
         out: &mut Vec<u8>,
     ) -> Option<u64> {
+        let mut at = 0;
         // The position is an order, so that keys of one order (hardly ever two) are not torn apart.
         for same in records.chunk_by(|a, b| a.0 == b.0) {
             let bytes: usize = same.iter().map(|(_, record)| RECORD_HEADER_BYTES + record.len()).sum();
@@ -156,6 +177,10 @@ impl KvView {
                 return Some(u64::from(same[0].0));
             }
             for (_, record) in same {
+                at += 1;
+                if let Some((_, next)) = records.get(at + AHEAD) {
+                    next.prefetch();
+                }
                 let (key, value) = (record.key(), record.value());
                 out.extend_from_slice(&(key.len() as u32).to_le_bytes());
                 out.extend_from_slice(&(value.len() as u32).to_le_bytes());

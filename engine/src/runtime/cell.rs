@@ -93,6 +93,17 @@ pub(crate) struct Scratch {
     batch: Batch,
 }
 
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turned {
+    /// The core waits for input, or for its next deadline.
+    Done,
+    /// A slice of the work on snapshots is due, once all that the turn has brought about has left.
+    BeforeSlice,
+    /// The core cannot go on.
+    Over,
+}
+
 impl<M: StateMachine> CoreCell<M> {
     pub(crate) fn new(
         node: Arc<Node>,
@@ -100,6 +111,7 @@ impl<M: StateMachine> CoreCell<M> {
         mut core: Core<RingDisk, M>,
         groups: Vec<GroupId>,
     ) -> Rc<CoreCell<M>> {
+        core.time_slices(clock::now);
         let mut ports = PortTable::new();
         let embedded_port = core.add_port();
         ports.set(embedded_port, PortOwner::Embedded);
@@ -183,16 +195,16 @@ impl<M: StateMachine> CoreCell<M> {
         self.unsaturated.wait_while(saturated).await;
     }
 
-    /// One turn: takes the core's outputs to where they belong. False when the core cannot go on.
-    pub(crate) fn turn(&self, scratch: &mut Scratch) -> bool {
+    /// One turn: takes the core's outputs to where they belong.
+    pub(crate) fn turn(&self, scratch: &mut Scratch) -> Turned {
         let mut guard = self.core.borrow_mut();
-        let Some(core) = guard.as_mut() else { return false };
+        let Some(core) = guard.as_mut() else { return Turned::Over };
         let now = clock::now();
         self.now_is_fresh.set(false);
         if let Err(fatal) = core.turn(now) {
             drop(guard);
             self.fail(&fatal);
-            return false;
+            return Turned::Over;
         }
         core.links_with_frames(&mut scratch.links);
         for link in scratch.links.drain(..) {
@@ -216,10 +228,25 @@ impl<M: StateMachine> CoreCell<M> {
             self.saturated.set(false);
             self.unsaturated.open();
         }
-        self.set_deadline(now, core.next_deadline());
+        let turned = if core.wants_slice(now) { Turned::BeforeSlice } else { Turned::Done };
+        if turned == Turned::Done {
+            self.set_deadline(now, core.next_deadline());
+        }
         drop(guard);
         self.flush_mesh();
-        true
+        turned
+    }
+
+    /// A slice of the work on snapshots, between turns.
+    pub(crate) fn slice(&self) {
+        let Some((now, next)) = self.with_core(|core| {
+            core.work_on_snapshots(clock::now());
+            (clock::now(), core.next_deadline())
+        }) else {
+            return;
+        };
+        self.now_is_fresh.set(false);
+        self.set_deadline(now, next);
     }
 
     fn deliver(&self, port: PortId, core: &mut Core<RingDisk, M>, answers: &mut Completions) {

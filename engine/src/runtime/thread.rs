@@ -14,7 +14,7 @@ use logdrive_wal::{DurableWrites, RingDisk, RingOptions};
 use crate::api::StateMachine;
 use crate::core::{Core, CoreId, CoreOptions, Disks, Event, Fatal, OpenError};
 
-use super::cell::{CoreCell, Scratch};
+use super::cell::{CoreCell, Scratch, Turned};
 use super::client::CoreClient;
 use super::connect::{self, Connector};
 use super::fd;
@@ -59,9 +59,16 @@ fn open_and_run<M: StateMachine>(start: CoreStart, machine: impl FnOnce(CoreId) 
         let durable_writes = node.settings.runtime.durable_writes;
         let open = |dir, options| RingDisk::open(dir, options).map_err(|error| StartError::ring(id.0, error));
         let log = open(&dirs.log, RingOptions { durable_writes, ..RingOptions::default() })?;
-        // Large files now and then: no registered memory, and nothing that a probe would be worth, for files are synced as a whole.
-        let durable_writes = DurableWrites::Dsync;
-        let few = RingOptions { buffers: 0, queue_entries: 64, durable_writes, ..RingOptions::default() };
+        // Large files now and then: no registered memory, nothing that a probe would be worth, for files are synced as a whole, and
+        // nobody waits for a chunk.
+        let (durable_writes, background) = (DurableWrites::Dsync, true);
+        let few = RingOptions {
+            buffers: 0,
+            queue_entries: 64,
+            durable_writes,
+            background,
+            ..RingOptions::default()
+        };
         let disks = Disks { log, snapshots: open(&dirs.snapshots, few)? };
         let progress = &mut |done, total| (node.settings.hooks.on_progress)(id, done, total);
         let core = Core::open(clock::now(), options, disks, machine(id), progress).map_err(|error| {
@@ -189,9 +196,17 @@ async fn turns<M: StateMachine>(cell: Rc<CoreCell<M>>, life: Rc<Life>) {
     let mut scratch = Scratch::default();
     loop {
         cell.base.turn.notified().await;
-        if !cell.turn(&mut scratch) {
-            life.end(Order::Abandon);
-            return;
+        match cell.turn(&mut scratch) {
+            Turned::Done => {}
+            Turned::BeforeSlice => {
+                // Behind all that is ready: connections write what the turn answered, peers get their frames.
+                futures_lite::future::yield_now().await;
+                cell.slice();
+            }
+            Turned::Over => {
+                life.end(Order::Abandon);
+                return;
+            }
         }
     }
 }

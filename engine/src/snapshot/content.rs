@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use logdrive_wal::{ALIGNMENT, Buffer};
 
 use super::error::DamageKind;
-use super::format::{CHUNK_HEAD, ChunkPlace, HEADER_BYTES, SnapshotHeader, open, seal};
+use super::format::{CHUNK_HEAD, ChunkPlace, HEADER_BYTES, SnapshotHeader, open, seal, seal_head};
 use super::types::{Compression, SnapshotId};
 
 /// Bytes of content in a compressed block, at most: as far as LZ4 looks back.
@@ -37,10 +37,19 @@ pub(super) struct Encoder {
     /// Of the block that is not compressed yet.
     block: Vec<u8>,
     packed: Vec<u8>,
-    /// The chunk that is not full yet, and where its payload ends.
-    open: Option<(Buffer, usize)>,
+    /// The chunk that is not full yet.
+    open: Option<Chunk>,
     number: u64,
     totals: Totals,
+}
+
+/// A chunk that is being filled.
+struct Chunk {
+    buffer: Buffer,
+    /// Where its payload ends.
+    end: usize,
+    /// Of what is in it, its head as if it became full: so that all of a chunk need not be looked at in the moment in which it is.
+    crc: u32,
 }
 
 impl Encoder {
@@ -54,7 +63,7 @@ impl Encoder {
     pub(super) fn room(&self) -> usize {
         match self.compression {
             Compression::Off => {
-                let used = self.open.as_ref().map_or(CHUNK_HEAD, |open| open.1);
+                let used = self.open.as_ref().map_or(CHUNK_HEAD, |chunk| chunk.end);
                 self.chunk_bytes as usize - used
             }
             Compression::Lz4 => BLOCK_BYTES - self.block.len(),
@@ -101,7 +110,7 @@ impl Encoder {
 
     /// Takes the open chunk's buffer back, when the file is given up.
     pub(super) fn take_buffer(&mut self) -> Option<Buffer> {
-        self.open.take().map(|open| open.0)
+        self.open.take().map(|chunk| chunk.buffer)
     }
 
     /// Compresses the block; as it is if that does not make it shorter.
@@ -122,30 +131,46 @@ impl Encoder {
     }
 
     fn store(&mut self, bytes: &[u8], new: &mut impl FnMut() -> Buffer, pieces: &mut VecDeque<Piece>) {
-        let mut rest = bytes;
+        let (mut rest, len) = (bytes, self.chunk_bytes as usize);
         while !rest.is_empty() {
-            let (buffer, end) = self.open.get_or_insert_with(|| (new(), CHUNK_HEAD));
-            let (now, later) = rest.split_at(rest.len().min(self.chunk_bytes as usize - *end));
-            buffer.as_mut_slice()[*end..*end + now.len()].copy_from_slice(now);
-            *end += now.len();
+            let place = self.place();
+            let chunk = self.open.get_or_insert_with(|| {
+                let mut buffer = new();
+                let crc = seal_head(buffer.as_mut_slice(), (len - CHUNK_HEAD) as u32, place);
+                Chunk { buffer, end: CHUNK_HEAD, crc }
+            });
+            let (now, later) = rest.split_at(rest.len().min(len - chunk.end));
+            chunk.buffer.as_mut_slice()[chunk.end..chunk.end + now.len()].copy_from_slice(now);
+            chunk.crc = crc32c::crc32c_append(chunk.crc, now);
+            chunk.end += now.len();
             rest = later;
             self.totals.stored_bytes += now.len() as u64;
-            if *end == self.chunk_bytes as usize {
+            if chunk.end == len {
                 self.seal(pieces);
             }
         }
     }
 
-    fn seal(&mut self, pieces: &mut VecDeque<Piece>) {
-        let Some((mut buffer, end)) = self.open.take() else { return };
+    /// Of the chunk that is being filled.
+    fn place(&self) -> ChunkPlace {
         let offset = HEADER_BYTES as u64 + self.number * u64::from(self.chunk_bytes);
+        ChunkPlace { id: self.id, number: self.number, offset }
+    }
+
+    fn seal(&mut self, pieces: &mut VecDeque<Piece>) {
+        let place = self.place();
+        let Some(Chunk { mut buffer, end, crc }) = self.open.take() else { return };
         let len = end.next_multiple_of(ALIGNMENT);
         let chunk = &mut buffer.as_mut_slice()[..len];
-        chunk[end..].fill(0);
-        seal(chunk, (end - CHUNK_HEAD) as u32, ChunkPlace { id: self.id, number: self.number, offset });
+        if end == self.chunk_bytes as usize {
+            chunk[..4].copy_from_slice(&crc.to_le_bytes());
+        } else {
+            chunk[end..].fill(0);
+            seal(chunk, (end - CHUNK_HEAD) as u32, place);
+        }
         self.totals.chunks_crc = crc32c::crc32c_append(self.totals.chunks_crc, chunk);
         self.number += 1;
-        pieces.push_back(Piece { offset, buffer, len: len as u32 });
+        pieces.push_back(Piece { offset: place.offset, buffer, len: len as u32 });
     }
 }
 

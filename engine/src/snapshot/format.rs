@@ -261,12 +261,18 @@ pub(super) struct ChunkPlace {
 
 /// Completes a chunk whose payload lies behind the room for its head, and zeros behind that.
 pub(super) fn seal(chunk: &mut [u8], payload: u32, place: ChunkPlace) {
+    let head = seal_head(chunk, payload, place);
+    let crc = crc32c::crc32c_append(head, &chunk[CHUNK_HEAD..]);
+    chunk[..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Writes a chunk's head, except for its CRC. The CRC of what is in it so far; it goes on with what is behind the head.
+pub(super) fn seal_head(chunk: &mut [u8], payload: u32, place: ChunkPlace) -> u32 {
     chunk[4..8].copy_from_slice(&payload.to_le_bytes());
     chunk[8..16].copy_from_slice(&place.id.0.to_le_bytes());
     chunk[16..24].copy_from_slice(&place.number.to_le_bytes());
     chunk[24..32].copy_from_slice(&place.offset.to_le_bytes());
-    let crc = crc32c::crc32c(&chunk[4..]);
-    chunk[..4].copy_from_slice(&crc.to_le_bytes());
+    crc32c::crc32c(&chunk[4..CHUNK_HEAD])
 }
 
 /// The payload of a chunk, if it is the chunk `number` of the file with this header.

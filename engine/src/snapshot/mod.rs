@@ -61,6 +61,7 @@ mod output;
 pub(crate) mod pace;
 mod read;
 mod receive;
+mod share;
 mod store;
 mod types;
 mod write;
@@ -70,6 +71,7 @@ pub use self::error::{
     WriteFailure,
 };
 pub use self::format::{HEADER_BYTES, SnapshotHeader};
+pub use self::share::Share;
 pub use self::store::SnapshotStore;
 pub use self::types::{
     Compression, Opened, Progress, ReadId, ReadPart, Received, SnapshotFileSettings, SnapshotId,

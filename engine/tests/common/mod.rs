@@ -5,7 +5,9 @@
 mod journal;
 mod network;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use logdrive::api::{Completions, CoreSettings, Error, ReadPolicy, TimingPreset};
@@ -40,6 +42,21 @@ pub struct Node {
     disk_due: Option<u64>,
     snapshot_due: Option<u64>,
     dirty: bool,
+    pub timed: Option<Timed>,
+}
+
+/// Slices of the work on snapshots between turns, and the clock that times them.
+pub struct Timed {
+    clock: Rc<Cell<u64>>,
+    pub slices: Vec<Slice>,
+}
+
+/// A slice: when it began, how long it took by its clock, and how many frames had left in the turn before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    pub at: u64,
+    pub took: u64,
+    pub frames: usize,
 }
 
 struct Packet {
@@ -132,6 +149,7 @@ impl Cluster {
             disk_due: None,
             snapshot_due: None,
             dirty: false,
+            timed: None,
         });
         let nodes = nodes.collect();
         let mut cluster = Cluster {
@@ -224,6 +242,7 @@ impl Cluster {
     /// `kill -9`: the process is gone, its connections break.
     pub fn kill(&mut self, node: u32) {
         drop(self.node(node).core.take());
+        self.node(node).timed = None;
         for other in 1..=self.setup.nodes {
             if other != node {
                 self.disconnect(node, other);
@@ -455,20 +474,49 @@ impl Cluster {
         if this.snapshot_due.is_some_and(|due| due <= now) {
             core.snapshot_disk().advance(now);
         }
+        let looks = this.timed.as_ref().map(|timed| timed.clock.get());
         if let Err(fatal) = core.turn(Moment(now)) {
             this.fatal = Some(fatal);
             self.kill(node);
             return;
         }
+        assert_eq!(looks, this.timed.as_ref().map(|timed| timed.clock.get()), "a slice within a turn");
         this.disk_due = core.wal().disk().next_due();
         this.snapshot_due = core.snapshot_disk().next_due();
-        self.collect(node);
+        let frames = self.collect(node);
+        self.slice(node, frames);
     }
 
-    /// Takes a node's frames and answers.
-    fn collect(&mut self, node: u32) {
+    /// From now on slices of the work on snapshots are timed at a node, by a clock that goes on by `step` at every look.
+    pub fn time_slices(&mut self, node: u32, step: Duration) {
+        let clock = Rc::new(Cell::new(self.now));
+        let (reads, step) = (Rc::clone(&clock), step.as_nanos() as u64);
+        self.core(node).time_slices(move || {
+            reads.set(reads.get() + step);
+            Moment(reads.get())
+        });
+        self.node(node).timed = Some(Timed { clock, slices: Vec::new() });
+    }
+
+    /// A slice between turns, if one is due.
+    fn slice(&mut self, node: u32, frames: usize) {
+        let now = self.now;
         let this = self.node(node);
-        let Some(core) = this.core.as_mut() else { return };
+        let (Some(core), Some(timed)) = (this.core.as_mut(), this.timed.as_mut()) else { return };
+        if core.wants_slice(Moment(now)) {
+            timed.clock.set(now);
+            core.work_on_snapshots(Moment(now));
+            timed.slices.push(Slice { at: now, took: timed.clock.get() - now, frames });
+            this.disk_due = core.wal().disk().next_due();
+            this.snapshot_due = core.snapshot_disk().next_due();
+        }
+    }
+
+    /// Takes a node's frames and answers; how many frames.
+    fn collect(&mut self, node: u32) -> usize {
+        let mut taken = 0;
+        let this = self.node(node);
+        let Some(core) = this.core.as_mut() else { return taken };
         let (mut ports, mut links, mut answers) = (Vec::new(), Vec::new(), Completions::default());
         core.ports_with_answers(&mut ports);
         for port in ports {
@@ -490,6 +538,7 @@ impl Cluster {
             let mut bytes = Vec::new();
             while links.contains(&link) && self.core(node).take_frames(link, &mut bytes) {
                 let bytes = std::mem::take(&mut bytes);
+                taken += 1;
                 let delay = self.delay.get(&(node, other)).copied().unwrap_or(Duration::from_micros(200));
                 let wire = self.wires.entry((node, other)).or_default();
                 let at = self.now + delay.as_nanos() as u64;
@@ -501,6 +550,7 @@ impl Cluster {
                 wire.extend(frames.into_iter().map(|bytes| (at, Packet { from: node, connection, bytes })));
             }
         }
+        taken
     }
 }
 

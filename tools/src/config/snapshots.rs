@@ -29,6 +29,7 @@ pub(crate) struct Snapshots {
     pub(crate) kept: Option<Spanned<u32>>,
     pub(crate) compression: Option<Compression>,
     pub(crate) slice_bytes: Option<Spanned<Bytes>>,
+    pub(crate) slice_time_us: Option<Spanned<u64>>,
     pub(crate) slice_interval_us: Option<Spanned<u64>>,
     pub(crate) loads_at_once: Option<Spanned<u32>>,
     pub(crate) transfers: Option<Spanned<u32>>,
@@ -57,6 +58,9 @@ impl Check<'_> {
         files.compression = written.compression.unwrap_or(files.compression);
         let slice = &mut settings.slice_bytes;
         self.size("snapshots.slice_bytes", &written.slice_bytes, 4096, 16 * MIB, slice);
+        let mut time = settings.slice_time.as_micros() as u64;
+        self.number("snapshots.slice_time_us", &written.slice_time_us, 1, 100_000, &mut time);
+        settings.slice_time = Duration::from_micros(time);
         let mut interval = settings.slice_interval.as_micros() as u64;
         self.number("snapshots.slice_interval_us", &written.slice_interval_us, 0, 1_000_000, &mut interval);
         settings.slice_interval = Duration::from_micros(interval);

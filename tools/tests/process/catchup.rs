@@ -4,7 +4,7 @@
 use crate::admin::{DONE, ask, say};
 use crate::cluster::{Cluster, Shape, wait_for};
 use crate::crash::{check_cluster, check_node, wait_for_writes};
-use crate::members::{all_done, has_voters, join_fourth, under_load};
+use crate::members::{all_done, has_voters, join_another, under_load};
 
 /// Logs are cut behind snapshots that come soon.
 fn shape() -> Shape {
@@ -60,7 +60,7 @@ fn a_member_is_replaced_by_a_new_and_empty_one_that_only_snapshots_bring_up() {
     let mut cluster = Cluster::start(shape());
     let written = under_load(&mut cluster, |cluster, acknowledged| {
         wait_for_cuts(cluster, &logs(cluster));
-        join_fourth(cluster);
+        join_another(cluster);
         cluster.nodes[1].kill();
         wait_for_writes(acknowledged);
         all_done(cluster, &["group", "replace", "all", "2", "4", "--wait"]);

@@ -8,7 +8,7 @@ use crate::admin::{DONE, ask};
 use crate::catchup::{logs, wait_for_cuts};
 use crate::cluster::{Addresses, Cluster, Shape, now, wait_for};
 use crate::crash::{check_cluster, check_node, wait_for_writes};
-use crate::members::{has_voters, join_fourth, under_load};
+use crate::members::{has_voters, join_another, under_load};
 
 const VALUE_BYTES: usize = 1024;
 /// Keys in one pipeline.
@@ -141,7 +141,7 @@ fn a_node_that_was_away_and_a_new_one_are_brought_up_by_snapshots_while_clients_
         timed("node 3 starts", || cluster.nodes[2].wait_ready());
         timed("node 3 is brought up", || wait_until_brought_up(cluster, 2));
         wait_for_writes(acknowledged);
-        join_fourth(cluster);
+        join_another(cluster);
         cluster.nodes[1].kill();
         timed("node 4 replaces node 2", || {
             let (code, outcome) = ask(cluster, &["group", "replace", "all", "2", "4", "--wait"]);

@@ -15,3 +15,4 @@ mod members;
 mod snapshot;
 mod snapshots;
 mod stop;
+mod transfers;

@@ -15,8 +15,9 @@ fn shape() -> Shape {
     Shape { groups: GROUPS, ..Shape::default() }
 }
 
-/// A fourth node that the three know, running and a member of nothing.
-pub(crate) fn join_fourth(cluster: &mut Cluster) {
+/// One more node that all others know, running and a member of nothing.
+pub(crate) fn join_another(cluster: &mut Cluster) {
+    let known_to = cluster.nodes.len();
     let at = cluster.add_node();
     let (id, clients, peers) = {
         let node = &cluster.nodes[at];
@@ -24,7 +25,7 @@ pub(crate) fn join_fourth(cluster: &mut Cluster) {
     };
     let words = ["node", "add", &id, "--peers", &peers, "--clients", &clients];
     let (code, added) = ask(cluster, &words);
-    assert_eq!((code, added["known_to"].as_array().unwrap().len()), (DONE, 3), "{added}");
+    assert_eq!((code, added["known_to"].as_array().unwrap().len()), (DONE, known_to), "{added}");
     cluster.nodes[at].spawn_to_join();
     cluster.nodes[at].wait_ready();
 }
@@ -73,7 +74,7 @@ pub(crate) fn under_load(
 fn a_fourth_node_takes_the_place_of_an_old_one_under_load_with_kills_in_between() {
     let mut cluster = Cluster::start(shape());
     let written = under_load(&mut cluster, |cluster, acknowledged| {
-        join_fourth(cluster);
+        join_another(cluster);
         all_done(cluster, &["group", "add-learner", "all", "4", "--wait"]);
         wait_for_writes(acknowledged);
         // The new node dies as soon as it votes.
@@ -112,7 +113,7 @@ fn a_fourth_node_takes_the_place_of_an_old_one_under_load_with_kills_in_between(
 fn a_dead_node_is_replaced_in_one_call() {
     let mut cluster = Cluster::start(shape());
     let written = under_load(&mut cluster, |cluster, acknowledged| {
-        join_fourth(cluster);
+        join_another(cluster);
         cluster.nodes[1].kill();
         wait_for_writes(acknowledged);
         all_done(cluster, &["group", "replace", "all", "2", "4", "--wait"]);
@@ -139,7 +140,7 @@ fn a_dead_node_is_replaced_in_one_call() {
 #[test]
 fn changes_that_cannot_be_made_change_nothing() {
     let mut cluster = Cluster::start(shape());
-    join_fourth(&mut cluster);
+    join_another(&mut cluster);
     let (code, refused) = ask(&cluster, &["group", "add-learner", "1", "4", "--expect", "5"]);
     let error = &refused["groups"][0]["error"];
     assert_eq!(

@@ -10,6 +10,9 @@ use crate::disk::{FileId, OpenMode};
 /// In the user data of an fdatasync that is linked behind the write of the same slot.
 pub(super) const LINKED_SYNC: u64 = 1 << 32;
 
+/// Of the class "best effort" the last level: see ioprio_set(2).
+const BACKGROUND_PRIORITY: u16 = 2 << 13 | 7;
+
 /// A file as the ring knows it.
 enum Target {
     Fixed(types::Fixed),
@@ -33,6 +36,7 @@ impl RingDisk {
         };
         let directory = types::Fd(self.directory.as_raw_fd());
         let direct = if self.facts.direct { libc::O_DIRECT } else { 0 };
+        let priority = if self.background { BACKGROUND_PRIORITY } else { 0 };
         let slot = &mut self.slots[index as usize];
         let names = slot.names.as_deref();
         let entry = match slot.kind {
@@ -56,21 +60,30 @@ impl RingDisk {
                 match (target?, buffer.registered()) {
                     (Target::Fixed(f), Some(b)) => opcode::WriteFixed::new(f, memory, slot.len, b)
                         .offset(slot.offset)
+                        .ioprio(priority)
                         .rw_flags(flags)
                         .build(),
-                    (Target::Fixed(f), None) => {
-                        opcode::Write::new(f, memory, slot.len).offset(slot.offset).rw_flags(flags).build()
-                    }
-                    (Target::Plain(f), _) => {
-                        opcode::Write::new(f, memory, slot.len).offset(slot.offset).rw_flags(flags).build()
-                    }
+                    (Target::Fixed(f), None) => opcode::Write::new(f, memory, slot.len)
+                        .offset(slot.offset)
+                        .ioprio(priority)
+                        .rw_flags(flags)
+                        .build(),
+                    (Target::Plain(f), _) => opcode::Write::new(f, memory, slot.len)
+                        .offset(slot.offset)
+                        .ioprio(priority)
+                        .rw_flags(flags)
+                        .build(),
                 }
             }
             Kind::Read => {
                 let memory = slot.buffer.as_mut()?.as_mut_ptr();
                 match target? {
-                    Target::Fixed(f) => opcode::Read::new(f, memory, slot.len).offset(slot.offset).build(),
-                    Target::Plain(f) => opcode::Read::new(f, memory, slot.len).offset(slot.offset).build(),
+                    Target::Fixed(f) => {
+                        opcode::Read::new(f, memory, slot.len).offset(slot.offset).ioprio(priority).build()
+                    }
+                    Target::Plain(f) => {
+                        opcode::Read::new(f, memory, slot.len).offset(slot.offset).ioprio(priority).build()
+                    }
                 }
             }
             Kind::Sync => match target? {
@@ -84,8 +97,11 @@ impl RingDisk {
             Kind::Unlink => opcode::UnlinkAt::new(directory, names?.0.as_ptr()).build(),
             Kind::SyncDir => opcode::Fsync::new(directory).build(),
         };
-        Some(entry.user_data(u64::from(index)))
+        let is_started_elsewhere = self.background && matches!(slot.kind, Kind::Read | Kind::Write);
+        let flags = if is_started_elsewhere { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
+        Some(entry.flags(flags).user_data(u64::from(index)))
     }
+
     /// The submissions of a slot: two, linked, for a write that an fdatasync makes durable.
     pub(super) fn entries(&mut self, index: u32) -> Option<(squeue::Entry, Option<squeue::Entry>)> {
         let entry = self.entry(index)?;

@@ -26,6 +26,10 @@ pub struct RingOptions {
     pub lock_wait_ms: u32,
     /// How writes are made durable.
     pub durable_writes: DurableWrites,
+    /// Reads and writes are started by threads of the kernel, with the lowest priority that is sure to get on: what that costs (memory
+    /// to be pinned, blocks to be allocated, the device to be told) is not taken from the caller's time. For large operations that
+    /// nobody waits for; each of them takes longer.
+    pub background: bool,
 }
 
 /// How a durable write is made durable. Both are submitted with one system call for all that is queued.
@@ -48,6 +52,7 @@ impl Default for RingOptions {
             queue_entries: 128,
             lock_wait_ms: 2000,
             durable_writes: DurableWrites::Auto,
+            background: false,
         }
     }
 }

@@ -15,6 +15,7 @@ use logdrive_wal::Disk;
 
 use super::Snapshots;
 use super::load::decode_sessions;
+use super::slices::Step;
 use super::triggers::CUT_RETRY;
 use crate::api::StateMachine;
 use crate::core::lane::Flags;
@@ -217,33 +218,42 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
-    /// Builds the next slice of a state.
-    pub(super) fn load_slice(&mut self, at: usize) {
-        let bytes_max = self.io.settings.snapshots.slice_bytes.max(1) as usize;
+    /// Builds the next part of a state.
+    pub(super) fn load_step(&mut self, at: usize, bytes_max: usize) -> Step {
         self.snapshots.more = true;
         let install = &mut self.snapshots.installs[at];
         if install.is_built {
-            return self.finish_install(at);
+            self.finish_install(at);
+            return Step::Over;
         }
         if install.from < install.rest.len() {
             let end = install.rest.len().min(install.from + bytes_max);
+            let bytes = end - install.from;
             let taken = self.machine.load_part(&mut install.loading, &install.rest[install.from..end]);
             install.from = end;
             if let Err(error) = taken {
                 self.give_up_bad(at, &error.to_string());
+                return Step::Over;
             }
-            return;
+            return Step::Done(bytes as u64);
         }
         match self.snapshots.store.read_part(install.read) {
             Ok(Some(ReadPart::State(bytes))) => (install.rest, install.from) = (bytes, 0),
             Ok(Some(ReadPart::Sessions(bytes))) => match decode_sessions(&bytes) {
                 Ok(sessions) => install.sessions = sessions,
-                Err(error) => self.give_up_bad(at, &error),
+                Err(error) => {
+                    self.give_up_bad(at, &error);
+                    return Step::Over;
+                }
             },
             Ok(Some(ReadPart::End)) => install.is_built = true,
             // There is more soon, or word of a failure.
-            Ok(None) | Err(_) => install.is_stuck = true,
+            Ok(None) | Err(_) => {
+                install.is_stuck = true;
+                return Step::Over;
+            }
         }
+        Step::Done(0)
     }
 
     /// The state is built: the group decides, and everything is moved in this turn.

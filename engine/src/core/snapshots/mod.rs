@@ -4,7 +4,8 @@
 //! | file | |
 //! |---|---|
 //! | `triggers` | which group needs one, and when |
-//! | `writing` | from the frozen state to the durable file, slice by slice; compaction of the log |
+//! | `slices` | when a slice of the work on a file is done, and where it ends |
+//! | `writing` | from the frozen state to the durable file, step by step; compaction of the log |
 //! | `load` | what a core starts from |
 //! | `install` | a complete file takes the place of a group's log and state |
 //! | `transfer` | snapshots on their way between nodes: what is common to both ends |
@@ -25,6 +26,7 @@ mod load;
 mod receive;
 mod relay;
 mod send;
+mod slices;
 mod status;
 mod transfer;
 mod triggers;
@@ -36,6 +38,7 @@ use logdrive_shard::{LogIndex, Membership, Moment, Start};
 use logdrive_wal::Disk;
 
 use self::install::{Incoming, Install, Refusal};
+use self::slices::Slices;
 use self::transfer::Transfers;
 use self::triggers::Failures;
 use self::writing::Writing;
@@ -102,9 +105,7 @@ pub(super) struct Snapshots<D: Disk, M: StateMachine> {
     writings: Vec<Writing<M::View>>,
     incoming: Vec<Incoming>,
     installs: Vec<Install<M::Loading>>,
-    /// Whose slice comes next.
-    turn: usize,
-    next_slice: Moment,
+    slices: Slices,
     failures: Failures,
     /// Groups whose log could not be cut for want of room, to be tried again; each once.
     uncut: Vec<u32>,
@@ -168,8 +169,7 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
             writings: Vec::new(),
             incoming: Vec::new(),
             installs: Vec::new(),
-            turn: 0,
-            next_slice: Moment(0),
+            slices: Slices::default(),
             failures: Failures::default(),
             uncut: Vec::new(),
             next_cut: Moment::NEVER,
@@ -242,7 +242,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.tend_transfers();
         self.cut_logs_again();
         self.begin_due_snapshots();
-        self.work_a_slice();
+        self.slice_in_turn();
         self.poll_store();
     }
 
@@ -256,9 +256,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return self.io.now;
         }
         let mut next = snapshots.store.next_wake().min(snapshots.next_cut);
-        if let Some(slice) = snapshots.next_slice() {
-            next = next.min(slice);
-        }
+        next = next.min(snapshots.next_slice());
         if !snapshots.due.is_empty() && snapshots.writings.len() < self.snapshots_at_once() {
             next = next.min(snapshots.failures.pause_until);
         }
@@ -322,27 +320,6 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             StoreEvent::Chunk { .. } => self.snapshots.foreign.push(event),
         }
     }
-
-    /// One slice of the work on one file, not more often than the settings say, whatever else there is to do.
-    fn work_a_slice(&mut self) {
-        let snapshots = &self.snapshots;
-        if snapshots.next_slice().is_none_or(|slice| self.io.now < slice) {
-            return;
-        }
-        let (writings, all) = (snapshots.writings.len(), snapshots.writings.len() + snapshots.installs.len());
-        let first = snapshots.turn;
-        let ready = (1..=all).map(|n| (first + n) % all).find(|&at| match at.checked_sub(writings) {
-            None => snapshots.writings[at].wants_slice(),
-            Some(at) => snapshots.installs[at].wants_slice(self.io.now),
-        });
-        let Some(at) = ready else { return };
-        self.snapshots.turn = at;
-        self.snapshots.next_slice = self.io.now.after(self.io.settings.snapshots.slice_interval);
-        match at.checked_sub(writings) {
-            None => self.write_slice(at),
-            Some(at) => self.load_slice(at),
-        }
-    }
 }
 
 impl<D: Disk, M: StateMachine> Snapshots<D, M> {
@@ -355,12 +332,5 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
             && self.transfers.is_quiet()
             && self.foreign.is_empty()
             && self.store.is_idle()
-    }
-
-    /// When the next slice of the work on a file is due, if there is one: an installation that the log has no room for waits.
-    fn next_slice(&self) -> Option<Moment> {
-        let writes = self.writings.iter().any(Writing::wants_slice).then_some(Moment(0));
-        let installs = self.installs.iter().filter_map(Install::wants_slice_at);
-        writes.into_iter().chain(installs).min().map(|at| at.max(self.next_slice))
     }
 }

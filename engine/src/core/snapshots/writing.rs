@@ -4,6 +4,7 @@ use logdrive_shard::LogIndex;
 use logdrive_wal::Disk;
 
 use super::Snapshots;
+use super::slices::Step;
 use super::triggers::CUT_RETRY;
 use crate::api::{Error, StateMachine};
 use crate::core::Core;
@@ -89,9 +90,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.snapshots.counters.begun += 1;
     }
 
-    /// Hands the next slice of a frozen state to the store.
-    pub(super) fn write_slice(&mut self, at: usize) {
-        let bytes_max = self.io.settings.snapshots.slice_bytes.max(1) as usize;
+    /// Hands the next bytes of a frozen state to the store.
+    pub(super) fn write_step(&mut self, at: usize, bytes_max: usize) -> Step {
         let (snapshots, machine) = (&mut self.snapshots, &mut self.machine);
         let writing = &mut snapshots.writings[at];
         if writing.from == writing.rest.len()
@@ -104,11 +104,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 false => writing.view = Some(view),
             }
         }
+        snapshots.more = true;
         let written = snapshots.store.write(writing.write, &writing.rest[writing.from..]);
         // If it failed, the store says so with an event.
         let Ok(taken) = written else {
             writing.is_finished = true;
-            return;
+            return Step::Over;
         };
         writing.from += taken;
         writing.is_stuck = writing.from < writing.rest.len();
@@ -117,7 +118,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             // As above.
             let _ = snapshots.store.finish(writing.write);
         }
-        snapshots.more = true;
+        if writing.wants_slice() { Step::Done(taken as u64) } else { Step::Over }
     }
 
     /// The file is durable under its name.
