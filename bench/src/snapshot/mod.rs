@@ -1,13 +1,16 @@
 //! What snapshots of the key-value machine cost: freezing, writing to a real disk, loading, and what foreground writes feel of it.
 //!
 //! One group on one thread, with the state machine, the store of snapshots and the disk of the product, and without consensus: what
-//! is seen here is the share of the snapshot. `run --machine kv --snapshot-every` shows a whole cluster with snapshots.
+//! is seen there is the share of the snapshot. Then two whole nodes, one of which is new and is brought up. `run --machine kv
+//! --snapshot-every` shows a cluster under load with snapshots.
 
+mod catch_up;
 mod subject;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use self::catch_up::CatchUp;
 use self::subject::{Foreground, Subject};
 use crate::cli::SnapshotArgs;
 use crate::directory::DataDir;
@@ -24,6 +27,8 @@ use crate::usage::{CpuUse, Usage};
 const KEY_OVERHEAD_BYTES: u64 = 64;
 /// Files at once: the newest, the one that replaces it.
 const FILES: u64 = 2;
+/// And between nodes: the logs of both, which hold all keys and more, two files on one node and one on the other.
+const FILES_OF_NODES: u64 = 7;
 
 /// What was measured with one number of keys.
 #[derive(Debug, Default, Serialize)]
@@ -55,6 +60,7 @@ struct KeysReport {
     state_bytes_max: u64,
     /// The loaded state has the same digest.
     ok: bool,
+    catch_up: CatchUp,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,7 +84,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<bool> {
     let directory = DataDir::prepare(arguments.output.dir.as_deref())?;
     let most = arguments.keys.iter().copied().max().unwrap_or(0);
     let file_bytes = most * (u64::from(arguments.value) + KEY_OVERHEAD_BYTES);
-    space::check(directory.path(), file_bytes * FILES, "--keys or --value")?;
+    space::check(directory.path(), file_bytes * FILES.max(FILES_OF_NODES), "--keys or --value")?;
     let (disk_probe, log_disk) = disk_probe::brief(directory.path(), !arguments.no_probe)?;
     let environment = Environment::collect(directory.path(), &log_disk);
     let mut warnings = environment.warnings();
@@ -93,14 +99,18 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<bool> {
     for &number in &arguments.keys {
         let path = directory.path().join(format!("snapshots-{number}"));
         std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        keys.push(measure(Subject::new(&path, number, arguments)?, arguments, &bar)?);
+        let mut found = measure(Subject::new(&path, number, arguments)?, arguments, &bar)?;
+        bar.set_message(format!("{}: a new node is brought up", plural(number, "key")));
+        bar.tick();
+        found.catch_up = catch_up::measure(&path, number, arguments)?;
+        keys.push(found);
         std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     let cpu = Usage::now().since(&usage);
     bar.finish_and_clear();
     warnings.extend(report::machine_warnings(&cpu));
     warnings.extend(keys.iter().filter_map(|keys| keys.doubt(arguments.rate)));
-    let ok = keys.iter().all(|keys| keys.ok);
+    let ok = keys.iter().all(|keys| keys.ok && keys.catch_up.ok);
     let report = SnapshotReport {
         benchmark: "snapshot",
         format: FORMAT,
@@ -167,6 +177,7 @@ fn measure(
         slice_max_us: busy.slice_max_nanos as f64 / 1e3,
         state_bytes_max: busy.state_bytes_max,
         ok,
+        catch_up: CatchUp::default(),
     })
 }
 
@@ -210,6 +221,7 @@ impl KeysReport {
                 [latency.p50, latency.p99, latency.p999, latency.max].map(|us| nanos(us * 1e3));
             format!("p50 {p50}, p99 {p99}, p99.9 {p999}, longest {max}")
         };
+        let moved = &self.catch_up;
         let rate = |seconds: f64, rate: f64| format!("{} ({}/s)", micros(seconds * 1e6), bytes(rate));
         let mut ratios = self.p99_ratios.clone();
         ratios.sort_by(f64::total_cmp);
@@ -238,8 +250,33 @@ impl KeysReport {
                 ),
             ),
             (
+                "  transfer",
+                rate(moved.transfer_seconds, moved.transfer_bytes as f64 / moved.transfer_seconds.max(1e-3))
+                    + &format!(", {}", bytes(moved.transfer_bytes as f64)),
+            ),
+            ("  catch-up", micros(moved.catch_up_seconds * 1e6)),
+            ("  durable writes", latency(&moved.writes_us)),
+            (
+                "  with snapshots",
+                format!(
+                    "{}; p99 {:.2} x; {} each",
+                    latency(&moved.writes_with_snapshots_us),
+                    moved.writes_with_snapshots_us.p99 / moved.writes_us.p99.max(1e-3),
+                    micros(moved.beside_writes_seconds * 1e6)
+                ),
+            ),
+            (
+                "  with catch-up",
+                format!(
+                    "{}; p99 {:.2} x",
+                    latency(&moved.writes_meanwhile_us),
+                    moved.writes_meanwhile_us.p99 / moved.writes_us.p99.max(1e-3)
+                ),
+            ),
+            (
                 "  check",
-                if self.ok { "ok: loaded as it was written" } else { "FAILED: another state" }.to_owned(),
+                if self.ok && moved.ok { "ok: loaded as it was written" } else { "FAILED: another state" }
+                    .to_owned(),
             ),
         ]
     }
@@ -285,8 +322,13 @@ impl Report for SnapshotReport {
             "writes set keys at random and come at a fixed rate whatever happens (open loop): latency counts from when \
              a write was due, so a stall shows in all that came meanwhile"
                 .to_owned(),
-            "one thread with the state machine, the snapshot files and their disk, no consensus: see `run --machine kv \
-             --snapshot-every` for a cluster. Transfers to other nodes are not measured here"
+            "so far one thread with the state machine, the snapshot files and their disk, no consensus: see `run --machine kv \
+             --snapshot-every` for a cluster under load"
+                .to_owned(),
+            "transfer to the end: two whole nodes in this process, TCP on loopback, no limit in bytes per second. transfer: from \
+             the first byte that a new learner takes to the last; catch-up: from the change that makes it one until it has \
+             applied what its leader had then; durable writes: a client with one write under way, alone, while snapshots \
+             are written one after the other, and while the new node starts and is brought up"
                 .to_owned(),
             "digest: the pass over all keys that `logdrive group digest` takes on each member, on the core of the group"
                 .to_owned(),
@@ -315,6 +357,19 @@ mod tests {
         assert!(found.snapshots_meanwhile > 0, "{found:?}");
         let rows = found.rows();
         assert!(rows.iter().any(|(label, text)| *label == "  meanwhile" && text.contains("snapshot")));
+    }
+
+    #[test]
+    fn a_new_node_is_brought_up_by_a_snapshot_and_that_is_measured() {
+        // Where the build is there is a real disk.
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let line = ["logdrive-bench", "snapshot", "--keys", "3000", "--seconds", "0.2"];
+        let Command::Snapshot(arguments) = Cli::parse_from(line).command else { panic!("not snapshot") };
+        let found = catch_up::measure(directory.path(), 3000, &arguments).unwrap();
+        assert!(found.ok && found.transfer_bytes > 3000 * 144, "{found:?}");
+        assert!(found.catch_up_seconds > 0.0 && found.beside_writes_seconds > 0.0, "{found:?}");
+        assert!(found.writes_us.p50 > 0.0 && found.writes_meanwhile_us.p50 > 0.0, "{found:?}");
     }
 
     #[test]

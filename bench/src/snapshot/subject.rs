@@ -91,6 +91,14 @@ pub(super) struct Subject {
     slice_max_nanos: u64,
 }
 
+/// The key with this number.
+pub(super) fn key(number: u64) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
+    key[..8].copy_from_slice(b"bench:k:");
+    key[8..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
 impl Subject {
     pub(super) fn new(directory: &Path, keys: u64, arguments: &SnapshotArgs) -> Result<Subject> {
         let ring = RingOptions { buffers: 0, background: true, ..RingOptions::default() };
@@ -135,9 +143,7 @@ impl Subject {
     }
 
     fn set(&mut self, number: u64) {
-        let mut key = [0; KEY_BYTES];
-        key[..8].copy_from_slice(b"bench:k:");
-        key[8..].copy_from_slice(&number.to_be_bytes());
+        let key = key(number);
         let value = self.payloads.next();
         self.command.clear();
         Command::Set { key: &key, value, condition: Condition::Always, get: false }.encode(&mut self.command);

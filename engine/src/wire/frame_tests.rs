@@ -287,7 +287,7 @@ proptest! {
         if magic && bytes.len() >= HEADER_LEN {
             let len = bytes.len() as u32;
             bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-            bytes[8..12].copy_from_slice(&[1, 0, 0, 0]);
+            bytes[8..12].copy_from_slice(&[VERSION_MAX as u8, 0, 0, 0]);
             bytes[12..16].copy_from_slice(&len.to_le_bytes());
             bytes[24..28].copy_from_slice(&(HEADER_LEN as u32).to_le_bytes());
             bytes[28..32].fill(0);

@@ -26,10 +26,14 @@ use logdrive_shard::{GroupId, NodeId};
 
 use crate::core::CoreId;
 
-/// Lowest version of frames and handshakes that this build speaks.
-pub const VERSION_MIN: u16 = 1;
-/// Highest version of frames and handshakes that this build speaks.
-pub const VERSION_MAX: u16 = 1;
+/// Lowest version of frames that this build speaks.
+///
+/// A version stands for the arrays of a frame and for every word in them: what a build could not read, or would close the connection
+/// for, is a new version, and is said only to a peer that speaks it. `Hello` and `Reject` have no version and grow at their end.
+/// Frames of version 1 had no snapshots in them; their arrays are others, and they are not read any more.
+pub const VERSION_MIN: u16 = 2;
+/// Highest version of frames that this build speaks.
+pub const VERSION_MAX: u16 = 2;
 
 /// What one core tells another when they connect, beside the identity exchange: boot and the groups they share.
 #[derive(Clone, Debug, PartialEq, Eq)]
