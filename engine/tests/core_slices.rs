@@ -31,12 +31,17 @@ fn write_all(cluster: &mut Cluster, numbers: std::ops::Range<u64>) {
     }
 }
 
+/// The slices of a node since its clock was set.
+fn slices_of(cluster: &mut Cluster, node: u32) -> Vec<Slice> {
+    cluster.node(node).timed.as_mut().map_or(Vec::new(), |timed| std::mem::take(&mut timed.slices))
+}
+
 /// Takes a snapshot at a node whose clock goes on by so much in each step: its slices.
 fn snapshot(cluster: &mut Cluster, node: u32, step: u64) -> Vec<Slice> {
     cluster.time_slices(node, Duration::from_nanos(step));
     let token = cluster.ask(node, |port, token| Event::Snapshot { port, token, slot: SLOT });
     assert!(cluster.wait(node, token).result.is_ok());
-    std::mem::take(&mut cluster.node(node).timed.as_mut().unwrap().slices)
+    slices_of(cluster, node)
 }
 
 /// Steps of a slice that ended because its time was up: each ended with a look at the clock, and there was one before the first and one
@@ -101,7 +106,7 @@ fn a_state_is_built_from_a_snapshot_in_slices_that_end_when_their_time_is_used()
     cluster.heal();
     cluster.settle();
     assert!(cluster.core(away).snapshot_counters().installed > 0);
-    let slices = std::mem::take(&mut cluster.node(away).timed.as_mut().unwrap().slices);
+    let slices = slices_of(&mut cluster, away);
     check_share(&slices, step);
     assert_eq!(slices.iter().map(|slice| steps(slice, step)).max(), Some(TIME.div_ceil(step)), "{slices:?}");
     assert!(slices.len() > 10, "{slices:?}");
@@ -122,7 +127,7 @@ fn the_frames_of_a_turn_leave_before_its_slice_and_writes_go_on_between_slices()
         n += 1;
     }
     assert!(cluster.answer(leader, token).unwrap().result.is_ok());
-    let slices = std::mem::take(&mut cluster.node(leader).timed.as_mut().unwrap().slices);
+    let slices = slices_of(&mut cluster, leader);
     check_share(&slices, step);
     // (That a turn itself does nothing of a slice is what the cluster checks in each one.)
     assert!(slices.iter().any(|slice| slice.frames > 0), "no slice came in a turn with frames: {slices:?}");
