@@ -136,13 +136,15 @@ impl Pair {
         let begin = clock::now_nanos();
         let change = MembershipChange::of(&[MemberStep::AddLearner(NodeId(2))]);
         block_on(first.change_membership(change)).context("node 2 was not made a learner")?;
-        let (mut began, mut ended) = (None, begin);
+        let (mut began, mut ended, mut looked) = (None, begin, begin);
         wait_for("the new node to be brought up", CATCH_UP_MAX, || {
             let taken = self.engines[1].status().iter().map(|core| core.transfer_bytes_taken).sum();
             if taken > found.transfer_bytes {
                 (found.transfer_bytes, ended) = (taken, clock::now_nanos());
-                began.get_or_insert(ended);
+                // It came after the look before.
+                began.get_or_insert(looked);
             }
+            looked = clock::now_nanos();
             Ok((block_on(second.status())?.applied >= target).then_some(()))
         })?;
         found.catch_up_seconds = clock::since(begin).as_secs_f64();

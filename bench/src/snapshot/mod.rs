@@ -255,9 +255,9 @@ impl KeysReport {
                     + &format!(", {}", bytes(moved.transfer_bytes as f64)),
             ),
             ("  catch-up", micros(moved.catch_up_seconds * 1e6)),
-            ("  durable writes", latency(&moved.writes_us)),
+            ("  durable", latency(&moved.writes_us)),
             (
-                "  with snapshots",
+                "  snapshots",
                 format!(
                     "{}; p99 {:.2} x; {} each",
                     latency(&moved.writes_with_snapshots_us),
@@ -266,7 +266,7 @@ impl KeysReport {
                 ),
             ),
             (
-                "  with catch-up",
+                "  new node",
                 format!(
                     "{}; p99 {:.2} x",
                     latency(&moved.writes_meanwhile_us),
@@ -327,8 +327,8 @@ impl Report for SnapshotReport {
                 .to_owned(),
             "transfer to the end: two whole nodes in this process, TCP on loopback, no limit in bytes per second. transfer: from \
              the first byte that a new learner takes to the last; catch-up: from the change that makes it one until it has \
-             applied what its leader had then; durable writes: a client with one write under way, alone, while snapshots \
-             are written one after the other, and while the new node starts and is brought up"
+             applied what its leader had then; durable: writes of a client with one under way, alone; the same while snapshots are \
+             written one after the other; and while the new node starts and is brought up"
                 .to_owned(),
             "digest: the pass over all keys that `logdrive group digest` takes on each member, on the core of the group"
                 .to_owned(),
