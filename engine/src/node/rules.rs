@@ -200,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_stranger_of_the_cluster_is_accepted_and_remembered() {
-        assert_eq!(judge(&own(), &PeersMemory::default(), &hello()), Ok(Accepted { version: 1 }));
+        assert_eq!(
+            judge(&own(), &PeersMemory::default(), &hello()),
+            Ok(Accepted { version: Versions::OURS.max })
+        );
         let mut memory = memory();
         let known = memory.remembered(NodeId(2), CoreId(1));
         assert_eq!(
@@ -217,7 +220,7 @@ mod tests {
         assert_eq!(memory.remembered(NodeId(3), CoreId(0)), Remembered::default());
         assert_eq!(memory.remember(&hello()), Remember::Unchanged);
         let next = Hello { durable_end: 9000, ..hello_of(8) };
-        assert_eq!(judge(&own(), &memory, &next), Ok(Accepted { version: 1 }));
+        assert_eq!(judge(&own(), &memory, &next), Ok(Accepted { version: Versions::OURS.max }));
         assert_eq!(memory.remember(&next), Remember::Now);
     }
 
