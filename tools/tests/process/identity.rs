@@ -1,6 +1,7 @@
 //! Data directories that are not what the configuration says: refused, with a message that says what to do.
 
 use std::fs;
+use std::path::Path;
 
 use crate::cluster::{Cluster, Shape, edit, logdrive, text, wait_for};
 
@@ -107,4 +108,50 @@ fn a_node_that_lost_its_disk_is_refused_by_its_peers() {
     wait_for("a write", || set(2).ok());
     assert_eq!(cluster.nodes[0].count("leaders"), Some(0));
     assert_eq!(cluster.nodes[0].count("applied"), Some(0));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn field_29_a_backup_that_was_put_back_is_refused_by_the_peers_of_its_node() {
+    let mut cluster = Cluster::start(Shape { nodes: 3, ..one_node() });
+    let set = |cluster: &Cluster, n: u32| {
+        cluster.wait_for_leaders();
+        let mut client = cluster.addresses().client();
+        redis::cmd("SET").arg(format!("key:{n}")).arg(n).exec(&mut client).unwrap();
+    };
+    set(&cluster, 1);
+    cluster.nodes[0].stop();
+    let backup = cluster.nodes[0].dir.with_extension("backup");
+    copy(&cluster.nodes[0].dir, &backup);
+    cluster.nodes[0].spawn(false);
+    cluster.nodes[0].wait_ready();
+    set(&cluster, 2);
+    cluster.wait_for_equal_digests();
+    cluster.nodes[0].kill();
+    fs::remove_dir_all(&cluster.nodes[0].dir).unwrap();
+    copy(&backup, &cluster.nodes[0].dir);
+    cluster.nodes[0].spawn(false);
+    cluster.nodes[0].wait_ready();
+    wait_for("the refusal in the logs", || {
+        let said: String = cluster.nodes.iter().map(|node| node.stderr()).collect();
+        said.contains("boot 2 of node 1 was met as").then_some(())
+    });
+    let status = logdrive(&["status", "--addr", &cluster.nodes[1].clients]);
+    assert_eq!(status.status.code(), Some(UNWELL), "{}", text(&status.stdout));
+    assert_says(&text(&status.stdout), &["node 2 has no connection to node 1", "restored backup"]);
+    // The others go on without it, and it leads nothing.
+    let leaders = |node: usize| cluster.nodes[node].count("leaders");
+    wait_for("leaders", || (leaders(1)? + leaders(2)? == cluster.shape.groups).then_some(()));
+    assert_eq!(leaders(0), Some(0));
 }
