@@ -326,15 +326,15 @@ fn frames_are_read_at_any_address() {
     let mut builder = FrameBuilder::new();
     builder.append(TO, &one_append(1), [(EntryKind::Payload, &b"hello"[..])].into_iter());
     let mut out = vec![0xEE];
-    builder.finish(1, 1, &mut out);
+    builder.finish(1, VERSION_MAX, &mut out);
     builder.heartbeat(TO, &Heartbeat { term: Term(1), commit: LogIndex(0), round: 2 });
-    builder.finish(1, 1, &mut out);
-    let first = frame_len(&out[1..], 1).unwrap();
-    let frame = FrameView::parse(&out[1..1 + first], 1).unwrap();
+    builder.finish(1, VERSION_MAX, &mut out);
+    let first = frame_len(&out[1..], VERSION_MAX).unwrap();
+    let frame = FrameView::parse(&out[1..1 + first], VERSION_MAX).unwrap();
     let (to, m, mut entries) = frame.appends().next().unwrap();
     assert_eq!((to, m.count, entries.payload_bytes()), (TO, 1, 5));
     assert_eq!(entries.next(), Some((EntryKind::Payload, &b"hello"[..])));
-    let second = FrameView::parse(&out[1 + first..], 1).unwrap();
+    let second = FrameView::parse(&out[1 + first..], VERSION_MAX).unwrap();
     assert_eq!(second.heartbeats().count(), 1);
     assert_eq!(second.appends().count(), 0);
 }
@@ -347,13 +347,13 @@ fn buffers_are_swapped_and_reused() {
     for _ in 0..3 {
         builder.append(TO, &one_append(1), [(EntryKind::Payload, &payload[..])].into_iter());
         out.clear();
-        builder.finish(1, 1, &mut out);
+        builder.finish(1, VERSION_MAX, &mut out);
     }
     let before = (out.as_ptr(), out.capacity());
     for _ in 0..2 {
         builder.append(TO, &one_append(1), [(EntryKind::Payload, &payload[..])].into_iter());
         out.clear();
-        builder.finish(1, 1, &mut out);
+        builder.finish(1, VERSION_MAX, &mut out);
     }
     assert_eq!((out.as_ptr(), out.capacity()), before, "two buffers take turns, none is allocated anew");
 }
@@ -374,24 +374,25 @@ fn the_last_pulse_counts() {
     builder.pulse(pulse(1));
     builder.pulse(pulse(2));
     let mut out = Vec::new();
-    builder.finish(1, 1, &mut out);
-    assert_eq!(FrameView::parse(&out, 1).unwrap().pulse(), Some(pulse(2)));
+    builder.finish(1, VERSION_MAX, &mut out);
+    assert_eq!(FrameView::parse(&out, VERSION_MAX).unwrap().pulse(), Some(pulse(2)));
 }
 
 #[test]
 fn another_version_and_a_foreign_protocol_are_named() {
     let bytes = build(&[], None, 1);
-    assert_eq!(FrameView::parse(&bytes, 2).unwrap_err(), FrameError::Version { found: 1, expected: 2 });
+    let (found, expected) = (VERSION_MAX, VERSION_MAX + 1);
+    assert_eq!(FrameView::parse(&bytes, expected).unwrap_err(), FrameError::Version { found, expected });
     let mut http = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n".to_vec();
     http.resize(64, b' ');
-    assert!(matches!(frame_len(&http, 1), Err(FrameError::Magic { .. })));
+    assert!(matches!(frame_len(&http, VERSION_MAX), Err(FrameError::Magic { .. })));
 }
 
 #[test]
 fn a_frame_over_the_limit_is_refused_by_its_header() {
     let mut bytes = build(&[], None, 1);
     bytes[12..16].copy_from_slice(&(FRAME_BYTES_MAX as u32 + 1).to_le_bytes());
-    let error = frame_len(&bytes[..HEADER_LEN], 1).unwrap_err();
+    let error = frame_len(&bytes[..HEADER_LEN], VERSION_MAX).unwrap_err();
     let len = FRAME_BYTES_MAX as u64 + 1;
     assert_eq!(error, FrameError::TooLong { len, limit: FRAME_BYTES_MAX as u64 });
 }
@@ -402,12 +403,12 @@ fn entry_counts_that_do_not_fit_are_refused() {
     let mut builder = FrameBuilder::new();
     builder.append(TO, &one_append(1), [(EntryKind::Payload, &b"hello"[..])].into_iter());
     let mut bytes = Vec::new();
-    builder.finish(1, 1, &mut bytes);
+    builder.finish(1, VERSION_MAX, &mut bytes);
     let needle = [4, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0];
     let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
     bytes[at + 8] = 2;
     reseal(&mut bytes);
-    let error = FrameView::parse(&bytes, 1).unwrap_err();
+    let error = FrameView::parse(&bytes, VERSION_MAX).unwrap_err();
     assert_eq!(error, FrameError::Malformed { what: "appends and entries do not fit each other" });
 }
 
@@ -419,8 +420,8 @@ fn numbers_that_could_overflow_are_refused() {
         &AppendReply { term: Term(1), outcome: AppendOutcome::Matched(LogIndex(NUMBER_LIMIT)) },
     );
     let mut bytes = Vec::new();
-    builder.finish(1, 1, &mut bytes);
-    let error = FrameView::parse(&bytes, 1).unwrap_err();
+    builder.finish(1, VERSION_MAX, &mut bytes);
+    let error = FrameView::parse(&bytes, VERSION_MAX).unwrap_err();
     assert_eq!(error, FrameError::Malformed { what: "a term, index or round beyond all bounds" });
 }
 
@@ -481,13 +482,13 @@ fn part_with(offset: u32, bytes: u32) -> FrameError {
     let part = SnapshotPart { term: Term(1), snapshot: SnapshotId(2), number: 3, offset: 0x0077_7777 };
     builder.snapshot_part(TO, &part, b"hello");
     let mut frame = Vec::new();
-    builder.finish(1, 1, &mut frame);
+    builder.finish(1, VERSION_MAX, &mut frame);
     let needle = [0x77, 0x77, 0x77, 0, 5, 0, 0, 0];
     let at = frame.windows(needle.len()).position(|window| window == needle).unwrap();
     frame[at..at + 4].copy_from_slice(&offset.to_le_bytes());
     frame[at + 4..at + 8].copy_from_slice(&bytes.to_le_bytes());
     reseal(&mut frame);
-    FrameView::parse(&frame, 1).unwrap_err()
+    FrameView::parse(&frame, VERSION_MAX).unwrap_err()
 }
 
 #[test]
