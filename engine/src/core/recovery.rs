@@ -224,6 +224,10 @@ impl Replayed {
             self.applied
         );
         self.cut(index);
+        if index < self.log.first.0 {
+            // It was damaged, a snapshot stands for it, and the leader sent it again all the same: the log begins with it.
+            (self.log.first, self.log.prev_term) = (LogIndex(index), Term(0));
+        }
         self.log.last = LogIndex(index);
         let runs = &mut self.log.term_runs;
         if runs.last().is_none_or(|run| run.1.0 != header.tag) {

@@ -478,6 +478,24 @@ fn another_log_of_the_same_life_keeps_the_snapshot_and_voids_the_log_before_it()
     assert!(!start.log_is_void);
 }
 
+/// The start before could not read entry 10 and had an older snapshot or none: it was sent again.
+#[test]
+fn a_log_that_was_sent_again_from_a_damaged_entry_on_begins_with_it_though_a_snapshot_stands_for_it() {
+    let (mut groups, applied, _) = replay(|replay| {
+        replay.groups[0].on_snapshot(0, snapshot_of(14, 12));
+        replay.damaged(StreamId(5), 10, 10);
+        for (index, term) in [(10, 10), (11, 11), (12, 11), (13, 11), (14, 12), (15, 12)] {
+            entry(replay, 5, index, term, index - 1);
+        }
+    });
+    assert_eq!(applied.len(), 0, "{applied:?}");
+    let start = groups[0].start().expect("they belong together");
+    let log = &start.log;
+    assert!(!start.log_is_void);
+    assert_eq!((log.first, log.last, log.prev_term), (LogIndex(11), LogIndex(15), Term(10)));
+    assert_eq!(log.term_runs, [(LogIndex(11), Term(11)), (LogIndex(14), Term(12))]);
+}
+
 /// A leader whose last entry, a configuration, nobody else got; another leader's snapshot took the place of its log, which ended before it.
 #[test]
 fn a_configuration_that_a_snapshot_parted_from_is_none_of_the_log_that_begins_behind_it() {
