@@ -210,6 +210,12 @@ impl Replayed {
             return Ok(());
         }
         self.gap = None;
+        if index < self.log.first.0 {
+            // Read after the word that it was cut off, as damage to the log can have it. What it replaced is void all the same.
+            self.cut(self.log.first.0);
+            self.commit = self.commit.max(note_commit(header.note).0);
+            return Ok(());
+        }
         if self.log.last < self.log.first && index > self.log.last.0 + 1 {
             // The first one that is left of the log.
             (self.log.first, self.log.last) = (LogIndex(index), LogIndex(index - 1));
@@ -285,7 +291,18 @@ impl Replayed {
             return Ok(());
         }
         gap.hold(header, payload);
-        if gap.held.len() as u64 != gap.last - self.log.last.0 {
+        self.close_gap(group)
+    }
+
+    /// If all that was missing behind the log is there now, the log goes on.
+    fn close_gap(&mut self, group: GroupId) -> Result<(), InvalidMembership> {
+        let last = self.log.last.0;
+        let Some(gap) = self.gap.as_mut().filter(|gap| gap.last != u64::MAX && gap.last > last) else {
+            return Ok(());
+        };
+        // What was cut off meanwhile, or is in a snapshot, is no part of it.
+        gap.held = gap.held.split_off(&(last + 1));
+        if gap.held.len() as u64 != gap.last - last {
             return Ok(());
         }
         let held = std::mem::take(&mut gap.held);
@@ -492,6 +509,12 @@ impl<M: StateMachine> Replay<'_, M> {
         (life == self.groups[at].life).then_some(at)
     }
 
+    /// Something that this software does not understand.
+    fn refuse(&mut self, stream: StreamId, bytes: &[u8]) {
+        let found = bytes.first().copied().unwrap_or(0);
+        self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
+    }
+
     /// Applies what is known to be committed of a group.
     fn advance(&mut self, slot: usize) {
         let group = &mut self.groups[slot];
@@ -508,9 +531,7 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
     fn entry(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
         if let Some(slot) = self.slot(stream) {
             if self.groups[slot].entry(self.ids[slot], header, payload).is_err() {
-                let found = payload.first().copied().unwrap_or(0);
-                self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
-                return;
+                return self.refuse(stream, payload);
             }
             self.advance(slot);
         }
@@ -530,9 +551,7 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
         }
         let Some(slot) = self.slot(stream) else { return };
         let Some((state, history)) = decode_state(state) else {
-            let found = state.first().copied().unwrap_or(0);
-            self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
-            return;
+            return self.refuse(stream, state);
         };
         let group = &mut self.groups[slot];
         (group.fresh, group.has_state) = (false, true);
@@ -548,6 +567,10 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
             self.groups[slot].committed_if_cut(index);
             self.advance(slot);
             self.groups[slot].compacted(index);
+            if self.groups[slot].close_gap(self.ids[slot]).is_err() {
+                return self.refuse(stream, &[]);
+            }
+            self.advance(slot);
         }
     }
 
@@ -560,9 +583,7 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
     fn repaired(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
         if let Some(slot) = self.slot(stream) {
             if self.groups[slot].repaired(self.ids[slot], header, payload).is_err() {
-                let found = payload.first().copied().unwrap_or(0);
-                self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
-                return;
+                return self.refuse(stream, payload);
             }
             self.advance(slot);
         }

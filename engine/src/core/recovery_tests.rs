@@ -540,3 +540,40 @@ fn term_and_vote_of_an_earlier_life_go_on_when_a_snapshot_of_the_present_one_is_
     let state = groups[0].hard_state();
     assert_eq!((state.term, state.vote, groups[0].log_last()), (Term(7), NodeId(3), LogIndex(0)));
 }
+
+/// Damage comes first in what is left of the log; then the entries before it, from another leader, and behind it; then a cut between them.
+#[test]
+fn entries_that_are_cut_off_are_no_part_of_what_follows_damage() {
+    let (mut groups, ..) = replay(|replay| {
+        replay.groups[0].on_snapshot(0, snapshot_of(5, 3));
+        replay.damaged(StreamId(5), 6, 6);
+        entry(replay, 5, 4, 2, 1);
+        entry(replay, 5, 5, 3, 1);
+        for index in 6..=8 {
+            entry(replay, 5, index, 3, 5);
+        }
+        replay.compacted(StreamId(5), 5);
+        entry(replay, 5, 9, 3, 8);
+    });
+    let start = groups[0].start().unwrap();
+    assert_eq!((start.log.first, start.log.last), (LogIndex(6), LogIndex(9)));
+    assert_eq!(start.log.term_runs, [(LogIndex(6), Term(3))]);
+    assert_eq!(start.hard_state.lost, Lost::NOTHING);
+}
+
+/// Where damage hides what a log held, the word of a cut may be read before entries that it cut off.
+#[test]
+fn entries_that_come_after_the_word_of_their_cut_do_not_come_back() {
+    let (mut groups, ..) = replay(|replay| {
+        replay.groups[0].on_snapshot(0, snapshot_of(12, 2));
+        replay.compacted(StreamId(5), 12);
+        replay.damaged(StreamId(5), 14, 14);
+        for (index, term) in [(11, 2), (12, 2), (13, 3)] {
+            entry(replay, 5, index, term, 10);
+        }
+    });
+    let start = groups[0].start().unwrap();
+    assert_eq!((start.log.first, start.log.last), (LogIndex(13), LogIndex(13)));
+    assert_eq!(start.log.term_runs, [(LogIndex(13), Term(3))]);
+    assert_eq!(start.hard_state.lost, Lost::NOTHING);
+}
