@@ -320,30 +320,61 @@ fn a_backup_that_begins_a_boot_again_is_refused() {
     });
 }
 
+/// Removes a follower from the group of four, and runs until it has given up its log, which is looked at so often.
+fn remove(world: &mut World, leader: NodeId, out: NodeId, look: Nanos) {
+    let membership = |world: &World| {
+        let (at, slot) = world.home(place(leader) as usize, GROUP);
+        world.core(at).expect("it runs").membership(slot).0.clone()
+    };
+    let removal = membership(world).voters().iter().position(|&voter| voter == out).expect("a voter");
+    // Eight changes are possible: removals, then demotions. The operator waits for the answer.
+    strike(world, FaultKind::Change { group: 0, choice: 7 << 24 | removal as u32 });
+    world.run_for(PATIENCE).expect("all is well");
+    assert!(!membership(world).contains(out), "{:?}", membership(world));
+    let log_end = |world: &World| {
+        let (at, slot) = world.home(place(out) as usize, GROUP);
+        world.summaries(at)[slot.0 as usize].last
+    };
+    let end = world.now() + 10 * SECOND;
+    while log_end(world) > LogIndex(0) && world.now() < end {
+        world.run_for(look).expect("all is well");
+    }
+    assert_eq!(log_end(world), LogIndex(0), "it was given up, and that was told");
+}
+
+/// The files of snapshots go when the log says durably that the group was given up.
+#[test]
+fn a_node_that_ends_while_it_gives_up_a_group_has_lost_nothing() {
+    for_seeds(6, |seed| {
+        let mut world = world(plan(seed, 4), |shape| {
+            shape.snapshots.every_entries = 4;
+            shape.snapshots.keep_trailing_entries = 0;
+        });
+        world.run_for(3 * SECOND).expect("all is well");
+        world.stop_clients();
+        world.settle(5 * SECOND).expect("all is well");
+        world.run_for(500 * MILLISECOND).expect("all is well");
+        let leader = world.leader_seen_by(NodeId(1), GROUP);
+        let out = all_but(&world, leader)[0];
+        strike(&mut world, FaultKind::DiskSlow { node: place(out), up_to: 50 * MILLISECOND });
+        remove(&mut world, leader, out, 100 * MILLISECOND / 1_000);
+        world.run_for(5 * MILLISECOND).expect("all is well");
+        world.stop_node(place(out) as usize, Stop::Kill).expect("all is well");
+        world.start_node(place(out) as usize).expect("what was durable is there");
+        let (at, slot) = world.home(place(out) as usize, GROUP);
+        let lost = world.core(at).expect("it runs").group_status(slot).raft.lost;
+        assert!(!lost.is_any(), "{lost}");
+        heal(&mut world);
+    });
+}
+
 /// A group that gave up its log kept term and vote, and nothing else was promised any more.
 #[test]
 fn a_node_that_a_group_left_may_come_back_without_its_log() {
     for_seeds(6, |seed| {
         let (mut world, leader) = calm(plan(seed, 4));
         let out = all_but(&world, leader)[0];
-        let membership = |world: &World| {
-            let (at, slot) = world.home(place(leader) as usize, GROUP);
-            world.core(at).expect("it runs").membership(slot).0.clone()
-        };
-        let removal = membership(&world).voters().iter().position(|&voter| voter == out).expect("a voter");
-        // Eight changes are possible: removals, then demotions. The operator waits for the answer.
-        strike(&mut world, FaultKind::Change { group: 0, choice: 7 << 24 | removal as u32 });
-        world.run_for(PATIENCE).expect("all is well");
-        assert!(!membership(&world).contains(out), "{:?}", membership(&world));
-        let log_end = |world: &World| {
-            let (at, slot) = world.home(place(out) as usize, GROUP);
-            world.summaries(at)[slot.0 as usize].last
-        };
-        let end = world.now() + 10 * SECOND;
-        while log_end(&world) > LogIndex(0) && world.now() < end {
-            world.run_for(100 * MILLISECOND).expect("all is well");
-        }
-        assert_eq!(log_end(&world), LogIndex(0), "it was given up, and that was told");
+        remove(&mut world, leader, out, 100 * MILLISECOND);
         world.stop_node(place(out) as usize, Stop::PowerLoss).expect("all is well");
         world.start_node(place(out) as usize).expect("what it has not is not asked for");
         heal(&mut world);

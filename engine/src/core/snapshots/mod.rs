@@ -34,8 +34,8 @@ mod writing;
 
 use std::collections::VecDeque;
 
-use logdrive_shard::{LogIndex, Membership, Moment, Start};
-use logdrive_wal::Disk;
+use logdrive_shard::{GroupId, LogIndex, Membership, Moment, Start};
+use logdrive_wal::{Disk, Ticket};
 
 use self::install::{Incoming, Install, Refusal};
 use self::slices::Slices;
@@ -117,6 +117,8 @@ pub(super) struct Snapshots<D: Disk, M: StateMachine> {
     foreign: Vec<StoreEvent>,
     /// What is on its way to other nodes, or from them.
     transfers: Transfers,
+    /// Lives of groups that are over: their files go when the log says so durably, which it does with these writes.
+    over: Vec<(GroupId, u32, Ticket)>,
     /// When it is looked at next whether the log is half full.
     next_ease: Moment,
     /// Spreads the groups' thresholds.
@@ -172,6 +174,7 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
             slices: Slices::default(),
             failures: Failures::default(),
             uncut: Vec::new(),
+            over: Vec::new(),
             next_cut: Moment::NEVER,
             more: true,
             events: Vec::new(),
@@ -220,7 +223,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     pub(super) fn forget_snapshots(&mut self, slot: u32) {
         let at = slot as usize;
         if let Some(before) = self.lives[at].number().checked_sub(1) {
-            self.snapshots.store.forget(self.ids[at], before);
+            self.snapshots.over.push((self.ids[at], before, self.io.wal.last_ticket()));
         }
         self.abandon_writing(slot);
         self.abandon_installs(slot);
@@ -234,8 +237,20 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
     }
 
+    /// Removes the files of lives that are durably over. Without them, and without word of the end, the next start would find that the disk
+    /// has lost something.
+    fn forget_what_is_over(&mut self) {
+        let durable = self.io.wal.durable();
+        while let Some(at) = self.snapshots.over.iter().position(|over| over.2 <= durable) {
+            let (group, life, _) = self.snapshots.over.swap_remove(at);
+            self.snapshots.store.forget(group, life);
+            self.snapshots.more = true;
+        }
+    }
+
     /// What is done for snapshots in a turn, after everything that clients and peers wait for.
     pub(super) fn tend_snapshots(&mut self) {
+        self.forget_what_is_over();
         if self.snapshots.is_quiet() && self.io.queues.snapshots.is_empty() {
             return;
         }
