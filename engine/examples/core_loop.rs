@@ -58,6 +58,8 @@ struct NullDisk {
     writes: u64,
 }
 
+impl logdrive_wal::Buggify for NullDisk {}
+
 impl Disk for NullDisk {
     fn submit(&mut self, token: Token, op: Op) {
         let (result, buffer) = match op {

@@ -7,6 +7,7 @@ use crate::mutant;
 use crate::progress::Progress;
 use crate::quorum::PeerSet;
 use crate::role::{Candidate, Flags, Follower, INLINE_PEERS, Leader, PreCandidate, RoleState};
+use crate::sink::places;
 use crate::{
     Config, Env, Group, HistoryEvent, Moment, NodeId, Role, Route, Sink, StepDown, Term, VoteRefusal,
     VoteReply, VoteRequest,
@@ -14,6 +15,9 @@ use crate::{
 
 /// Backoff after so many failed campaigns, in thousandths: times 1.5 each, capped at 8.
 const BACKOFF_MILLIS: [u64; 7] = [1_000, 1_500, 2_250, 3_375, 5_063, 7_594, 8_000];
+
+/// An election timeout that is made to come early is so many times as short.
+const EARLY_BY: u64 = 16;
 
 impl Group {
     /// Campaigns now (with a pre-vote, if the settings say so), as an operator may order. Ignored by a leader, by a member
@@ -361,7 +365,10 @@ impl Group {
             delay = delay.saturating_add(base);
         }
         let failed = usize::from(self.cold.failed_campaigns).min(BACKOFF_MILLIS.len() - 1);
-        let delay = (delay / 1_000).saturating_mul(BACKOFF_MILLIS[failed]);
+        let mut delay = (delay / 1_000).saturating_mul(BACKOFF_MILLIS[failed]);
+        if env.sink.strikes(places::EARLY_ELECTION) {
+            delay /= EARLY_BY;
+        }
         self.deadline = env.now.after(Duration::from_nanos(delay)).max(self.cold.may_vote_from);
     }
 

@@ -6,6 +6,7 @@ use crate::mutant;
 use crate::progress::State;
 use crate::quorum::{PeerSet, SELF, reached_by_quorum};
 use crate::role::{Flags, INLINE_PEERS, RoleState};
+use crate::sink::places;
 use crate::{
     Append, AppendOutcome, AppendReply, Env, Fit, Group, LogIndex, NodeId, Proposed, Refused, Route, Sink,
     Term, VOTERS_MAX,
@@ -99,6 +100,10 @@ impl Group {
             State::Probe => true,
             State::Replicate if !has_entries || progress.is_loading() => return false,
             State::Replicate if !progress.window_is_open(env.config) => return false,
+            // Its answer opens the window again.
+            State::Replicate if progress.inflight_count > 0 && env.sink.strikes(places::WINDOW_OF_ONE) => {
+                return false;
+            }
             State::Replicate => false,
         };
         let older = &self.cold.older_runs;
@@ -113,7 +118,9 @@ impl Group {
         if has_entries && !progress.is_loading() {
             let run_end = self.tail.run_end(older, progress.next);
             let last = run_end.min(prev_index.plus(APPEND_ENTRIES_MAX));
-            match env.sink.fit(route, progress.next, last, env.config.append_bytes_max) {
+            let bytes_max =
+                if env.sink.strikes(places::APPEND_OF_ONE) { 1 } else { env.config.append_bytes_max };
+            match env.sink.fit(route, progress.next, last, bytes_max) {
                 Fit::Ready { count: fits, bytes: of } => {
                     let asked = last.0 - prev_index.0;
                     assert!(fits >= 1 && u64::from(fits) <= asked, "{fits} of {asked} entries fit");

@@ -21,6 +21,16 @@ pub enum Fit {
     Loading,
 }
 
+/// Places where a group may be made to do less at a time than it could, or sooner than it would: see [`Sink::strikes`].
+pub(crate) mod places {
+    /// A window of several messages is taken for full with one.
+    pub(crate) const WINDOW_OF_ONE: &str = "replication windows of one";
+    /// An append carries one entry.
+    pub(crate) const APPEND_OF_ONE: &str = "appends of one entry";
+    /// An election timeout is much shorter than the shortest.
+    pub(crate) const EARLY_ELECTION: &str = "early election timeouts";
+}
+
 /// Receives what a step of a group produces, in order.
 ///
 /// The methods with a `to` are messages. **Immediate** ones may leave at once. **Parked** ones must wait until everything
@@ -140,5 +150,13 @@ pub trait Sink {
     /// What [`Sink::snapshot_wanted`] asked for has arrived, or is not needed any more: `to` has what it needs. By default nothing happens.
     fn snapshot_unneeded(&mut self, to: NodeId) {
         let _ = to;
+    }
+
+    /// For simulators: whether a place is to do its worst this time: to do less at once than it could, or sooner than it would. What
+    /// strikes is always something that settings or load could bring about as well. By default never, known at compile time.
+    #[inline(always)]
+    fn strikes(&mut self, place: &'static str) -> bool {
+        let _ = place;
+        false
     }
 }

@@ -3,6 +3,7 @@
 //! Two implementations pass the same conformance suite: the io_uring ring and the simulated disk.
 
 use crate::buffer::Buffer;
+use crate::buggify::Buggify;
 
 /// An open file of one disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,7 +147,7 @@ pub struct Completion {
 }
 
 /// A directory of files, all operations by completion, in any order unless said.
-pub trait Disk {
+pub trait Disk: Buggify {
     /// Queues an operation. Operations under way at once may complete in any order.
     fn submit(&mut self, token: Token, op: Op);
     /// Hands queued operations to the device (one system call for all) and collects what completed, without waiting.

@@ -63,6 +63,7 @@
 //! |---|---|
 //! | `disk` | the [`Disk`] trait: a flat directory and completions |
 //! | `buffer` | aligned memory, on the heap or registered with the ring |
+//! | `buggify` | places that a simulator may make do their worst |
 //! | `ring` | [`RingDisk`]: io_uring, O_DIRECT, registered buffers and files |
 //! | `sim` | [`SimDisk`]: memory that fails like a disk |
 //! | `format` | the bytes, see FORMAT.md |
@@ -78,6 +79,7 @@
 //! of failed syncs, and any way to open a damaged log without being told what is missing.
 
 mod buffer;
+mod buggify;
 mod crc;
 mod disk;
 mod format;
@@ -93,6 +95,7 @@ mod sim;
 mod wal;
 
 pub use buffer::Buffer;
+pub use buggify::{Buggify, CUT_BATCH, Point};
 pub use disk::{ALIGNMENT, Completion, Disk, DiskError, Done, FileId, Op, OpenMode, Token};
 pub use ring::{DiskFacts, DurableChoice, DurableWrites, RingDisk, RingError, RingOptions};
 pub use sim::{

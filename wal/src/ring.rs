@@ -385,6 +385,8 @@ impl RingDisk {
     }
 }
 
+impl crate::Buggify for RingDisk {}
+
 impl Disk for RingDisk {
     fn submit(&mut self, token: Token, op: Op) {
         if let Some(errno) = self.broken {

@@ -294,6 +294,8 @@ fn kind_of(op: &Op) -> (OpKind, bool) {
     }
 }
 
+impl crate::Buggify for SimDisk {}
+
 impl Disk for SimDisk {
     fn submit(&mut self, token: Token, op: Op) {
         let fault = self.submit_fault(&op);

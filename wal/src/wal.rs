@@ -265,7 +265,8 @@ impl<D: Disk> Wal<D> {
     /// Puts an admitted record into the open batch, opening the next one if it does not fit.
     #[inline]
     fn put(&mut self, record: &RecordHeader, payload: &[u8]) -> (Lsn, Ticket) {
-        if !self.open.as_ref().is_some_and(|b| b.fits(payload.len())) || self.directory.is_full() {
+        let fits = self.open.as_ref().is_some_and(|b| b.fits(payload.len())) && !self.directory.is_full();
+        if !fits || self.is_cut_here() {
             self.next_batch(payload.len());
         }
         let batch = self.open.as_mut().expect("next_batch opens one");

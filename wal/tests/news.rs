@@ -21,6 +21,8 @@ impl Queued {
     }
 }
 
+impl logdrive_wal::Buggify for Queued {}
+
 impl Disk for Queued {
     fn submit(&mut self, token: Token, op: Op) {
         self.queue.push((token, op));

@@ -4,6 +4,7 @@ use logdrive_shard::LogIndex;
 use logdrive_wal::Disk;
 
 use super::Core;
+use super::buggify::APPLY_ONE;
 use super::cache::Cache;
 use super::lane::{Flags, Lane};
 use super::loads::{Loads, Purpose, Want};
@@ -152,6 +153,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     fn choose_ranges(&mut self, ranges: &mut Vec<Range>) {
         let io = &mut self.io;
         let mut budget = io.settings.apply_bytes_per_turn.max(1);
+        if io.strikes(APPLY_ONE) {
+            budget = 1;
+        }
         // What is put back comes next turn.
         for _ in 0..io.queues.apply.len() {
             if budget == 0 {

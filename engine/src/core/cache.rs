@@ -212,31 +212,41 @@ impl Cache {
     /// Gives up the oldest chunks until the bound holds.
     pub(super) fn evict(&mut self, lanes: &mut [Lane]) {
         while self.bytes > self.bytes_max && self.oldest != NIL && self.oldest != self.newest {
-            let chunk = self.oldest;
-            if chunk == self.current {
-                self.current = NIL;
-            }
-            if self.chunks[chunk as usize].live == 0 {
-                self.retire(chunk);
+            self.give_up(self.oldest, lanes);
+        }
+    }
+
+    /// Gives up the oldest chunk, were it the only one.
+    pub(super) fn evict_oldest(&mut self, lanes: &mut [Lane]) {
+        if self.oldest != NIL {
+            self.give_up(self.oldest, lanes);
+        }
+    }
+
+    /// Gives up a chunk and whatever is in it.
+    fn give_up(&mut self, chunk: u32, lanes: &mut [Lane]) {
+        if chunk == self.current {
+            self.current = NIL;
+        }
+        if self.chunks[chunk as usize].live == 0 {
+            return self.retire(chunk);
+        }
+        let mut members = std::mem::take(&mut self.chunks[chunk as usize].members);
+        for reference in members.drain(..) {
+            let Head { index, slot, chunk: home, .. } = self.heads[reference as usize];
+            if home != chunk {
                 continue;
             }
-            let mut members = std::mem::take(&mut self.chunks[chunk as usize].members);
-            for reference in members.drain(..) {
-                let Head { index, slot, chunk: home, .. } = self.heads[reference as usize];
-                if home != chunk {
-                    continue;
-                }
-                let window = &mut lanes[slot as usize].window;
-                while window.count > 0 && window.first <= index {
-                    self.pop_first(window);
-                    self.evictions += 1;
-                }
+            let window = &mut lanes[slot as usize].window;
+            while window.count > 0 && window.first <= index {
+                self.pop_first(window);
+                self.evictions += 1;
             }
-            // The last entry to go has retired the chunk.
-            let emptied = &mut self.chunks[chunk as usize];
-            assert_eq!(emptied.live, 0, "every live entry of a chunk is in a window");
-            emptied.members = members;
         }
+        // The last entry to go has retired the chunk.
+        let emptied = &mut self.chunks[chunk as usize];
+        assert_eq!(emptied.live, 0, "every live entry of a chunk is in a window");
+        emptied.members = members;
     }
 
     fn head(&self, window: &Window, index: u64) -> Option<&Head> {

@@ -35,6 +35,7 @@
 
 mod apply;
 mod balance;
+mod buggify;
 mod cache;
 mod frames;
 mod gap;

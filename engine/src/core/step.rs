@@ -7,7 +7,7 @@ use logdrive_shard::{
     ReadIndexReply, ReadIndexRequest, Role, Route, Sink, SnapshotWanted, Support, Term, TermQuery,
     TermReport, TimeoutNow, TransferEnd, VoteReply, VoteRequest,
 };
-use logdrive_wal::{AppendError, Disk, EntryHeader, StreamSlot, Ticket, Wal};
+use logdrive_wal::{AppendError, Disk, EntryHeader, Point, StreamSlot, Ticket, Wal};
 
 use super::cache::Cache;
 use super::heal::Heal;
@@ -397,6 +397,11 @@ fn measure(
 }
 
 impl<D: Disk> Sink for StepSink<'_, D> {
+    #[inline(always)]
+    fn strikes(&mut self, place: &'static str) -> bool {
+        self.io.strikes(Point(place))
+    }
+
     fn append(&mut self, to: Route, message: Append) {
         let slot = self.slot;
         let Some((link, remote)) = unpack(to) else { return };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use logdrive_shard::Moment;
 use logdrive_wal::{Disk, Health, ReadError};
 
+use super::buggify::CACHE_EMPTIED;
 use super::heal::Heal;
 use super::lane::Flags;
 use super::loads::Purpose;
@@ -34,6 +35,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.begin_loads();
         self.log_news = self.io.wal.submit(self.io.now.0);
         let backlog_bytes = self.io.wal.backlog_bytes();
+        if self.io.strikes(CACHE_EMPTIED) {
+            self.io.cache.evict_oldest(&mut self.io.lanes);
+        }
         self.apply_committed();
         self.serve_reads();
         self.give_up_local_reads();

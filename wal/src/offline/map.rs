@@ -62,6 +62,8 @@ impl MapDisk {
     }
 }
 
+impl crate::Buggify for MapDisk {}
+
 impl Disk for MapDisk {
     fn submit(&mut self, token: Token, op: Op) {
         let fail = |op: &'static str, errno| DiskError { op, name: String::new(), offset: None, errno };

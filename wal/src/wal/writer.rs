@@ -6,6 +6,7 @@ use super::{
     TOKEN_WAL, Ticket, Wal, token, token_parts,
 };
 use crate::buffer::Buffer;
+use crate::buggify::CUT_BATCH;
 use crate::disk::{Completion, Disk, DiskError, Done, FileId, Op};
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK, BatchHeader, Incarnation, Lsn, RECORD_OVERHEAD_MAX, RecordHeader,
@@ -18,6 +19,9 @@ const EARLY_BYTES_MIN: u64 = 8 << 10;
 
 /// How long the log waits before it repeats a write that found the disk full.
 pub(super) const RETRY_NANOS: u64 = 100_000_000;
+/// Batches that were cut short and wait, at most, and the room for entries that must be left when one is.
+const CUT_BATCHES_MAX: usize = 8;
+const CUT_ROOM_BYTES: u64 = 64 * BLOCK;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
@@ -61,6 +65,21 @@ impl Flight {
 }
 
 impl<D: Disk> Wal<D> {
+    /// Whether the open batch is closed before it is full. Each batch begins a block of its own, for which there is room.
+    #[inline(always)]
+    pub(super) fn is_cut_here(&mut self) -> bool {
+        if !self.disk.strikes(CUT_BATCH) || self.closed.len() >= CUT_BATCHES_MAX {
+            return false;
+        }
+        let has_room = self.entry_room >= CUT_ROOM_BYTES;
+        if has_room {
+            let rooms =
+                [&mut self.entry_room, &mut self.append_room, &mut self.vital_room, &mut self.reclaim.room];
+            rooms.into_iter().for_each(|room| *room = room.saturating_sub(BLOCK));
+        }
+        has_room
+    }
+
     /// Closes the open batch and opens one that has room for a record of so much payload.
     #[cold]
     pub(super) fn next_batch(&mut self, payload_bytes: usize) {

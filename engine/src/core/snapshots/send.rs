@@ -8,6 +8,7 @@ use logdrive_wal::Disk;
 use super::transfer::{Place, TransferStatus, TransferStep};
 use crate::api::StateMachine;
 use crate::core::Core;
+use crate::core::buggify::ONE_PART;
 use crate::core::lane::unpack;
 use crate::core::lives::Life;
 use crate::snapshot::{BeginError, ReadFailure, ReadId, SnapshotHeader};
@@ -505,6 +506,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let settings = &self.io.settings.snapshots;
         let window = settings.transfer_window_bytes;
         let mut left = u64::from(settings.transfer_bytes_per_turn.max(1));
+        if self.io.strikes(ONE_PART) {
+            left = 1;
+        }
         let transfers = &mut self.snapshots.transfers;
         transfers.pace.advance(self.io.now);
         let (mut idle, count) = (0, transfers.outgoing.len());

@@ -13,6 +13,7 @@ use super::install::Install;
 use super::writing::Writing;
 use crate::api::StateMachine;
 use crate::core::Core;
+use crate::core::buggify::TINY_SLICE;
 use crate::snapshot::Share;
 
 /// Bytes between two looks at the stopwatch: some microseconds of work.
@@ -101,6 +102,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let Some(at) = ready else { return Step::Over };
         self.snapshots.slices.turn = at;
         let mut left = u64::from(self.io.settings.snapshots.slice_bytes.max(1));
+        if self.io.strikes(TINY_SLICE) {
+            left = 1;
+        }
         loop {
             let bytes_max = left.min(step_max) as usize;
             let step = match at.checked_sub(writings) {
