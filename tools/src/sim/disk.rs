@@ -4,7 +4,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use logdrive_wal::{ALIGNMENT, Buffer, Completion, Disk, DiskError, Done, FileId, Op, SimDisk, Token};
+use logdrive_wal::{
+    ALIGNMENT, Buffer, Buggify, Completion, Disk, DiskError, Done, FileId, Op, Point, SimDisk, Token,
+};
+
+use super::buggify::CoreWhims;
 
 /// What a core asked of its disk, or was told by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +97,7 @@ pub struct WatchedDisk {
     /// The disk.
     pub inner: SimDisk,
     events: Option<DiskEvents>,
+    whims: Option<CoreWhims>,
     /// Files that are being opened, by token.
     opening: Vec<(Token, String)>,
     /// Names of the files that were opened.
@@ -104,7 +109,12 @@ impl WatchedDisk {
     /// Tells into `events`, or nobody.
     pub fn new(inner: SimDisk, events: Option<DiskEvents>) -> WatchedDisk {
         let written = VecDeque::with_capacity(WRITES_KEPT);
-        WatchedDisk { inner, events, opening: Vec::new(), files: Vec::new(), written }
+        WatchedDisk { inner, events, whims: None, opening: Vec::new(), files: Vec::new(), written }
+    }
+
+    /// Whoever owns the disk does its worst now and then.
+    pub fn with_whims(self, whims: CoreWhims) -> WatchedDisk {
+        WatchedDisk { whims: Some(whims), ..self }
     }
 
     /// A block that was written before the newest writes: mostly one of a write that is remembered, now and then any block of any
@@ -126,6 +136,24 @@ impl WatchedDisk {
             within.contains(&block) && self.name(written.file) == Some(&name)
         };
         (!self.written.iter().skip(settled).any(is_fresh)).then_some((name, block))
+    }
+
+    /// The blocks of the newest writes.
+    pub fn newest_blocks(&self, writes: usize) -> Vec<(String, u64)> {
+        let newest = self.written.iter().rev().take(writes);
+        let blocks = newest.filter_map(|written| {
+            let name = self.name(written.file)?.to_owned();
+            Some((written.first..written.first + written.blocks).map(move |block| (name.clone(), block)))
+        });
+        blocks.flatten().collect()
+    }
+
+    /// Whether a block was written since the disk was opened, as far as is remembered.
+    pub fn was_written(&self, name: &str, block: u64) -> bool {
+        self.written.iter().any(|written| {
+            (written.first..written.first + written.blocks).contains(&block)
+                && self.name(written.file) == Some(name)
+        })
     }
 
     /// A block of any complete file of snapshots. All of it is checked whenever it is read, so that none is too new.
@@ -208,6 +236,12 @@ impl WatchedDisk {
             };
             events.push(DiskEvent::Ended { token, transferred });
         }
+    }
+}
+
+impl Buggify for WatchedDisk {
+    fn strikes(&mut self, point: Point) -> bool {
+        self.whims.as_mut().is_some_and(|whims| whims.strikes(point))
     }
 }
 

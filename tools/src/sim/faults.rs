@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::{MILLISECOND, Nanos};
 use super::disk_faults::{self, Rot};
 use super::listing::DiskFaultText;
+use super::traps::Trap;
 
 /// A fault's number in its run's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,6 +111,26 @@ pub enum FaultKind {
         point: TurnPoint,
         /// How.
         how: Stop,
+    },
+    /// A process ends, and while it starts again it ends again and again, after so many operations of a disk.
+    CrashInStart {
+        /// Which.
+        whom: Whom,
+        /// How.
+        how: Stop,
+        /// Operations of the disk of a log; a few more every time.
+        operations: u16,
+        /// So often.
+        times: u8,
+    },
+    /// Several things that come together hardly ever, one after the other.
+    Trap {
+        /// Group, from 0: its leader is caught.
+        group: u32,
+        /// Which things.
+        what: Trap,
+        /// What is left open.
+        choice: u32,
     },
     /// A leader's disks are slower than those of its followers; then it is lost, and with it one of them if `companion` says so.
     CrashSlowLeader {
@@ -301,6 +322,8 @@ impl FaultKind {
             FaultKind::Crash { how: Stop::Kill, .. } => "kill",
             FaultKind::Crash { how: Stop::PowerLoss, .. } => "power loss",
             FaultKind::CrashInTurn { .. } => "crash in a turn",
+            FaultKind::CrashInStart { .. } => "crash while starting",
+            FaultKind::Trap { what, .. } => what.name(),
             FaultKind::CrashSlowLeader { .. } => "slow leader lost",
             FaultKind::Blackout => "blackout",
             FaultKind::Pause { .. } => "pause",
@@ -341,11 +364,21 @@ impl FaultKind {
     }
 
     /// All names.
-    pub const NAMES: [&str; 43] = [
+    pub const NAMES: [&str; 53] = [
         "clean stop",
         "kill",
         "power loss",
         "crash in a turn",
+        "crash while starting",
+        "trap: writes of the leader of before",
+        "trap: supporter restarts",
+        "trap: supporter hears nothing",
+        "trap: leader stalls",
+        "trap: reads of a sleeper",
+        "trap: crashes on a full disk",
+        "trap: transfer broken",
+        "trap: entries only the leader had",
+        "trap: vote in doubt",
         "slow leader lost",
         "blackout",
         "pause",
@@ -397,6 +430,7 @@ impl FaultKind {
                 | FaultKind::Rot { .. }
                 | FaultKind::SnapshotDisk { .. }
                 | FaultKind::SnapshotRot { .. }
+                | FaultKind::Trap { what: Trap::FullDisk | Trap::OnlyCopy | Trap::Doubt, .. }
         )
     }
 }

@@ -17,6 +17,7 @@ impl World {
     /// Stops all troubles for a quorum, and starts whoever is down. Who is not in the quorum stays down, or frozen.
     pub fn heal_a_quorum(&mut self) -> Verdict {
         self.end_all_faults()?;
+        self.whims.end();
         let broken = self.choose_broken();
         for node in 0..self.nodes.len() {
             if broken == Some(node) {
@@ -33,6 +34,7 @@ impl World {
     /// Stops all troubles, and starts whoever is down.
     pub fn heal(&mut self) -> Verdict {
         self.end_all_faults()?;
+        self.whims.end();
         self.heal_the_rest()
     }
 

@@ -8,6 +8,7 @@ use logdrive::wire::{BootName, BootNames};
 use logdrive_shard::{GroupId, Moment, NodeId};
 use logdrive_wal::{SimDisk, SimOptions, SimPlatter};
 
+use super::buggify::Whims;
 use super::clock::{MICROSECOND, MILLISECOND, NEVER, Nanos, NodeClock, SECOND};
 use super::disk::WatchedDisk;
 use super::faults::Stop;
@@ -24,6 +25,8 @@ fn snapshot_platter(log: SimOptions) -> SimPlatter {
     SimDisk::new(SimOptions { seed: log.seed ^ 0x5eed, ..log }).platter()
 }
 
+/// Writes of a life whose blocks are remembered in the next one.
+const LAST_WRITES: usize = 8;
 /// A node that its damaged disks refused so often in a row is given up.
 const REFUSALS_MAX: u32 = 5;
 
@@ -41,6 +44,7 @@ impl World {
                     id: CoreId(core as u16),
                     platter: SimDisk::new(options.clone()).platter(),
                     snapshots: snapshot_platter(options),
+                    last_blocks: Vec::new(),
                     groups: Vec::new(),
                     live: None,
                     read_clock: Moment(0),
@@ -62,6 +66,7 @@ impl World {
                 is_spoiled: false,
                 disk_is_suspect: false,
                 doomed: None,
+                stumbles: None,
                 backup: None,
                 refusals: 0,
                 stays_down: false,
@@ -133,15 +138,53 @@ impl World {
             state.clock =
                 NodeClock::new(self.now, within(&mut self.random.lives, SECOND..shown.max(2 * SECOND)));
         }
+        let stumbles = self.stumbles_at(node);
         for at in self.nodes[node].cores.clone() {
             self.cores[at].platter.revive();
             self.cores[at].snapshots.revive();
-            if let Err(error) = self.open_core(CoreAt(at))? {
-                return self.does_not_start(node, &error);
+            if let Some((_, operations, _)) = stumbles.filter(|(core, ..)| *core == at) {
+                self.cores[at].platter.halt_after(operations);
+            }
+            match (self.open_core(CoreAt(at))?, stumbles) {
+                (Ok(()), _) => {}
+                (Err(_), Some((.., how))) if self.cores[at].platter.halted() => {
+                    return self.ends_while_it_starts(node, how);
+                }
+                (Err(error), _) => return self.does_not_start(node, &error),
             }
         }
         self.nodes[node].refusals = 0;
         Ok(())
+    }
+
+    /// Which core's disk performs how many operations while the node starts, if it is to end meanwhile, and how it ends.
+    fn stumbles_at(&mut self, node: usize) -> Option<(usize, u64, Stop)> {
+        let state = &mut self.nodes[node];
+        let (operations, how, times) = state.stumbles.take()?;
+        state.stumbles = (times > 1).then(|| (operations + 3, how, times - 1));
+        let core = state.cores.start + usize::from(operations) % state.cores.len();
+        Some((core, operations.into(), how))
+    }
+
+    /// The process ends before it has started.
+    fn ends_while_it_starts(&mut self, node: usize, how: Stop) -> Verdict {
+        self.reach("crashes while starting");
+        self.note(Some(node), || format!("ends while it starts: {how:?}"));
+        self.nodes[node].is_up = false;
+        for at in self.nodes[node].cores.clone() {
+            self.count_disk_faults(CoreAt(at));
+            self.count_snapshot_faults(CoreAt(at));
+            let state = &mut self.cores[at];
+            (state.live, state.turn_at) = (None, NEVER);
+            state.platter.revive();
+            if how == Stop::PowerLoss {
+                state.platter.power_loss();
+                state.snapshots.power_loss();
+            }
+        }
+        self.drop_lies(node);
+        self.start_later(node, MILLISECOND);
+        self.tell(|observer, world| observer.stopped(world, node))
     }
 
     fn does_not_start(&mut self, node: usize, error: &OpenError) -> Verdict {
@@ -193,7 +236,8 @@ impl World {
         let applied = Rc::default();
         let disk_events = self.watch_disks.then(Rc::default);
         let machine = Machine::new(self.plan.machine, self.shape.filler_bytes, Rc::clone(&applied));
-        let log = WatchedDisk::new(disk, disk_events.clone());
+        let whims = Whims::of_core(&self.whims, at.0, node.boot);
+        let log = WatchedDisk::new(disk, disk_events.clone()).with_whims(whims);
         let disks = Disks { log, snapshots: WatchedDisk::new(snapshots, None) };
         let now = Moment(node.clock.shows(self.now));
         let mut core = match Core::open(now, options, disks, machine, &mut |_, _| {}) {
@@ -219,6 +263,7 @@ impl World {
             self.tell(|observer, world| observer.applied(world, at, applied))?;
         }
         self.count_snapshot_start(at);
+        self.count_losses(at);
         self.tell(|observer, world| observer.opened(world, at))?;
         self.slow_disks_again(self.cores[at.0].node);
         Ok(Ok(()))
@@ -256,7 +301,8 @@ impl World {
         let state = &mut self.cores[at.0];
         let node = &self.nodes[state.node];
         state.turn_at = NEVER;
-        let Some(live) = state.live.take() else { return Ok(()) };
+        let Some(mut live) = state.live.take() else { return Ok(()) };
+        state.last_blocks = live.core.wal().disk().newest_blocks(LAST_WRITES);
         let mut closed = Ok(());
         match how {
             Stop::Clean => closed = live.core.close(Moment(node.clock.shows(self.now))),
@@ -271,6 +317,21 @@ impl World {
                 Err(Broken::new("a log is closed in order", error.to_string()).on_node(node.id))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Counts the groups of a core that know of a loss when they start.
+    fn count_losses(&mut self, at: CoreAt) {
+        let Some(core) = self.core(at) else { return };
+        let slots = (0..self.cores[at.0].groups.len() as u32).map(Slot);
+        let lost: Vec<_> = slots.map(|slot| core.group_status(slot).raft.lost).collect();
+        for lost in lost {
+            if lost.state {
+                self.reach("members in doubt about their vote");
+            }
+            if lost.log.is_some() {
+                self.reach("members with entries lost");
+            }
         }
     }
 
@@ -295,6 +356,7 @@ impl World {
             ("cold entries", counters.cold_entries),
             ("cache evictions", evictions),
             ("read errors", read_errors),
+            ("losses healed while running", counters.healed),
         ];
         for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             *self.reached.entry(name).or_default() += count;

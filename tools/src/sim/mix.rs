@@ -8,6 +8,7 @@ use super::faults::{Fault, FaultId, FaultKind, LinkTrouble, Stop, TurnPoint, Way
 use super::plan::{Plan, Profile, START};
 use super::random::{Purpose, chance, stream, within};
 use super::shape::Shape;
+use super::traps::Trap;
 
 /// Faults of a list, at most.
 pub(super) const FAULTS_MAX: usize = 100_000;
@@ -40,9 +41,11 @@ enum Class {
     Snapshots,
     SnapshotRot,
     SnapshotDisk,
+    CrashInStart,
+    Trap,
 }
 
-const CLASSES: [Class; 25] = [
+const CLASSES: [Class; 27] = [
     Class::Crash,
     Class::CrashInTurn,
     Class::CrashSlowLeader,
@@ -68,17 +71,21 @@ const CLASSES: [Class; 25] = [
     Class::Snapshots,
     Class::SnapshotRot,
     Class::SnapshotDisk,
+    Class::CrashInStart,
+    Class::Trap,
 ];
 
 /// How often each class comes, by profile; the order is that of [`CLASSES`].
 fn weights(plan: &Plan) -> [u64; CLASSES.len()] {
     match plan.profile {
-        //                     Cr CT SL Bl Pa SC Sp Pt Br Cu Li Cl Re CS CD Tr Ch DS DF Di DG Ro Sn SR SD
-        Profile::Default => [3, 2, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1, 1, 1, 3, 1, 1],
-        Profile::Disk => [3, 3, 2, 2, 1, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1, 1, 4, 3, 8, 1, 8, 6, 2, 4],
-        Profile::Network => [1, 1, 0, 0, 1, 0, 0, 5, 2, 4, 6, 3, 4, 1, 1, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0],
-        Profile::Membership => [2, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 0, 1, 0, 0, 6, 14, 1, 0, 0, 0, 1, 4, 1, 0],
-        Profile::Scale => [2, 1, 1, 0, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0, 0, 2, 2, 0, 0, 0, 0, 0, 2, 0, 0],
+        //                     Cr CT SL Bl Pa SC Sp Pt Br Cu Li Cl Re CS CD Tr Ch DS DF Di DG Ro Sn SR SD CI Tp
+        Profile::Default => [3, 2, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1, 1, 1, 3, 1, 1, 1, 3],
+        Profile::Disk => [3, 3, 2, 2, 1, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1, 1, 4, 3, 8, 1, 8, 6, 2, 4, 3, 4],
+        Profile::Network => [1, 1, 0, 0, 1, 0, 0, 5, 2, 4, 6, 3, 4, 1, 1, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1],
+        Profile::Membership => {
+            [2, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 0, 1, 0, 0, 6, 14, 1, 0, 0, 0, 1, 4, 1, 0, 1, 3]
+        }
+        Profile::Scale => [2, 1, 1, 0, 1, 1, 0, 1, 0, 1, 0, 0, 1, 0, 0, 2, 2, 0, 0, 0, 0, 0, 2, 0, 0, 1, 0],
         Profile::Swarm => {
             let mut random = stream(plan.seed, Purpose::Faults, 1);
             let mut weights = [0; CLASSES.len()];
@@ -216,6 +223,16 @@ fn make(class: Class, shape: &Shape, random: &mut Random) -> (Nanos, FaultKind) 
             (0, FaultKind::SnapshotRot { node, core, place, what: draw_rot(random) })
         }
         Class::SnapshotDisk => (0, FaultKind::SnapshotDisk { node, core, fault: draw_fault(random) }),
+        Class::CrashInStart => {
+            let (operations, times) = (random.below(24) as u16, 1 + random.below(4) as u8);
+            let down = 1 + random.below(100 * MILLISECOND);
+            (down, FaultKind::CrashInStart { whom: whom(random), how: how(random), operations, times })
+        }
+        Class::Trap => {
+            let what = Trap::ALL[random.below(Trap::ALL.len() as u64) as usize];
+            let choice = random.next_u64() as u32;
+            (what.span(unit, random), FaultKind::Trap { group, what, choice })
+        }
     }
 }
 

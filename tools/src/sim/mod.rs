@@ -31,6 +31,7 @@
 //! `README.md` beside this file has the fault model, and how to add a fault or a check.
 
 mod atlas;
+pub mod buggify;
 pub mod cli;
 mod clients;
 pub mod clock;
@@ -61,5 +62,6 @@ pub mod story;
 mod strike;
 pub mod summary;
 pub mod trace;
+pub mod traps;
 mod turn;
 pub mod world;

@@ -18,8 +18,6 @@ use super::queue::Event;
 use super::random::{chance, within};
 use super::world::{CLUSTER, World};
 
-/// Bytes on the way in one direction of a connection, at most: then the sender's socket is full and its frames stay with it.
-const SOCKET_BYTES: usize = 256 << 10;
 /// Buffers of frames that are kept for reuse.
 const SPARES_MAX: usize = 256;
 
@@ -104,9 +102,9 @@ impl Connection {
         self.bytes = [0; 2];
     }
 
-    /// Whether the sender's socket takes nothing more.
-    pub(super) fn is_stuffed(&self, to: usize) -> bool {
-        self.bytes[to] >= SOCKET_BYTES
+    /// Whether the sender's socket takes nothing more: so many bytes are on the way.
+    pub(super) fn is_stuffed(&self, to: usize, socket_bytes: usize) -> bool {
+        self.bytes[to] >= socket_bytes
     }
 }
 
@@ -318,7 +316,7 @@ impl World {
         if paused_until > self.now {
             return Ok(()); // It comes when the process goes on.
         }
-        let was_stuffed = state.is_stuffed(to);
+        let was_stuffed = state.is_stuffed(to, self.shape.socket_bytes);
         let core = state.ends[to];
         loop {
             let state = &mut self.connections[connection];
@@ -333,7 +331,7 @@ impl World {
             }
         }
         let state = &self.connections[connection];
-        if was_stuffed && state.is_open && !state.is_stuffed(to) {
+        if was_stuffed && state.is_open && !state.is_stuffed(to, self.shape.socket_bytes) {
             let sender = state.ends[1 - to];
             if self.cores[sender.0].live.is_some() {
                 self.wake(sender);
@@ -354,6 +352,9 @@ impl World {
             return Err(Broken::new("the handshake comes first", "a frame arrived before it"));
         };
         let from = self.connections[connection].ends[1 - to];
+        if !damaged {
+            self.tell(|observer, world| observer.frame_comes(world, from, core, &bytes))?;
+        }
         let taken = self.input(core, CoreEvent::Frame { link, bytes: &bytes });
         if !taken {
             // A peer that sends garbage loses its connection.
@@ -441,10 +442,16 @@ impl World {
         for connection in 0..self.connections.len() {
             let nodes = self.nodes_of(connection);
             let Some(side) = (0..2).find(|&side| nodes[side] == node) else { continue };
-            let slow = silently && chance(&mut self.random.network, 2);
+            let slow = match self.slow_to_notice {
+                Some(slow) => nodes[1 - side] == slow,
+                None => silently && chance(&mut self.random.network, 2),
+            };
             let patience = if slow { 400 * MILLISECOND } else { 2 * MILLISECOND };
             let mut notice = [0; 2];
             notice[1 - side] = self.random.network.below(patience);
+            if self.slow_to_notice.is_some() && slow {
+                notice[1 - side] = patience;
+            }
             self.reset(connection, notice);
             self.connections[connection].links[side] = None;
         }

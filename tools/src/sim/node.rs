@@ -40,6 +40,8 @@ pub(super) struct CoreState {
     pub(super) platter: SimPlatter,
     /// The disk of its snapshots.
     pub(super) snapshots: SimPlatter,
+    /// Blocks of its log that the last life wrote to last.
+    pub(super) last_blocks: Vec<(String, u64)>,
     pub(super) groups: Vec<GroupSetup>,
     pub(super) live: Option<Live>,
     /// What the node's clock showed when the core read it last.
@@ -81,6 +83,8 @@ pub(super) struct Node {
     pub(super) disk_is_suspect: bool,
     /// It ends at this point of a turn, and comes back so long after it.
     pub(super) doomed: Option<(TurnPoint, Stop, Nanos)>,
+    /// While it starts, it ends after so many operations of a disk, so and so often.
+    pub(super) stumbles: Option<(u16, Stop, u8)>,
     pub(super) backup: Option<Backup>,
     /// How often its disks refused it in a row.
     pub(super) refusals: u32,

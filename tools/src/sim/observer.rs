@@ -96,6 +96,11 @@ pub trait Observer {
         Ok(())
     }
 
+    /// A core is about to take a frame.
+    fn frame_comes(&mut self, world: &World, from: CoreAt, to: CoreAt, frame: &[u8]) -> Verdict {
+        Ok(())
+    }
+
     /// A core took a frame.
     fn frame_taken(&mut self, world: &World, from: CoreAt, to: CoreAt, frame: &[u8]) -> Verdict {
         Ok(())

@@ -25,6 +25,8 @@ pub enum Purpose {
     Heal,
     /// Names of boots.
     Boots,
+    /// Where production code does its worst.
+    Buggify,
 }
 
 /// The stream of a purpose (and of a thing, where each has its own).

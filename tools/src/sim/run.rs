@@ -126,6 +126,8 @@ pub fn outcome(mut world: World, verdict: Verdict) -> Outcome {
         world.keep_counts(at);
         world.count_disk_faults(at);
     }
+    let whims = std::rc::Rc::clone(&world.whims);
+    whims.count(&mut world.reached);
     let broken = verdict.err();
     let (mut story, mut states) = (Vec::new(), Vec::new());
     if let Some(broken) = &broken {

@@ -44,6 +44,14 @@ pub struct Shape {
     pub leases_hold: bool,
     /// Now and then a bound is so tight that it is met.
     tight: [bool; 12],
+    /// Bytes on the way in one direction of a connection before the sender's socket is full.
+    pub socket_bytes: usize,
+    /// Sealed segments are read again all the time.
+    pub scrubs: bool,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Production code does its worst now and then, if the seed says so.
+    pub has_whims: bool,
     /// Bytes that each state has in snapshots beside what it is, so that files have many chunks and transfers take their time.
     pub filler_bytes: u32,
     /// When snapshots are taken, and how they travel.
@@ -76,6 +84,10 @@ impl Shape {
         let filler_bytes = snaps::filler_bytes(plan, &mut stream(plan.seed, Purpose::Shape, 3));
         let mut snapshots = snaps::settings(&mut stream(plan.seed, Purpose::Shape, 2));
         snaps::make_timely(&mut snapshots, plan, filler_bytes);
+        let mut more = stream(plan.seed, Purpose::Shape, 4);
+        let socket_bytes = [4 << 10, 64 << 10, 256 << 10, 256 << 10][more.below(4) as usize];
+        let scrubs = chance(&mut more, 2);
+        let segment_bytes = [32 << 10, 64 << 10, 128 << 10, 128 << 10][more.below(4) as usize];
         Shape {
             preset,
             frame_takes: 30 * MICROSECOND..30 * MICROSECOND + MILLISECOND,
@@ -90,6 +102,10 @@ impl Shape {
             everybody_votes: false,
             leases_hold: !mix::clocks_jump(plan),
             tight,
+            socket_bytes,
+            scrubs,
+            segment_bytes,
+            has_whims: true,
             filler_bytes,
             snapshots,
         }
@@ -100,6 +116,8 @@ impl Shape {
         self.preset = TimingPreset::Lan;
         self.think = 6 * MILLISECOND;
         self.patience = 1_500 * MILLISECOND;
+        (self.socket_bytes, self.segment_bytes, self.scrubs) = (256 << 10, 128 << 10, false);
+        self.has_whims = false;
         self
     }
 
@@ -112,7 +130,8 @@ impl Shape {
             Some(true) => tight_value,
             _ => value,
         };
-        settings.wal.segment_bytes = 128 << 10;
+        settings.wal.segment_bytes = self.segment_bytes;
+        settings.wal.scrub_interval_s = if self.scrubs { 1 } else { 3_600 };
         settings.wal.payload_bytes_max = 16 << 10;
         settings.wal.budget_bytes = self.log_bytes;
         settings.wal.batch_bytes_max = rarely(64 << 10, 4096) as u32;

@@ -15,6 +15,7 @@ use super::operators::change_token;
 use super::queue::Event;
 use super::shape::DISK_BYTES;
 use super::trace::What;
+use super::traps::Sprung;
 use super::turn::NOBODYS;
 use super::world::World;
 
@@ -24,6 +25,8 @@ pub(super) struct Active {
     pub(super) is_over: bool,
     /// The node it was found to be about.
     pub(super) node: usize,
+    /// What a trap has done so far, and what of it lasts.
+    pub(super) sprung: Sprung,
 }
 
 impl World {
@@ -46,7 +49,7 @@ impl World {
         let (span, what) = (fault.span, fault.what.clone());
         let active = self.active.len();
         let is_over = span == 0;
-        self.active.push(Active { fault, is_over, node });
+        self.active.push(Active { fault, is_over, node, sprung: Sprung::default() });
         if span > 0 {
             self.queue.put(self.now + span, Event::Ends { active: active as u32 });
         }
@@ -63,6 +66,7 @@ impl World {
         match what {
             FaultKind::Crash { whom, .. }
             | FaultKind::CrashInTurn { whom, .. }
+            | FaultKind::CrashInStart { whom, .. }
             | FaultKind::Pause { whom } => resolve(whom).filter(|&node| self.nodes[node].is_up),
             FaultKind::CrashSlowLeader { group, .. } => self.leader_of(self.group(*group)),
             FaultKind::Restore { node } | FaultKind::Wipe { node } => {
@@ -83,7 +87,9 @@ impl World {
             | FaultKind::SnapshotDisk { node, .. }
             | FaultKind::Snapshots { node, .. }
             | FaultKind::Disk { node, .. } => Some((node % nodes) as usize),
-            FaultKind::Transfer { group, .. } | FaultKind::Change { group, .. } => {
+            FaultKind::Transfer { group, .. }
+            | FaultKind::Change { group, .. }
+            | FaultKind::Trap { group, .. } => {
                 self.leader_of(self.group(*group)).filter(|&node| self.nodes[node].responds(self.now))
             }
             FaultKind::Cut { from, to } | FaultKind::Link { from, to, .. } | FaultKind::Clog { from, to } => {
@@ -106,6 +112,12 @@ impl World {
                 self.start_later(node, span);
             }
             FaultKind::CrashInTurn { point, how, .. } => self.doom(node, point, how, span),
+            FaultKind::CrashInStart { how, operations, times, .. } => {
+                self.nodes[node].stumbles = Some((operations, how, times));
+                self.stop_node(node, how)?;
+                self.start_later(node, span);
+            }
+            FaultKind::Trap { .. } => self.spring(active)?,
             FaultKind::CrashSlowLeader { slow, .. } => {
                 self.slow_disks();
                 let wait = self.random.strike.below(2 * slow);
@@ -166,11 +178,14 @@ impl World {
 
     /// The later half of a fault that has two.
     pub(super) fn second_part(&mut self, active: usize) -> Verdict {
-        let Active { fault, node, is_over } = &self.active[active];
+        let Active { fault, node, is_over, .. } = &self.active[active];
         let (node, span) = (*node, fault.span);
         if let FaultKind::Change { group, choice } = fault.what {
             self.change(self.group(group), node, choice / 3);
             return Ok(());
+        }
+        if let FaultKind::Trap { .. } = fault.what {
+            return self.spring(active);
         }
         let FaultKind::CrashSlowLeader { how, companion, .. } = fault.what else { return Ok(()) };
         if *is_over {
@@ -217,6 +232,7 @@ impl World {
             }
             FaultKind::CrashSlowLeader { .. } | FaultKind::DiskSlow { .. } => self.slow_disks(),
             FaultKind::DiskFull { .. } => self.empty_disks(node),
+            FaultKind::Trap { .. } => self.release(active),
             _ => {}
         }
         Ok(())
@@ -249,7 +265,7 @@ impl World {
         self.active.iter().filter(|active| !active.is_over).map(|active| (&active.fault.what, active.node))
     }
 
-    fn work_out_ways(&mut self) {
+    pub(super) fn work_out_ways(&mut self) {
         let nodes = self.nodes.len();
         let mut ways = vec![Way::default(); nodes * nodes];
         let is_inside = |inside: u16, node: usize| inside >> node & 1 == 1;
@@ -281,6 +297,9 @@ impl World {
                 }
             }
         }
+        for &(from, to) in self.active.iter().filter(|active| !active.is_over).flat_map(|a| &a.sprung.cuts) {
+            ways[from * nodes + to].is_cut = true;
+        }
         self.ways = ways;
     }
 
@@ -308,7 +327,7 @@ impl World {
         }
     }
 
-    fn slow_disks(&mut self) {
+    pub(super) fn slow_disks(&mut self) {
         (0..self.nodes.len()).for_each(|node| self.slow_disks_again(node));
     }
 
@@ -320,7 +339,9 @@ impl World {
                 FaultKind::CrashSlowLeader { slow, .. } => Some(slow),
                 _ => None,
             });
-        let takes = match slowest.max() {
+        let trapped = self.active.iter().filter(|active| !active.is_over).filter_map(|a| a.sprung.slow);
+        let trapped = trapped.filter(|(hit, _)| *hit == node).map(|(_, slow)| slow);
+        let takes = match slowest.chain(trapped).max() {
             Some(slowest) => slowest / 10..slowest,
             None => self.shape.disk_takes.clone(),
         };
@@ -335,7 +356,7 @@ impl World {
     }
 
     /// The disks of a node have this much room left.
-    fn fill_disks(&mut self, node: usize, left: u64) {
+    pub(super) fn fill_disks(&mut self, node: usize, left: u64) {
         self.nodes[node].disk_is_suspect = true;
         for at in self.nodes[node].cores.clone() {
             for platter in [&self.cores[at].platter, &self.cores[at].snapshots] {
@@ -345,7 +366,7 @@ impl World {
         }
     }
 
-    fn empty_disks(&mut self, node: usize) {
+    pub(super) fn empty_disks(&mut self, node: usize) {
         for at in self.nodes[node].cores.clone() {
             self.cores[at].platter.set_capacity(DISK_BYTES);
             self.cores[at].snapshots.set_capacity(DISK_BYTES);
@@ -354,7 +375,7 @@ impl World {
 
     // -- orders ------------------------------------------------------------------------------------------------------------
 
-    fn transfer(&mut self, group: GroupId, leader: usize, to: u32) {
+    pub(super) fn transfer(&mut self, group: GroupId, leader: usize, to: u32) {
         let to = self.nodes[to as usize % self.nodes.len()].id;
         let (at, slot) = self.home(leader, group);
         if let Some(port) = self.cores[at.0].live.as_ref().map(|live| live.port) {
@@ -403,6 +424,15 @@ impl World {
         self.input(at, CoreEvent::Change { port, token: change_token(group), slot, change: &change });
     }
 
+    /// Orders this change of the members of a group.
+    pub(super) fn order_steps(&mut self, group: GroupId, leader: usize, steps: &[MemberStep]) {
+        let (at, slot) = self.home(leader, group);
+        let Some(port) = self.cores[at.0].live.as_ref().map(|live| live.port) else { return };
+        let change = MembershipChange::of(steps);
+        self.change_asked(at, group);
+        self.input(at, CoreEvent::Change { port, token: change_token(group), slot, change: &change });
+    }
+
     /// Whether every group keeps a quorum of nodes that lost nothing if this one is lost for ever as well.
     fn can_do_without(&self, node: usize) -> bool {
         let spoiled = self.nodes.iter().filter(|node| node.is_spoiled).count();
@@ -435,7 +465,7 @@ impl World {
             }
         }
         for node in 0..self.nodes.len() {
-            self.nodes[node].doomed = None;
+            (self.nodes[node].doomed, self.nodes[node].stumbles) = (None, None);
             for at in self.nodes[node].cores.clone() {
                 for platter in [&self.cores[at].platter, &self.cores[at].snapshots] {
                     platter.clear_faults();

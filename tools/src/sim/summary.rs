@@ -9,14 +9,23 @@ use super::run::Outcome;
 use super::world::Counts;
 
 /// Paths that runs are expected to reach, over a number of them. Others are counted as they come.
-pub const PATHS: [&str; 35] = [
+pub const PATHS: [&str; 47] = [
     "appends held back",
     "appends refused",
+    "buggify: appends of one entry",
+    "buggify: cached entries given up",
+    "buggify: early election timeouts",
+    "buggify: log batches cut short",
+    "buggify: one entry applied in a turn",
+    "buggify: one part of a snapshot in a turn",
+    "buggify: replication windows of one",
+    "buggify: slices of snapshots of one byte",
     "busy",
     "cache evictions",
     "cold entries",
     "crashes inside a disk operation",
     "crashes inside a turn",
+    "crashes while starting",
     "damage settled",
     "damaged frames refused",
     "entries applied",
@@ -30,6 +39,9 @@ pub const PATHS: [&str; 35] = [
     "lease reads",
     "logs cut",
     "logs poisoned",
+    "losses healed while running",
+    "members in doubt about their vote",
+    "members with entries lost",
     "messages dropped",
     "proposals",
     "reads",

@@ -239,7 +239,8 @@ impl World {
             let connection = live.connections[usize::from(link.0)];
             let ends = self.connections[connection].ends;
             let to = usize::from(ends[0] == at);
-            if self.connections[connection].is_open && self.connections[connection].is_stuffed(to) {
+            let state = &self.connections[connection];
+            if state.is_open && state.is_stuffed(to, self.shape.socket_bytes) {
                 self.reach("sockets full");
                 continue;
             }

@@ -1,12 +1,14 @@
 //! The world: nodes, their cores and disks, the connections between them and the clients, in one thread and on one clock.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use logdrive::api::{Completions, CoreSettings};
 use logdrive::core::{GroupSetup, GroupSummary, Slot};
 use logdrive_shard::{GroupId, NodeId, Random};
 
 use super::atlas::Atlas;
+use super::buggify::Whims;
 use super::clients::Client;
 use super::clock::{MILLISECOND, Nanos, SECOND};
 use super::faults::Fault;
@@ -77,6 +79,9 @@ pub struct World {
     /// What was met on the way.
     pub reached: Counts,
     pub(super) operators: Operators,
+    pub(super) whims: Rc<Whims>,
+    /// Of the nodes that a node has connections to when it ends, this one alone learns of it late.
+    pub(super) slow_to_notice: Option<usize>,
     pub(super) turns: u64,
     pub(super) scratch: Scratch,
 }
@@ -133,6 +138,8 @@ impl World {
             injected: Counts::new(),
             reached: Counts::new(),
             operators: Operators::default(),
+            whims: Whims::of(&plan, shape.has_whims),
+            slow_to_notice: None,
             turns: 0,
             scratch: Scratch::default(),
             shape,

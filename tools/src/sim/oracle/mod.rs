@@ -13,6 +13,8 @@
 //! | `own_bytes` | no group reads another group's bytes |
 //! | `promises` | no vote, acknowledgement or answer leaves before it is durable; leaders are elected by durable votes |
 //! | `changes` | configurations are those of their entries; one change at a time |
+//! | `rehearsals` | whoever is refused for its term asks again at once |
+//! | `doubts` | who is in doubt about its vote vouches for nothing, and asks everybody who is named |
 //! | `crash` | what a loss of power leaves at the end is what was durable |
 
 mod agreed;
@@ -20,20 +22,24 @@ mod bounds;
 mod changes;
 mod commands;
 mod crash;
+mod doubts;
 mod ledger;
 mod linear;
 mod member;
 mod own_bytes;
 mod promises;
 mod raft;
+mod rehearsals;
 mod terms;
 
 pub use bounds::Bounds;
 pub use commands::Commands;
+pub use doubts::Doubts;
 pub use ledger::Ledger;
 pub use linear::Linear;
 pub use own_bytes::OwnBytes;
 pub use raft::Raft;
+pub use rehearsals::Rehearsals;
 pub use terms::Terms;
 
 use super::observer::Observer;
@@ -48,6 +54,8 @@ pub fn all(_plan: &Plan) -> Vec<Box<dyn Observer>> {
         Box::<Ledger>::default(),
         Box::<Raft>::default(),
         Box::<OwnBytes>::default(),
+        Box::<Rehearsals>::default(),
+        Box::<Doubts>::default(),
         Box::<Bounds>::default(),
     ]
 }
