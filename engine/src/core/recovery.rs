@@ -210,12 +210,6 @@ impl Replayed {
             return Ok(());
         }
         self.gap = None;
-        if index < self.log.first.0 {
-            // Read after the word that it was cut off, as damage to the log can have it. What it replaced is void all the same.
-            self.cut(self.log.first.0);
-            self.commit = self.commit.max(note_commit(header.note).0);
-            return Ok(());
-        }
         if self.log.last < self.log.first && index > self.log.last.0 + 1 {
             // The first one that is left of the log.
             (self.log.first, self.log.last) = (LogIndex(index), LogIndex(index - 1));

@@ -560,20 +560,3 @@ fn entries_that_are_cut_off_are_no_part_of_what_follows_damage() {
     assert_eq!(start.log.term_runs, [(LogIndex(6), Term(3))]);
     assert_eq!(start.hard_state.lost, Lost::NOTHING);
 }
-
-/// Where damage hides what a log held, the word of a cut may be read before entries that it cut off.
-#[test]
-fn entries_that_come_after_the_word_of_their_cut_do_not_come_back() {
-    let (mut groups, ..) = replay(|replay| {
-        replay.groups[0].on_snapshot(0, snapshot_of(12, 2));
-        replay.compacted(StreamId(5), 12);
-        replay.damaged(StreamId(5), 14, 14);
-        for (index, term) in [(11, 2), (12, 2), (13, 3)] {
-            entry(replay, 5, index, term, 10);
-        }
-    });
-    let start = groups[0].start().unwrap();
-    assert_eq!((start.log.first, start.log.last), (LogIndex(13), LogIndex(13)));
-    assert_eq!(start.log.term_runs, [(LogIndex(13), Term(3))]);
-    assert_eq!(start.hard_state.lost, Lost::NOTHING);
-}
