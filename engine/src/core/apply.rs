@@ -216,11 +216,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if !self.io.changes.is_empty() {
             self.io.finish_changes(slot, LogIndex(last));
         }
-        if self.io.loads.get(slot, Purpose::Apply, last).is_some()
-            && self.io.loads.get(slot, Purpose::Apply, last + 1).is_none()
-        {
-            self.io.loads.drop_load(slot, Purpose::Apply);
-        }
+        self.io.loads.drop_applied(slot, last);
         self.release_cache(slot);
         if self.io.lanes[slot as usize].flags.has(Flags::HAS_READS) {
             self.io.queue_reads(slot);

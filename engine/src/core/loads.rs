@@ -117,6 +117,18 @@ impl Loads {
         }
     }
 
+    /// A group's entries up to `last` are applied: what was loaded for that is forgotten when there is no more of it, however much
+    /// the cache had behind it. What stayed would keep its place from all other groups.
+    pub(super) fn drop_applied(&mut self, slot: u32, last: u64) {
+        for place in &mut self.slab {
+            let Some(load) = place.as_ref().filter(|load| load.is(slot, Purpose::Apply)) else { continue };
+            if load.entries.as_ref().is_some_and(|entries| load.want.first + entries.len() as u64 <= last + 1)
+            {
+                *place = None;
+            }
+        }
+    }
+
     /// The group's log was replaced from `index` on: what is being read of that is void.
     pub(super) fn void(&mut self, slot: u32, index: u64) {
         for load in self.slab.iter_mut().flatten() {
@@ -151,5 +163,32 @@ impl Loads {
 impl Load {
     fn is(&self, slot: u32, purpose: Purpose) -> bool {
         (self.want.slot, self.want.purpose) == (slot, purpose)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(loads: &mut Loads, slot: u32, first: u64, count: u64) {
+        let (purpose, last) = (Purpose::Apply, first + count - 1);
+        loads.want(Want { slot, purpose, first, last, bytes_max: 1 << 20 });
+        let (token, _) = loads.begin().expect("there is a place");
+        let entry = |index| (EntryHeader { index, tag: 1, note: 0 }, Vec::new());
+        let result = Ok((first..=last).map(entry).collect());
+        assert_eq!(loads.on_read(ReadDone { token, result }).1, Ok(()));
+    }
+
+    #[test]
+    fn what_was_applied_together_with_cached_entries_behind_it_gives_its_place_back() {
+        let mut loads = Loads::default();
+        for slot in 0..10 * LOADS_MAX as u32 {
+            loaded(&mut loads, slot, 4, 3);
+            loads.drop_applied(slot, 5);
+            assert!(loads.get(slot, Purpose::Apply, 6).is_some(), "one is left to apply");
+            // Up to 6 was loaded, and what follows was in the cache.
+            loads.drop_applied(slot, 9);
+            assert_eq!(loads.under_way(), 0);
+        }
     }
 }

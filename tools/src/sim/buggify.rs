@@ -24,11 +24,6 @@ pub const PLACES: [(&str, &str, u64); 8] = [
     ("one part of a snapshot in a turn", "buggify: one part of a snapshot in a turn", 2),
 ];
 
-/// Where caches are emptied, in [`PLACES`].
-const CACHE_EMPTIED: usize = 5;
-/// With more groups no cache is emptied: a core reads back what 32 groups need at a time, and all of them would wait in that line.
-const EMPTIED_GROUPS_MAX: u32 = 40;
-
 /// What all cores of a run have in common.
 #[derive(Debug)]
 pub struct Whims {
@@ -50,10 +45,6 @@ impl Whims {
             2 => 10 * mostly,
             _ => 0,
         });
-        let mut one_in = one_in;
-        if plan.groups > EMPTIED_GROUPS_MAX {
-            one_in[CACHE_EMPTIED] = 0;
-        }
         let struck = RefCell::new([0; PLACES.len()]);
         Rc::new(Whims { seed: plan.seed, one_in, is_on: Cell::new(true), struck })
     }
