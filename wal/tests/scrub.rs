@@ -364,3 +364,35 @@ fn a_segment_that_is_scrubbed_is_not_given_away_meanwhile() {
     assert!(wal.stats().segments_recycled > 0);
     assert_eq!(wal.damaged_entries(), 0);
 }
+
+/// The repair outlives what it repaired: the entry was let go, and its segment is another one by now.
+#[test]
+fn a_repair_of_an_entry_that_was_let_go_since_keeps_no_log_from_opening() {
+    let (mut wal, platter, mut model, mut now) = log(40, 1500);
+    let (name, offset, _) = batches(&platter)[10].clone();
+    platter.flip(&name, offset + 64 + 1500 + 300, 4);
+    let lost = pass(&mut wal, &mut now);
+    assert_eq!(ranges(&mut wal, &lost), BTreeSet::from([(2, 11, 11)]));
+    let slot = wal.stream(StreamId(2));
+    wal.repair(slot, header(11), &payload(2, 11, 1500)).unwrap();
+    settle(&mut wal, &mut now);
+    for index in 41..=100 {
+        for stream in 1..=3 {
+            let slot = wal.stream(StreamId(stream));
+            let bytes = payload(stream, index, 1500);
+            wal.append(slot, header(index), &bytes).unwrap();
+            model.append(stream, header(index), &bytes);
+            if index == 50 {
+                wal.put_state(slot, &payload(stream, 0, 9)).unwrap();
+                wal.compact(slot, 35).unwrap();
+                model.compact(stream, 35);
+            }
+        }
+        settle(&mut wal, &mut now);
+    }
+    assert!(!batches(&platter).iter().any(|(other, ..)| *other == name), "its segment is gone");
+    drop(wal);
+    let (_, told) = open(&platter, now);
+    assert_eq!(told.streams, model);
+    assert_eq!((told.damaged, told.repaired), (vec![], vec![]));
+}
