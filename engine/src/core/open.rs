@@ -208,7 +208,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     fn create_group(&mut self, slot: u32, mut replayed: Replayed) -> Result<(), OpenError> {
         let at = slot as usize;
-        let (last, group) = (replayed.log_last(), self.ids[at].0);
+        let (last, saved, group) = (replayed.log_last(), replayed.saved_term(), self.ids[at].0);
         let (start, repairs) = match replayed.start() {
             Ok(start) => (start, false),
             Err(error) => (self.start_damaged(slot, &mut replayed, &error), true),
@@ -240,6 +240,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         if hard_state.lost.is_any() && !alone {
             self.write_losses(slot, hard_state);
+        } else if hard_state.term > saved && !alone {
+            // A snapshot is durable before the term that it brought is. What the member says in that term rests on the log.
+            self.io.write_state(slot, hard_state);
         }
         self.snapshots_found(slot, &start, replayed.log_bytes);
         self.prefer_a_voter(slot);

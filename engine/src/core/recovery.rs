@@ -186,6 +186,11 @@ impl Replayed {
         }
     }
 
+    /// The term that the log tells of.
+    pub(super) fn saved_term(&self) -> Term {
+        self.state.term
+    }
+
     /// The last entry of the log as it was found.
     pub(super) fn log_last(&self) -> LogIndex {
         self.log.last
