@@ -252,7 +252,8 @@ impl World {
         let mut summaries = Vec::new();
         core.group_list(&mut summaries);
         let (connections, steps) = (Vec::new(), [0; 3]);
-        let live = Live { core, port, connections, applied, disk_events, summaries, steps };
+        let durable_end = core.log().durable_end();
+        let live = Live { core, port, connections, applied, disk_events, summaries, steps, durable_end };
         let replayed = std::mem::take(&mut *live.applied.borrow_mut());
         state.live = Some(live);
         state.read_clock = now;

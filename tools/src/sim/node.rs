@@ -30,6 +30,8 @@ pub(super) struct Live {
     pub(super) summaries: Vec<GroupSummary>,
     /// The core's count of steps then: nothing changes without one.
     pub(super) steps: [u64; 3],
+    /// Up to where its log was durable then: it moves without a step when what is live is moved out of old segments.
+    pub(super) durable_end: u64,
 }
 
 /// A core of a node, over all its lives.

@@ -122,6 +122,13 @@ impl World {
         Ok(())
     }
 
+    /// Whether more of a core's log is durable than after the turn before.
+    fn log_moved(&mut self, at: CoreAt) -> bool {
+        let Some(live) = &mut self.cores[at.0].live else { return false };
+        let durable_end = live.core.log().durable_end();
+        std::mem::replace(&mut live.durable_end, durable_end) != durable_end
+    }
+
     /// Tells the observers what a turn did.
     fn show_turn(&mut self, at: CoreAt) -> Verdict {
         self.show_disk(at)?;
@@ -134,7 +141,7 @@ impl World {
             self.tell(|observer, world| observer.applied(world, at, applied))?;
         }
         let changed = self.find_changes(at);
-        if !changed.is_empty() {
+        if !changed.is_empty() || self.log_moved(at) {
             self.trace_changes(at, &changed);
             self.tell(|observer, world| observer.turned(world, at, &changed))?;
             self.judge_leases(at, &changed)?;
