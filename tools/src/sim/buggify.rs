@@ -1,4 +1,4 @@
-//! What production code is made to do less of, or sooner, than it would: [`Buggify`] with the seed behind it.
+//! What production code is made to do less of, or sooner, than it would: [`logdrive_wal::Buggify`] with the seed behind it.
 //!
 //! Each run draws which places strike, and how often; each core of each boot has a stream of random numbers of its own.
 
