@@ -2,6 +2,9 @@
 
 /// `1234567.8` as `1,234,568`.
 pub(crate) fn count(value: f64) -> String {
+    if value.is_nan() {
+        return "NaN".to_owned();
+    }
     let digits = format!("{:.0}", value.abs());
     let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 1);
     if value < 0.0 {
@@ -24,6 +27,9 @@ pub(crate) fn bytes(value: f64) -> String {
     while value >= 1024.0 && unit + 1 < units.len() {
         value /= 1024.0;
         unit += 1;
+    }
+    if value.is_nan() {
+        return "NaN".to_owned();
     }
     if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", units[unit]) }
 }

@@ -363,3 +363,44 @@ fn a_snapshot_that_was_given_up_for_an_installation_that_cannot_begin_is_taken_l
     cluster.settle();
     assert_eq!(journal(&mut cluster, lags), journal(&mut cluster, leader));
 }
+
+/// Its log comes to its bound while a snapshot is being installed, and nothing comes of that: the log was faster.
+#[test]
+fn a_log_that_is_full_when_an_installation_comes_to_nothing_gets_its_snapshot() {
+    let mut setup = setup();
+    let snapshots = &mut setup.settings.snapshots;
+    snapshots.keep_trailing_entries = 1_000;
+    snapshots.group_log_bytes_max = 64 << 10;
+    // So slow that the log is there first.
+    snapshots.slice_interval = std::time::Duration::from_millis(300);
+    let mut cluster = Cluster::new(setup);
+    cluster.lose_snapshots();
+    cluster.elect();
+    assert!(cluster.write(1, &payload(0)).result.is_ok());
+    cluster.settle();
+    let leader = cluster.leader(1);
+    let lags = leader % 3 + 1;
+    let others: Vec<u32> = (1..=3).filter(|&node| node != lags).collect();
+    cluster.partition(&[&others, &[lags]]);
+    for n in 1..21 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+    }
+    snapshot(&mut cluster, leader);
+    let (file, term) = (fetch(&mut cluster, leader), term(&mut cluster, leader));
+    hand_over(&mut cluster, lags, (leader, term), &file);
+    assert!(cluster.core(lags).snapshot_status(SLOT).is_busy);
+    cluster.heal();
+    for _ in 0..20 {
+        while cluster.write(1, &[0; 4_000]).result.is_err() {
+            // The leader's own log is full, and its snapshot takes as long.
+            cluster.run_for(ms(100));
+        }
+    }
+    cluster.run_until(ms(5_000), |cluster| cluster.core(lags).snapshot_counters().logs_full > 0);
+    let status = cluster.core(lags).snapshot_status(SLOT);
+    assert!(status.is_busy && status.index == LogIndex(0), "{status:?}");
+    cluster.run_until(ms(20_000), |cluster| cluster.core(lags).snapshot_status(SLOT).index > LogIndex(20));
+    let counters = cluster.core(lags).snapshot_counters();
+    assert_eq!(counters.installed, 0);
+    assert!(cluster.core(lags).snapshot_status(SLOT).log_bytes < 64 << 10);
+}

@@ -153,7 +153,7 @@ impl Report for CompareReport {
                 .to_owned(),
             format!(
                 "all of them keep {} segments of {} at most and give up old entries at the same pace; the shares and \
-                 multiples are medians of those of each round",
+                 multiples are medians of those of each round in which both moved; NaN: the disk stood still in all of them",
                 self.segments,
                 bytes(self.segment_bytes as f64)
             ),
@@ -163,7 +163,7 @@ impl Report for CompareReport {
 
 fn shape_row(shape: &ShapeReport) -> String {
     let ratio =
-        if shape.half_load_p50_us > 0.0 { shape.half_load_p99_us / shape.half_load_p50_us } else { 0.0 };
+        if shape.half_load_p50_us > 0.0 { shape.half_load_p99_us / shape.half_load_p50_us } else { f64::NAN };
     let mut row = format!(
         "{:>6} {:>6} {:>7} | {:>10} {:>12} {:>8} {:>8} {:>7.2} | {:>14} {:>12} {:>4.0} % | {:>8} {:>8} {:>5.1} {:>8} {:>8} | ",
         shape.in_flight,
@@ -331,7 +331,7 @@ impl Field {
             mean_writes_in_flight: in_flight_mean,
             written_bytes_per_s: written / closed.seconds,
             limit_bytes_per_s,
-            share_of_limit: written / closed.seconds / limit_bytes_per_s.max(1.0),
+            share_of_limit: written / closed.seconds / limit_bytes_per_s,
             cpu_us_per_append: closed.cpu.seconds() * 1e6 / closed.latencies.count().max(1) as f64,
             half_load_p50_us: half.p50,
             half_load_p99_us: half.p99,
@@ -346,12 +346,13 @@ impl Field {
             }
             let mut with = |threads| -> Result<Option<PeerReport>> {
                 let answer = peer.measure(shape, threads, warmup, seconds)?;
+                let theirs = if answer.appends_per_s > 0.0 { answer.appends_per_s } else { f64::NAN };
                 Ok(Some(PeerReport {
                     threads,
                     appends_per_s: answer.appends_per_s,
                     p50_us: answer.p50_us,
                     p99_us: answer.p99_us,
-                    ours_times: appends_per_s / answer.appends_per_s.max(1e-9),
+                    ours_times: appends_per_s / theirs,
                 }))
             };
             report.raft_engine = with(Peer::callers(shape))?;
@@ -399,12 +400,13 @@ fn median_of_peer<'a>(rounds: impl Iterator<Item = &'a PeerReport>) -> Option<Pe
     })
 }
 
-/// The middle one, or the mean of the two in the middle; 0 of nothing.
+/// The middle one, or the mean of the two in the middle. What could not be measured (`NaN`) is left out; of nothing the median is that.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.retain(|value| !value.is_nan());
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
-        0 => 0.0,
+        0 => f64::NAN,
         odd if odd % 2 == 1 => values[middle],
         _ => (values[middle - 1] + values[middle]) / 2.0,
     }
@@ -416,7 +418,8 @@ mod tests {
 
     #[test]
     fn medians() {
-        assert_eq!(median(vec![]), 0.0);
+        assert!(median(vec![]).is_nan());
+        assert_eq!(median(vec![f64::NAN, 3.0, f64::NAN]), 3.0);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
         let round = |appends_per_s, ours_times| ShapeReport {

@@ -134,7 +134,8 @@ impl Limit {
             }
         }
         let seconds = end.saturating_sub(first) as f64 / 1e9;
-        Ok(if first == 0 { 0.0 } else { bytes as f64 / seconds })
+        // A disk that stood still all the time has shown no limit.
+        Ok(if bytes == 0 { f64::NAN } else { bytes as f64 / seconds })
     }
 
     /// Writes that come evenly at half the rate at which the log made them. Latency runs from the moment a write was due.

@@ -33,6 +33,7 @@
 //!
 //! Clocks, sockets, entropy, threads. Consensus (that is `logdrive-shard`) and the format of the log (`logdrive-wal`).
 
+mod applier;
 mod apply;
 mod balance;
 mod buggify;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use logdrive_shard::{Group, GroupId, HardState, LogIndex, Moment, NodeId, Random, Setup, Start, StartError};
 use logdrive_wal::{Disk, Wal};
 
+use super::applier::Applier;
 use super::balance::Balance;
 use super::cache::Cache;
 use super::heal::Heal;
@@ -13,7 +14,7 @@ use super::lives::stream_of;
 use super::loads::Loads;
 use super::parked::Waiting;
 use super::record::{encode_state, first_history};
-use super::recovery::{Applier, Replay, Replayed};
+use super::recovery::{Replay, Replayed};
 use super::requests::{Ports, Proposals, Reads};
 use super::room::Room;
 use super::sessions::Sessions;

@@ -48,11 +48,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     /// Whether there is room for one more proposal of so many bytes, here and on a quorum.
-    pub(super) fn admit_entry(&self, slot: Slot, bytes: u64) -> Result<(), Error> {
+    pub(super) fn admit_entry(&mut self, slot: Slot, bytes: u64) -> Result<(), Error> {
         let needed = bytes + RECORD_BYTES + self.room.headroom;
         self.io.wal.admit(needed).map_err(|error| self.log_error(&error))?;
         let flags = self.io.lanes[slot.0 as usize].flags;
         if flags.has(Flags::LOG_FULL) {
+            // The one that is due may have come to nothing. Nothing is applied that would make anybody look again.
+            self.want_snapshot(slot.0, true);
             return Err(busy(Busy::GroupLog));
         }
         let unwritten = flags.has(Flags::UNWRITTEN);

@@ -281,8 +281,7 @@ impl World {
         }
         let (group, kind, client) = (op.group, op.kind, op.client as usize);
         super::observer::ensure(first, "an attempt is answered once", || format!("attempt {token} again"))?;
-        let index = result.ok();
-        self.trace.tell(self.now, node, Some(group), What::Told { attempt: token, index });
+        self.trace.tell(self.now, node, Some(group), What::Told { attempt: token, result });
         self.reach(match result {
             Ok(_) if kind.is_write() => "commands acknowledged",
             Ok(_) => "reads and sessions answered",

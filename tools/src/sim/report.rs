@@ -21,8 +21,9 @@ pub fn state_on(world: &World, node: usize, group: GroupId) -> String {
     let Some(core) = world.core(at) else { return format!("node {id}: down") };
     let status = core.group_status(slot);
     let raft = &status.raft;
+    let snapshot = &status.snapshot;
     format!(
-        "node {id} core {}: {:?} in term {}, follows {}, commit {}, applied {}, durable {}, last {}, counted {}, sessions {}, voters {:?}{}{}{}",
+        "node {id} core {}: {:?} in term {}, follows {}, commit {}, applied {}, durable {}, last {}, counted {}, sessions {}, voters {:?}, log from {} with {} B behind snapshot {}{}{}{}{}{}",
         core.id().0,
         raft.role,
         raft.term,
@@ -34,6 +35,11 @@ pub fn state_on(world: &World, node: usize, group: GroupId) -> String {
         core.machine().count(slot.0),
         status.sessions,
         raft.membership.voters(),
+        snapshot.log_first,
+        snapshot.log_bytes,
+        snapshot.index,
+        if snapshot.is_busy { " (busy)" } else { "" },
+        snapshot.failure.as_ref().map_or(String::new(), |why| format!(" (the last one failed: {why})")),
         if raft.membership.is_joint() { " (joint)" } else { "" },
         if raft.lost.is_any() { format!(", its disk lost something: {}", raft.lost) } else { String::new() },
         if world.is_spoiled(node) { ", came back with less than it had" } else { "" },

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::Write;
 
+use logdrive::api::Error;
 use logdrive_shard::{GroupId, LogIndex, NodeId, Role, Term};
 
 use super::clock::{MILLISECOND, Nanos};
@@ -60,8 +61,8 @@ pub enum What {
     Told {
         /// Number of the attempt.
         attempt: u64,
-        /// It went well, at this index.
-        index: Option<LogIndex>,
+        /// The index at which it went well, or why not.
+        result: Result<LogIndex, Error>,
     },
 }
 
@@ -128,8 +129,8 @@ impl fmt::Display for What {
                 write!(f, "-> node {to}: {message:?} term {term} index {index} ({count})")
             }
             What::Asks { attempt, kind } => write!(f, "attempt {attempt}: {kind}"),
-            What::Told { attempt, index: Some(index) } => write!(f, "attempt {attempt} answered at {index}"),
-            What::Told { attempt, index: None } => write!(f, "attempt {attempt} failed"),
+            What::Told { attempt, result: Ok(index) } => write!(f, "attempt {attempt} answered at {index}"),
+            What::Told { attempt, result: Err(error) } => write!(f, "attempt {attempt}: {error}"),
         }
     }
 }
@@ -198,9 +199,9 @@ impl Trace {
                 self.mix(index.0 ^ count.rotate_left(32));
             }
             What::Asks { attempt, .. } => self.mix(6 << 60 | attempt),
-            What::Told { attempt, index } => {
+            What::Told { attempt, result } => {
                 self.mix(7 << 60 | attempt);
-                self.mix(index.map_or(0, |index| index.0));
+                self.mix(result.map_or(0, |index| index.0));
             }
         }
     }

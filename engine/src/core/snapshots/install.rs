@@ -283,7 +283,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if meta.index <= self.io.lanes[of].applied {
             // The entries that this member could not read are back, and applied.
             self.snapshots.store.remove(header.id);
-            return self.want_what_is_asked_for(slot);
+            return self.want_what_was_put_off(slot);
         }
         let installs = self.would_install(slot, from, leader_term, &meta);
         if installs && let Err(error) = self.machine.finish_load(slot, loading) {
@@ -297,14 +297,16 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.swap_state(slot, &header, meta, sessions);
         } else {
             self.snapshots.store.remove(header.id);
-            self.want_what_is_asked_for(slot);
+            self.want_what_was_put_off(slot);
         }
         self.end_step(slot);
     }
 
-    /// Whoever waits for a snapshot whose writing was given up for an installation gets another one if nothing comes of that.
-    fn want_what_is_asked_for(&mut self, slot: u32) {
-        if !self.snapshots.groups[slot as usize].asked.is_empty() {
+    /// Nothing comes of an installation. Whoever waits for a snapshot, whose writing was given up for it, gets another one; and so does a
+    /// group whose log came to its bound meanwhile: it takes no proposals, so that nothing else would ever ask for one.
+    fn want_what_was_put_off(&mut self, slot: u32) {
+        let at = slot as usize;
+        if self.io.lanes[at].flags.has(Flags::LOG_FULL) || !self.snapshots.groups[at].asked.is_empty() {
             self.want_snapshot(slot, true);
         }
     }
@@ -416,7 +418,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.snapshots.counters.installs_failed += 1;
         let state = &mut self.snapshots.groups[slot as usize];
         state.failure = Some(why.into());
-        self.want_what_is_asked_for(slot);
+        self.want_what_was_put_off(slot);
     }
 
     /// What is being built of a group is not wanted any more.

@@ -100,7 +100,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     }
 
     /// Puts a group in line, or ahead of the line.
-    pub(super) fn want_snapshot(&mut self, slot: u32, urgent: bool) {
+    pub(in crate::core) fn want_snapshot(&mut self, slot: u32, urgent: bool) {
         let Snapshots { groups, due, .. } = &mut self.snapshots;
         let state = &mut groups[slot as usize];
         if state.is_busy || std::mem::replace(&mut state.is_due, true) {
