@@ -456,3 +456,31 @@ fn so_many_bytes_make_a_group_take_a_snapshot_as_well() {
     assert_eq!(write(&mut cluster, 8), 0);
     assert_eq!(write(&mut cluster, 42), 1);
 }
+
+#[test]
+fn a_state_that_its_snapshot_does_not_stand_for_any_more_gets_another_one_at_once() {
+    let mut setup = Setup { groups: 1, ..Setup::default() };
+    let snapshots = &mut setup.settings.snapshots;
+    (snapshots.every_entries, snapshots.every_bytes, snapshots.keep_trailing_entries) = (0, 0, 0);
+    snapshots.files.space_reserve_bytes = 0;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    for n in 0..20 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+    }
+    cluster.settle();
+    let slot = Cluster::slot(1);
+    let token = cluster.ask(2, |port, token| Event::Snapshot { port, token, slot });
+    let index = cluster.wait(2, token).result.expect("it is taken");
+    cluster.run_for(ms(50));
+    let status = cluster.core(2).snapshot_status(slot);
+    assert_eq!(status.log_first, index.next(), "the log is cut: {status:?}");
+    // The file is damaged. What was cut off has not been recycled yet.
+    cluster.kill(2);
+    let files = cluster.node(2).snapshots.list();
+    let (name, _) = files.into_iter().find(|(name, _)| name.ends_with(".snapshot")).expect("it is there");
+    assert!(cluster.node(2).snapshots.flip(&name, 4096 + 20, 1));
+    cluster.start_alone(2);
+    assert_eq!(cluster.core(2).applied(slot), index);
+    cluster.run_until(ms(5_000), |cluster| cluster.core(2).snapshot_status(slot).index == index);
+}

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use logdrive_shard::{Group, GroupId, HardState, LogIndex, Moment, NodeId, Random, Setup, Start, StartError};
-use logdrive_wal::{Disk, Wal};
+use logdrive_wal::{Disk, StreamId, StreamSlot, Wal};
 
 use super::applier::Applier;
 use super::balance::Balance;
@@ -293,8 +293,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         // What lies behind `index` has to go as well, with one record: that of a new stream.
         let history = self.io.lanes[at].history;
         let life = self.lives[at].next_log().expect("a log parts from its leader's less than 65,536 times");
-        let new = self.io.wal.stream(stream_of(self.ids[at], life));
-        self.io.wal.put_state(new, &encode_state(state, history))?;
+        let new = self.begin_stream(stream_of(self.ids[at], life), &encode_state(state, history))?;
         for (stream, index) in [(new, index.0), (old, last.0)] {
             if index > 0
                 && let Err(error) = self.io.wal.compact(stream, index)
@@ -306,6 +305,22 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.io.lanes[at].stream = new;
         self.io.streams[at] = new;
         Ok(())
+    }
+
+    /// A stream that nobody has written to, with its first state. A log that knows that it lost streams which it cannot name suspects
+    /// each that it has not seen; this one has lost nothing but what its state says.
+    pub(super) fn begin_stream(
+        &mut self,
+        id: StreamId,
+        state: &[u8],
+    ) -> Result<StreamSlot, logdrive_wal::AppendError> {
+        let stream = self.io.wal.stream(id);
+        self.io.wal.put_state(stream, state)?;
+        if let Err(error) = self.io.wal.heal(stream) {
+            // The next start asks the other members.
+            tracing::warn!(stream = id.0, %error, "the log goes on suspecting a new stream");
+        }
+        Ok(stream)
     }
 
     /// What a group lost is written down before the group does anything: the log tells of damage only until something replaces it.

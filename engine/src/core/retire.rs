@@ -92,10 +92,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             false => HardState { commit: LogIndex(0), ..self.groups[at].hard_state() },
         };
         let Some(life) = self.lives[at].next() else { return false };
-        let new = self.io.wal.stream(stream_of(id, life));
-        if self.io.wal.put_state(new, &encode_state(state, history)).is_err() {
+        let Ok(new) = self.begin_stream(stream_of(id, life), &encode_state(state, history)) else {
             return false;
-        }
+        };
         // The new life's record is before this one in the log: recovery sees it whenever it sees that.
         if let Err(error) = self.io.wal.compact(old, self.groups[at].last_index().0) {
             tracing::warn!(group = %id, %error, "the log of a group that left this node could not be given up yet");

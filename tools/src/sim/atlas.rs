@@ -11,6 +11,8 @@
 
 use std::collections::BTreeMap;
 
+use logdrive::core::Slot;
+
 use super::node::CoreAt;
 use super::world::World;
 
@@ -74,7 +76,14 @@ impl World {
         let is_whole = |at: usize| {
             self.core(CoreAt(at)).is_some_and(|core| {
                 let status = core.status();
-                status.damaged == 0 && !status.disk_failing
+                // A state that no snapshot stands for and whose log was cut has been brought back by luck.
+                let stands = |slot| {
+                    let snapshot = core.snapshot_status(Slot(slot));
+                    snapshot.log_first <= snapshot.index.next()
+                };
+                status.damaged == 0
+                    && !status.disk_failing
+                    && (0..self.cores[at].groups.len() as u32).all(stands)
             })
         };
         read_since && cores.into_iter().all(is_whole)

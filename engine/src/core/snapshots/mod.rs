@@ -207,6 +207,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if let Some((index, membership)) = in_force {
             (state.membership_index, state.membership) = (*index, membership.clone());
         }
+        if self.groups[at].first_index() > state.index.next() {
+            // The log was cut behind a snapshot that cannot be used any more. Only entries that had been given up, and that nothing keeps
+            // from being recycled, brought the state back this time.
+            self.want_snapshot(slot, true);
+        }
     }
 
     /// A configuration is applied.
