@@ -328,6 +328,10 @@ pub(crate) struct SnapshotArgs {
     /// Rounds of that.
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=1_000))]
     pub(crate) rounds: u32,
+    /// Time these writes and the slices between them by the processor time of their thread, so that what others take of the machine
+    /// does not count: on a machine that is shared, and only there, the better measure.
+    #[arg(long)]
+    pub(crate) own_time: bool,
     /// Seed of all random choices.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

@@ -17,6 +17,12 @@ pub(crate) fn since(earlier: u64) -> Duration {
     Duration::from_nanos(now_nanos().saturating_sub(earlier))
 }
 
+/// Nanoseconds that this thread was given of a processor: time in which others ran instead is left out.
+pub(crate) fn own_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Seconds of wall-clock time since the Unix epoch, to date a report.
 #[allow(clippy::disallowed_methods)] // As above.
 pub(crate) fn unix_seconds() -> u64 {

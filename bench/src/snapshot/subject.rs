@@ -29,7 +29,7 @@ const FREEZES: u32 = 1_000;
 /// Writes that are applied before anything else has its turn.
 const WRITES_PER_TURN: u64 = 256;
 /// Bytes between two looks at the clock in a slice, as in a core.
-const STEP_BYTES: usize = 4 << 10;
+const STEP_BYTES: usize = 1 << 10;
 /// Between slices the disk is asked for news so often: a core is woken for them and need not ask.
 const LOOK_NANOS: u64 = 20_000;
 /// A disk that says nothing for so long is asked again.
@@ -89,6 +89,7 @@ pub(super) struct Subject {
     share: Share,
     writing: Option<Writing>,
     slice_max_nanos: u64,
+    own_time: bool,
 }
 
 /// The key with this number.
@@ -127,6 +128,7 @@ impl Subject {
             share,
             writing: None,
             slice_max_nanos: 0,
+            own_time: arguments.own_time,
         })
     }
 
@@ -216,6 +218,11 @@ impl Subject {
         Ok((took, same))
     }
 
+    /// What foreground writes and slices are timed by.
+    fn now(&self) -> u64 {
+        if self.own_time { clock::own_nanos() } else { clock::now_nanos() }
+    }
+
     /// Writes at a fixed rate, in turns as a core takes them, with snapshots in between or without.
     pub(super) fn foreground(&mut self, rate: u64, seconds: f64, snapshots: bool) -> Result<Foreground> {
         let mut latencies = Latencies::new()?;
@@ -223,16 +230,19 @@ impl Subject {
         let due_nanos = |n: u64| (u128::from(n) * 1_000_000_000 / u128::from(rate)) as u64;
         let length = (seconds * 1e9) as u64;
         self.slice_max_nanos = 0;
-        let start = clock::now_nanos();
+        self.share = Share::new(self.settings.slice_time, self.settings.slice_interval);
+        let (wall, start) = (clock::now_nanos(), self.now());
+        let mut written_at = start;
         loop {
-            let now = clock::now_nanos() - start;
+            let now = self.now() - start;
             if now >= length {
                 break;
             }
             let turn = sent + WRITES_PER_TURN;
             while sent < turn && due_nanos(sent) <= now {
                 self.set_any();
-                latencies.record((clock::now_nanos() - start).saturating_sub(due_nanos(sent)));
+                written_at = self.now();
+                latencies.record((written_at - start).saturating_sub(due_nanos(sent)));
                 sent += 1;
             }
             if !snapshots {
@@ -241,14 +251,14 @@ impl Subject {
             if self.writing.is_none() {
                 state_bytes_max = state_bytes_max.max(self.state_bytes());
                 self.begin_snapshot()?;
-            } else if let Some(granted) = self.share.grant(Moment(clock::now_nanos())) {
+            } else if let Some(granted) = self.share.grant(Moment(self.now()), Moment(written_at)) {
                 state_bytes_max = state_bytes_max.max(self.state_bytes());
-                let began = clock::now_nanos();
+                let began = self.now();
                 self.slice(granted)?;
                 self.poll()?;
-                let took = clock::since(began);
-                self.share.spend(took);
-                self.slice_max_nanos = self.slice_max_nanos.max(took.as_nanos() as u64);
+                let took = self.now() - began;
+                self.share.spend(Duration::from_nanos(took));
+                self.slice_max_nanos = self.slice_max_nanos.max(took);
             } else if now >= next_look {
                 next_look = now + LOOK_NANOS;
                 if self.disk_has_news() {
@@ -257,7 +267,7 @@ impl Subject {
             }
             taken += u64::from(self.writing.is_none());
         }
-        let seconds = clock::since(start).as_secs_f64();
+        let seconds = if self.own_time { seconds } else { clock::since(wall).as_secs_f64() };
         // So that the next measurement begins with nothing under way.
         self.write_to_the_end()?;
         let slice_max_nanos = self.slice_max_nanos;
@@ -282,7 +292,7 @@ impl Subject {
 
     /// The next parts of the view go to the store, until the time is up or a slice is full. Whether there may be more now.
     fn slice(&mut self, granted: Duration) -> Result<bool> {
-        let began = clock::now_nanos();
+        let began = self.now();
         let mut left = self.settings.slice_bytes as usize;
         while left > 0 {
             let taken = self.step(left.min(STEP_BYTES))?;
@@ -290,7 +300,7 @@ impl Subject {
                 return Ok(false);
             }
             left = left.saturating_sub(taken);
-            if clock::since(began) >= granted {
+            if Duration::from_nanos(self.now() - began) >= granted {
                 break;
             }
         }

@@ -157,7 +157,8 @@ pub struct SnapshotSettings {
     /// Time of a core that a slice takes, at most: it ends when that is used, however far it came. Only a runtime with a clock can see
     /// to it; in a simulation slices are bounded by their bytes alone.
     pub slice_time: Duration,
-    /// Slices take at most `slice_time` of each such interval of a core; if it is shorter than two of them, of two.
+    /// Slices take at most `slice_time` of each such interval of a core; if it is shorter than two of them, of two. A core that has had
+    /// nothing else to do for an interval takes slices of four times as long one after the other, with short rests.
     pub slice_interval: Duration,
     /// Snapshots loaded at the same time when a core opens.
     pub loads_at_once: u32,
@@ -184,8 +185,8 @@ impl Default for SnapshotSettings {
             at_once: 2,
             group_log_bytes_max: 256 << 20,
             slice_bytes: 64 << 10,
-            slice_time: Duration::from_micros(50),
-            slice_interval: Duration::from_micros(250),
+            slice_time: Duration::from_micros(10),
+            slice_interval: Duration::from_micros(50),
             loads_at_once: 4,
             transfers_max: 4,
             transfer_bytes_per_s: 64 << 20,

@@ -27,6 +27,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Takes one event. An error means: the peer sent garbage; drop it and close that connection.
     pub fn handle(&mut self, now: Moment, event: Event<'_>) -> Result<(), FrameError> {
         self.see(now);
+        if !matches!(event, Event::SnapshotDisk) {
+            self.io.others_at = self.io.now;
+        }
         match event {
             Event::Frame { link, bytes } => return self.on_frame(link, bytes),
             Event::LinkUp { hello } => self.on_link_up(hello),

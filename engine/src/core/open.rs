@@ -82,6 +82,7 @@ impl<D: Disk> Io<D> {
         Io {
             me,
             now,
+            others_at: now,
             wal,
             streams: lanes.iter().map(|lane| lane.stream).collect(),
             preferred,

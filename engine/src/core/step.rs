@@ -77,6 +77,8 @@ pub(super) struct Queues {
 pub(super) struct Io<D: Disk> {
     pub(super) me: NodeId,
     pub(super) now: Moment,
+    /// When there was something to do that was not for snapshots: frames, requests, news of the log.
+    pub(super) others_at: Moment,
     pub(super) settings: CoreSettings,
     pub(super) wal: Wal<D>,
     pub(super) lanes: Vec<Lane>,

@@ -13,7 +13,7 @@ const BINS_MAX: u64 = 1 << 14;
 #[derive(Default)]
 pub(super) struct Saved {
     /// Made when the first record is saved: most views of small groups are written before anything changes.
-    bins: Vec<Vec<(u32, Record)>>,
+    bins: Vec<Vec<Record>>,
     /// There are `1 << bits` bins.
     bits: u32,
     /// Bins below have been dropped.
@@ -38,20 +38,20 @@ impl Saved {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, order: u32, record: Record) {
+    pub(super) fn push(&mut self, record: Record) {
         if self.bins.is_empty() {
             self.bins.resize_with(1 << self.bits, Vec::new);
         }
         self.len += 1;
         self.bytes += cost(&record);
-        let bin = self.bin(order.into());
-        self.bins[bin].push((order, record));
+        let bin = self.bin(record.order().into());
+        self.bins[bin].push(record);
     }
 
     /// The records from one order up to before another, in no order.
-    pub(super) fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &(u32, Record)> {
+    pub(super) fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &Record> {
         let bins = if self.len == 0 { &[][..] } else { &self.bins[self.bin(start)..=self.bin(end - 1)] };
-        bins.iter().flatten().filter(move |(order, _)| (start..end).contains(&u64::from(*order)))
+        bins.iter().flatten().filter(move |record| (start..end).contains(&u64::from(record.order())))
     }
 
     /// Drops what is below an order.
@@ -61,14 +61,14 @@ impl Saved {
         }
         let bin = self.bin(order);
         while self.first < bin {
-            for (_, record) in std::mem::take(&mut self.bins[self.first]) {
+            for record in std::mem::take(&mut self.bins[self.first]) {
                 self.len -= 1;
                 self.bytes -= cost(&record);
             }
             self.first += 1;
         }
         let Some(begun) = self.bins.get_mut(bin) else { return };
-        for (_, record) in begun.extract_if(.., |(of, _)| u64::from(*of) < order) {
+        for record in begun.extract_if(.., |record| u64::from(record.order()) < order) {
             self.len -= 1;
             self.bytes -= cost(&record);
         }
@@ -91,5 +91,5 @@ impl Saved {
 }
 
 fn cost(record: &Record) -> u64 {
-    (record.len() + size_of::<(u32, Record)>()) as u64
+    (record.len() + size_of::<Record>()) as u64
 }

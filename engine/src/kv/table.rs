@@ -37,12 +37,18 @@ pub(super) struct Record {
     /// The table's epoch when the record got this value, or an earlier one if no view that was alive then had to keep the value
     /// before: a view sees the record if this is below the view's own epoch.
     born: u32,
+    /// Of the key: a view that looks for what comes next need not look at the keys, each of which is somewhere else in memory.
+    order: u32,
     bytes: Box<[u8]>,
 }
 
+/// Half a cache line: a look at a record is one miss at most.
+const _: () = assert!(size_of::<Record>() == 32);
+
 impl Record {
-    fn new(key: &[u8], value: &[u8], born: u32) -> Record {
-        Record { key_len: key.len() as u32, born, bytes: [key, value].concat().into_boxed_slice() }
+    fn new(key: &[u8], value: &[u8], born: u32, order: u32) -> Record {
+        let bytes = [key, value].concat().into_boxed_slice();
+        Record { key_len: key.len() as u32, born, order, bytes }
     }
 
     pub(super) fn key(&self) -> &[u8] {
@@ -57,14 +63,13 @@ impl Record {
         self.born
     }
 
+    pub(super) fn order(&self) -> u32 {
+        self.order
+    }
+
     /// Of key and value together.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
-    }
-
-    /// Asks the processor for the key, or the beginning of a long one.
-    pub(super) fn prefetch_key(&self) {
-        prefetch_bytes(&self.bytes[..self.bytes.len().min(1)]);
     }
 
     /// Asks the processor for the beginning of its bytes, which is all of most records.
@@ -77,7 +82,7 @@ impl Record {
         if self.value().len() == value.len() {
             self.bytes[self.key_len as usize..].copy_from_slice(value);
         } else {
-            *self = Record::new(self.key(), value, self.born);
+            *self = Record::new(self.key(), value, self.born, self.order);
         }
     }
 
@@ -172,7 +177,7 @@ impl Table {
         let Some(record) = chunk.find_mut(hash, |record| record.key() == key) else {
             let (value, result) = decide(None);
             if let Some(value) = value {
-                let record = Record::new(key, value, self.epoch);
+                let record = Record::new(key, value, self.epoch, order(hash));
                 self.insert(hash, place, record);
             }
             return result;
@@ -180,11 +185,11 @@ impl Table {
         let (value, result) = decide(Some(record.value()));
         if let Some(value) = value {
             self.bytes = self.bytes + value.len() as u64 - record.value().len() as u64;
-            if self.views.is_empty() || !seen(&self.views, record, order(hash)) {
+            if self.views.is_empty() || !seen(&self.views, record) {
                 record.set_value(value);
             } else {
-                let before = std::mem::replace(record, Record::new(key, value, self.epoch));
-                save(&self.views, before, order(hash));
+                let before = std::mem::replace(record, Record::new(key, value, self.epoch, record.order));
+                save(&self.views, before);
             }
         }
         result
@@ -200,7 +205,7 @@ impl Table {
         self.len -= 1;
         self.bytes -= record.len() as u64;
         if !self.views.is_empty() {
-            save(&self.views, record, order(hash));
+            save(&self.views, record);
         }
         true
     }
@@ -208,7 +213,7 @@ impl Table {
     /// Adds a key that the table does not have; returns its part of the digest.
     pub(super) fn insert_new(&mut self, key: &[u8], value: &[u8]) -> u64 {
         let hash = hash_of(key);
-        let record = Record::new(key, value, self.epoch);
+        let record = Record::new(key, value, self.epoch, order(hash));
         let digest = record.digest();
         self.insert(hash, place(address(hash), self.mask, self.chunks()), record);
         digest
@@ -345,17 +350,17 @@ fn is_alive(view: &Rc<RefCell<Overlay>>) -> bool {
 
 /// Whether any view has yet to write the record.
 #[inline(never)]
-fn seen(views: &[Rc<RefCell<Overlay>>], record: &Record, order: u32) -> bool {
-    views.iter().any(|view| is_alive(view) && view.borrow().awaits(record, order))
+fn seen(views: &[Rc<RefCell<Overlay>>], record: &Record) -> bool {
+    views.iter().any(|view| is_alive(view) && view.borrow().awaits(record))
 }
 
 /// Gives a record that was changed or removed to the views that have yet to write it.
 #[inline(never)]
-fn save(views: &[Rc<RefCell<Overlay>>], record: Record, order: u32) {
-    let mut waiting = views.iter().filter(|view| is_alive(view) && view.borrow().awaits(&record, order));
+fn save(views: &[Rc<RefCell<Overlay>>], record: Record) {
+    let mut waiting = views.iter().filter(|view| is_alive(view) && view.borrow().awaits(&record));
     let Some(last) = waiting.next_back() else { return };
     for view in waiting {
-        view.borrow_mut().save(record.clone(), order);
+        view.borrow_mut().save(record.clone());
     }
-    last.borrow_mut().save(record, order);
+    last.borrow_mut().save(record);
 }

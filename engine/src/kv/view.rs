@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::saved::Saved;
-use super::table::{Chunk, Record, Table, order_of};
+use super::table::{Chunk, Record, Table};
 
 pub(super) const MAGIC: [u8; 4] = *b"LDKV";
 pub(super) const VERSION: u32 = 1;
@@ -29,6 +29,9 @@ const PARTS_PER_CHUNK_MAX: u64 = 16;
 
 /// Records are asked for so many places before they are written.
 const AHEAD: usize = 6;
+
+/// Records that are asked for before they are put in order.
+const PREFETCHED_MAX: usize = 16;
 
 /// What looking at a record that the view does not write costs the part's budget.
 const LOOK_BYTES: usize = 16;
@@ -56,12 +59,12 @@ impl Overlay {
     }
 
     /// Whether it sees the record and has not written it yet.
-    pub(super) fn awaits(&self, record: &Record, order: u32) -> bool {
-        record.born() < self.epoch && u64::from(order) >= self.next
+    pub(super) fn awaits(&self, record: &Record) -> bool {
+        record.born() < self.epoch && u64::from(record.order()) >= self.next
     }
 
-    pub(super) fn save(&mut self, record: Record, order: u32) {
-        self.saved.push(order, record);
+    pub(super) fn save(&mut self, record: Record) {
+        self.saved.push(record);
     }
 
     pub(super) fn saved_bytes(&self) -> u64 {
@@ -73,19 +76,15 @@ impl Overlay {
     }
 
     /// The records of a chunk that it sees and has not written, as far as `end`, in their order.
-    fn unwritten<'a>(&'a self, chunk: &'a Chunk, end: u64) -> Vec<(u32, &'a Record)> {
-        let mut records = Vec::new();
-        // Each record is somewhere else in memory: all keys are asked for before the first is looked at.
-        let seen = || chunk.iter().filter(|record| record.born() < self.epoch);
-        seen().for_each(Record::prefetch_key);
-        for record in seen() {
-            let order = order_of(record.key());
-            if (self.next..end).contains(&u64::from(order)) {
-                records.push((order, record));
-            }
-        }
-        records.extend(self.saved.range(self.next, end).map(|(order, record)| (*order, record)));
-        records.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.key().cmp(b.1.key())));
+    fn unwritten<'a>(&'a self, chunk: &'a Chunk, end: u64) -> Vec<&'a Record> {
+        let is_next = |record: &&Record| {
+            record.born() < self.epoch && (self.next..end).contains(&u64::from(record.order()))
+        };
+        let mut records: Vec<&Record> = chunk.iter().filter(is_next).collect();
+        records.extend(self.saved.range(self.next, end));
+        // Each is somewhere else in memory: the first are on their way while they are put in order.
+        records.iter().take(PREFETCHED_MAX).for_each(|record| record.prefetch());
+        records.sort_unstable_by(|a, b| a.order().cmp(&b.order()).then_with(|| a.key().cmp(b.key())));
         records
     }
 
@@ -162,23 +161,17 @@ impl KvView {
     }
 
     /// Appends records until `out` has `len_max` bytes; at least one if it had only `start`. Returns the order of the first that was left.
-    fn put(
-        &mut self,
-        records: &[(u32, &Record)],
-        len_max: usize,
-        start: usize,
-        out: &mut Vec<u8>,
-    ) -> Option<u64> {
+    fn put(&mut self, records: &[&Record], len_max: usize, start: usize, out: &mut Vec<u8>) -> Option<u64> {
         let mut at = 0;
         // The position is an order, so that keys of one order (hardly ever two) are not torn apart.
-        for same in records.chunk_by(|a, b| a.0 == b.0) {
-            let bytes: usize = same.iter().map(|(_, record)| RECORD_HEADER_BYTES + record.len()).sum();
+        for same in records.chunk_by(|a, b| a.order() == b.order()) {
+            let bytes: usize = same.iter().map(|record| RECORD_HEADER_BYTES + record.len()).sum();
             if out.len() + bytes > len_max && out.len() > start {
-                return Some(u64::from(same[0].0));
+                return Some(u64::from(same[0].order()));
             }
-            for (_, record) in same {
+            for record in same {
                 at += 1;
-                if let Some((_, next)) = records.get(at + AHEAD) {
+                if let Some(next) = records.get(at + AHEAD) {
                     next.prefetch();
                 }
                 let (key, value) = (record.key(), record.value());

@@ -5,11 +5,16 @@ use std::collections::VecDeque;
 use logdrive_wal::{ALIGNMENT, Buffer};
 
 use super::error::DamageKind;
-use super::format::{CHUNK_HEAD, ChunkPlace, HEADER_BYTES, SnapshotHeader, open, seal, seal_head};
+use super::format::{CHUNK_HEAD, ChunkPlace, HEADER_BYTES, SnapshotHeader, open, seal_head};
+use super::join::Join;
 use super::types::{Compression, SnapshotId};
 
 /// Bytes of content in a compressed block, at most: as far as LZ4 looks back.
 pub(super) const BLOCK_BYTES: usize = 64 << 10;
+/// Content that is made of a chunk in one go.
+const PIECE_BYTES: usize = 16 << 10;
+/// Bytes of a chunk's CRC, in front of all that it is of.
+const CRC_BYTES: usize = 4;
 /// Bytes of a block's head: bytes of its content, bytes of what follows.
 const BLOCK_HEAD: usize = 8;
 
@@ -41,6 +46,8 @@ pub(super) struct Encoder {
     open: Option<Chunk>,
     number: u64,
     totals: Totals,
+    /// What is behind the head of a full chunk.
+    full: Join,
 }
 
 /// A chunk that is being filled.
@@ -48,7 +55,7 @@ struct Chunk {
     buffer: Buffer,
     /// Where its payload ends.
     end: usize,
-    /// Of what is in it, its head as if it became full: so that all of a chunk need not be looked at in the moment in which it is.
+    /// Of its payload so far: all of a chunk need not be looked at in the moment in which it is full.
     crc: u32,
 }
 
@@ -56,7 +63,8 @@ impl Encoder {
     pub(super) fn new(id: SnapshotId, chunk_bytes: u32, compression: Compression) -> Encoder {
         let totals = Totals { content_bytes: 0, content_crc: 0, stored_bytes: 0, chunks_crc: 0 };
         let (block, packed) = (Vec::new(), Vec::new());
-        Encoder { id, chunk_bytes, compression, block, packed, open: None, number: 0, totals }
+        let full = Join::new(chunk_bytes as usize - CHUNK_HEAD);
+        Encoder { id, chunk_bytes, compression, block, packed, open: None, number: 0, totals, full }
     }
 
     /// Content that fits without more than one more chunk becoming full, whatever it is.
@@ -77,11 +85,12 @@ impl Encoder {
         new: &mut impl FnMut() -> Buffer,
         pieces: &mut VecDeque<Piece>,
     ) {
-        self.totals.content_crc = crc32c::crc32c_append(self.totals.content_crc, bytes);
         self.totals.content_bytes += bytes.len() as u64;
         match self.compression {
+            // What is stored is the content: the sums of the chunks make the content's.
             Compression::Off => self.store(bytes, new, pieces),
             Compression::Lz4 => {
+                self.totals.content_crc = crc32c::crc32c_append(self.totals.content_crc, bytes);
                 let mut rest = bytes;
                 while !rest.is_empty() {
                     let (now, later) = rest.split_at(rest.len().min(BLOCK_BYTES - self.block.len()));
@@ -133,12 +142,7 @@ impl Encoder {
     fn store(&mut self, bytes: &[u8], new: &mut impl FnMut() -> Buffer, pieces: &mut VecDeque<Piece>) {
         let (mut rest, len) = (bytes, self.chunk_bytes as usize);
         while !rest.is_empty() {
-            let place = self.place();
-            let chunk = self.open.get_or_insert_with(|| {
-                let mut buffer = new();
-                let crc = seal_head(buffer.as_mut_slice(), (len - CHUNK_HEAD) as u32, place);
-                Chunk { buffer, end: CHUNK_HEAD, crc }
-            });
+            let chunk = self.open.get_or_insert_with(|| Chunk { buffer: new(), end: CHUNK_HEAD, crc: 0 });
             let (now, later) = rest.split_at(rest.len().min(len - chunk.end));
             chunk.buffer.as_mut_slice()[chunk.end..chunk.end + now.len()].copy_from_slice(now);
             chunk.crc = crc32c::crc32c_append(chunk.crc, now);
@@ -160,15 +164,21 @@ impl Encoder {
     fn seal(&mut self, pieces: &mut VecDeque<Piece>) {
         let place = self.place();
         let Some(Chunk { mut buffer, end, crc }) = self.open.take() else { return };
-        let len = end.next_multiple_of(ALIGNMENT);
+        let (payload, len) = (end - CHUNK_HEAD, end.next_multiple_of(ALIGNMENT));
+        let is_full = end == self.chunk_bytes as usize;
         let chunk = &mut buffer.as_mut_slice()[..len];
-        if end == self.chunk_bytes as usize {
-            chunk[..4].copy_from_slice(&crc.to_le_bytes());
-        } else {
-            chunk[end..].fill(0);
-            seal(chunk, (end - CHUNK_HEAD) as u32, place);
+        chunk[end..].fill(0);
+        let behind = crc32c::crc32c_append(crc, &chunk[end..]);
+        let join = if is_full { self.full } else { Join::new(len - CHUNK_HEAD) };
+        let head = seal_head(chunk, payload as u32, place);
+        chunk[..CRC_BYTES].copy_from_slice(&join.join(head, behind).to_le_bytes());
+        let totals = &mut self.totals;
+        let front = crc32c::crc32c_append(totals.chunks_crc, &chunk[..CHUNK_HEAD]);
+        totals.chunks_crc = join.join(front, behind);
+        if self.compression == Compression::Off {
+            let join = if is_full { self.full } else { Join::new(payload) };
+            totals.content_crc = join.join(totals.content_crc, crc);
         }
-        self.totals.chunks_crc = crc32c::crc32c_append(self.totals.chunks_crc, chunk);
         self.number += 1;
         pieces.push_back(Piece { offset: place.offset, buffer, len: len as u32 });
     }
@@ -200,14 +210,18 @@ impl Decoder {
         chunk: &[u8],
     ) -> Result<std::ops::Range<usize>, DamageKind> {
         let payload = open(header, self.next, chunk)?.len();
-        self.totals.chunks_crc = crc32c::crc32c_append(self.totals.chunks_crc, chunk);
+        // The chunk's CRC stands in its first bytes, and is right: the others are summed already.
+        let (stored, others) = chunk.split_at(CRC_BYTES);
+        let sum = stored.first_chunk().map_or(0, |stored| u32::from_le_bytes(*stored));
+        let front = crc32c::crc32c_append(self.totals.chunks_crc, stored);
+        self.totals.chunks_crc = Join::new(others.len()).join(front, sum);
         self.totals.stored_bytes += payload as u64;
         self.next += 1;
         Ok(CHUNK_HEAD..CHUNK_HEAD + payload)
     }
 
     /// Adds content to `out`, and answers how much of the payload that took: what is left comes with the next call, because
-    /// a short payload may be much content. At least [`BLOCK_BYTES`] of content, or all there is.
+    /// a short payload may be much content, and a long one much work. At least [`PIECE_BYTES`] of content, or all there is.
     pub(super) fn content(
         &mut self,
         header: &SnapshotHeader,
@@ -217,8 +231,9 @@ impl Decoder {
         let before = out.len();
         let taken = match header.compression {
             Compression::Off => {
-                out.extend_from_slice(payload);
-                payload.len()
+                let piece = &payload[..payload.len().min(PIECE_BYTES)];
+                out.extend_from_slice(piece);
+                piece.len()
             }
             Compression::Lz4 => self.unpack(payload, out)?,
         };
@@ -236,7 +251,7 @@ impl Decoder {
         let bad = DamageKind::Block { chunk: self.next.saturating_sub(1) };
         let before = out.len();
         let mut rest = payload;
-        while !rest.is_empty() && out.len() - before < BLOCK_BYTES {
+        while !rest.is_empty() && out.len() - before < PIECE_BYTES {
             let have = self.block.len();
             let wanted = match self.block.first_chunk::<BLOCK_HEAD>() {
                 None => BLOCK_HEAD - have,

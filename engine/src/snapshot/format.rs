@@ -259,14 +259,7 @@ pub(super) struct ChunkPlace {
     pub(super) offset: u64,
 }
 
-/// Completes a chunk whose payload lies behind the room for its head, and zeros behind that.
-pub(super) fn seal(chunk: &mut [u8], payload: u32, place: ChunkPlace) {
-    let head = seal_head(chunk, payload, place);
-    let crc = crc32c::crc32c_append(head, &chunk[CHUNK_HEAD..]);
-    chunk[..4].copy_from_slice(&crc.to_le_bytes());
-}
-
-/// Writes a chunk's head, except for its CRC. The CRC of what is in it so far; it goes on with what is behind the head.
+/// Writes a chunk's head, except for its CRC. The CRC of the rest of the head; it goes on with what is behind the head.
 pub(super) fn seal_head(chunk: &mut [u8], payload: u32, place: ChunkPlace) -> u32 {
     chunk[4..8].copy_from_slice(&payload.to_le_bytes());
     chunk[8..16].copy_from_slice(&place.id.0.to_le_bytes());

@@ -35,7 +35,7 @@
 //! | module | what |
 //! |---|---|
 //! | `format` | header and chunk: bytes to values and back |
-//! | `content` | sessions and state to chunks and back, compression |
+//! | `content`, `join` | sessions and state to chunks and back, compression; sums of pieces made into one |
 //! | `names` | what the files are called |
 //! | `error` | what can be wrong, and what to do then |
 //! | `store`, `open` | the store: what is there, what is kept, poll |
@@ -54,6 +54,7 @@ mod content;
 mod error;
 mod format;
 mod io;
+mod join;
 mod names;
 pub mod offline;
 mod open;

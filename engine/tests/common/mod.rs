@@ -49,6 +49,7 @@ pub struct Node {
 pub struct Timed {
     clock: Rc<Cell<u64>>,
     pub slices: Vec<Slice>,
+    is_busy: bool,
 }
 
 /// A slice: when it began, how long it took by its clock, and how many frames had left in the turn before it.
@@ -495,7 +496,13 @@ impl Cluster {
             reads.set(reads.get() + step);
             Moment(reads.get())
         });
-        self.node(node).timed = Some(Timed { clock, slices: Vec::new() });
+        self.node(node).timed = Some(Timed { clock, slices: Vec::new(), is_busy: false });
+    }
+
+    /// As [`Cluster::time_slices`], and whenever a slice may be due there was something else to do a moment before.
+    pub fn time_slices_when_busy(&mut self, node: u32, step: Duration) {
+        self.time_slices(node, step);
+        self.node(node).timed.as_mut().expect("it was just made").is_busy = true;
     }
 
     /// A slice between turns, if one is due.
@@ -503,6 +510,9 @@ impl Cluster {
         let now = self.now;
         let this = self.node(node);
         let (Some(core), Some(timed)) = (this.core.as_mut(), this.timed.as_mut()) else { return };
+        if timed.is_busy {
+            core.handle(Moment(now), Event::Disk).expect("no frame");
+        }
         if core.wants_slice(Moment(now)) {
             timed.clock.set(now);
             core.work_on_snapshots(Moment(now));

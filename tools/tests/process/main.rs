@@ -12,6 +12,7 @@ mod grown;
 mod identity;
 mod log;
 mod members;
+mod refusals;
 mod snapshot;
 mod snapshots;
 mod stop;

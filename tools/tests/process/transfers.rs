@@ -26,7 +26,7 @@ fn value(n: u64) -> Vec<u8> {
     std::iter::repeat_with(word).take(VALUE_BYTES / 8).flatten().collect()
 }
 
-fn write(cluster: &Cluster, keys: std::ops::Range<u64>) {
+pub(crate) fn write(cluster: &Cluster, keys: std::ops::Range<u64>) {
     let mut client = cluster.addresses().client();
     for n in keys {
         client.set::<_, _, ()>(format!("key {n}"), value(n)).unwrap();
@@ -34,7 +34,7 @@ fn write(cluster: &Cluster, keys: std::ops::Range<u64>) {
 }
 
 /// A group as a node shows it, if it answers.
-fn show(node: &Node, group: u64) -> Option<Value> {
+pub(crate) fn show(node: &Node, group: u64) -> Option<Value> {
     let shown = redis::cmd("LOGDRIVE").arg("GROUP").arg("SHOW").arg(group).query(&mut node.connect()?);
     let shown: String = shown.ok()?;
     Some(serde_json::from_str(&shown).unwrap())
@@ -48,7 +48,7 @@ fn received(node: &Node) -> Option<(u64, u64)> {
 }
 
 /// Takes a snapshot of a group on one node: the log is cut behind it.
-fn snapshot(node: &Node, group: u64) {
+pub(crate) fn snapshot(node: &Node, group: u64) {
     let taken: redis::RedisResult<String> =
         redis::cmd("LOGDRIVE").arg("GROUP").arg("SNAPSHOT").arg(group).query(&mut node.connect().unwrap());
     taken.unwrap();

@@ -276,7 +276,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             return self.io.now;
         }
         let mut next = snapshots.store.next_wake().min(snapshots.next_cut);
-        next = next.min(snapshots.next_slice());
+        next = next.min(snapshots.next_slice(self.io.others_at));
         if !snapshots.due.is_empty() && snapshots.writings.len() < self.snapshots_at_once() {
             next = next.min(snapshots.failures.pause_until);
         }

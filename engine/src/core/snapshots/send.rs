@@ -264,8 +264,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let outgoing = &self.snapshots.transfers.outgoing;
         let is_of = |outgoing: &Outgoing| outgoing.file.as_deref().is_some_and(|file| file.read == read);
         let Some(at) = outgoing.iter().position(is_of) else { return };
-        let group = self.group_name(outgoing[at].slot);
+        let slot = outgoing[at].slot;
+        let group = self.group_name(slot);
         tracing::error!(%group, %failure, "a snapshot cannot be sent; another one is taken if there is none");
+        self.snapshots.groups[slot as usize].failure =
+            Some(format!("it could not be sent: {failure}").into());
         self.fail_outgoing(at, SnapshotStatus::Failed);
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Writing a frozen state and building one from a file cost a core about as much per key as applying it did. They are done in slices,
 //! each for one file. Whoever drives the core with a **stopwatch** takes slices between turns, when all that a turn let go has gone: a slice
-//! ends when the time that it was granted is used, whatever the machine gives, and a [`Share`] says how soon the next one may come. Without
-//! a stopwatch (a simulation) time stands still within a turn: a slice is `slice_bytes`, one in each `slice_interval`.
+//! ends when the time that it was granted is used, whatever the machine gives, and a [`Share`] says how soon the next one may come: that
+//! depends on whether the core has anything else to do. Without a stopwatch (a simulation) time stands still within a turn: a slice is
+//! `slice_bytes`, one in each `slice_interval`.
 
 use logdrive_shard::Moment;
 use logdrive_wal::Disk;
@@ -16,8 +17,8 @@ use crate::core::Core;
 use crate::core::buggify::TINY_SLICE;
 use crate::snapshot::Share;
 
-/// Bytes between two looks at the stopwatch: some microseconds of work.
-const STEP_BYTES: u64 = 4 << 10;
+/// Bytes between two looks at the stopwatch: a microsecond or two of work.
+const STEP_BYTES: u64 = 1 << 10;
 
 /// Reads a clock.
 type Stopwatch = Box<dyn FnMut() -> Moment>;
@@ -58,7 +59,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// Whether a slice is due that is not part of a turn.
     pub fn wants_slice(&self, now: Moment) -> bool {
         self.snapshots.slices.timed.as_ref().is_some_and(|timed| {
-            self.snapshots.slice_wanted_at() <= now && timed.share.clone().grant(now).is_some()
+            self.snapshots.slice_wanted_at() <= now
+                && timed.share.clone().grant(now, self.io.others_at).is_some()
         })
     }
 
@@ -68,7 +70,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.see(now);
         let Some(mut timed) = self.snapshots.slices.timed.take() else { return };
         if self.snapshots.slice_wanted_at() <= self.io.now
-            && let Some(granted) = timed.share.grant(self.io.now)
+            && let Some(granted) = timed.share.grant(self.io.now, self.io.others_at)
         {
             let began = (timed.stopwatch)();
             let step = self.slice(STEP_BYTES, || (timed.stopwatch)().since(began) >= granted);
@@ -128,11 +130,11 @@ impl<D: Disk, M: StateMachine> Snapshots<D, M> {
         writes.into_iter().chain(installs).min().unwrap_or(Moment::NEVER)
     }
 
-    /// When the next slice is due.
-    pub(super) fn next_slice(&self) -> Moment {
+    /// When the next slice is due, if the core had something else to do at `others_at` and nothing comes up.
+    pub(super) fn next_slice(&self, others_at: Moment) -> Moment {
         let may = match &self.slices.timed {
             None => self.slices.next,
-            Some(timed) => timed.share.full_at(),
+            Some(timed) => timed.share.due_at(others_at),
         };
         self.slice_wanted_at().max(may)
     }
