@@ -376,6 +376,7 @@ fn a_snapshot_that_was_given_up_for_an_installation_that_cannot_begin_is_taken_l
     setup.settings.snapshots.loads_at_once = 1;
     // A snapshot takes many turns.
     setup.settings.snapshots.slice_bytes = 1;
+    setup.settings.snapshots.slice_interval = std::time::Duration::from_micros(250);
     let mut old = None;
     let (mut cluster, leader, lags, file) = one_is_away(setup, |cluster, node| {
         snapshot(cluster, node);
