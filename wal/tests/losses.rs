@@ -291,3 +291,60 @@ fn damaged_entries_are_given_up_by_replacing_or_compacting_them() {
         assert_eq!(wal.damaged_ranges(slot).len(), ranges, "stream {stream}");
     }
 }
+
+#[test]
+fn a_place_that_was_judged_accuses_nobody_when_what_came_before_it_is_recycled() {
+    let (mut wal, platter) = new_log();
+    let (mut model, mut now) = (Streams::default(), 0);
+    // Stream 1 begins in the oldest segment.
+    let oldest = platter.list()[0].0.clone();
+    let index = 4;
+    (1..=index).for_each(|index| append(&mut wal, &mut model, 1, index, &mut now));
+    for filler in 1.. {
+        append(&mut wal, &mut model, 5, filler, &mut now);
+        if batches(&platter).last().is_some_and(|batch| batch.0 != oldest) {
+            break;
+        }
+    }
+    // The next one has an entry that stays, the place that will be damaged, and stream 1 goes on.
+    append(&mut wal, &mut model, 2, 1, &mut now);
+    let before = batches(&platter).len();
+    append(&mut wal, &mut model, 3, 1, &mut now);
+    append(&mut wal, &mut model, 3, 2, &mut now);
+    append(&mut wal, &mut model, 3, 3, &mut now);
+    append(&mut wal, &mut model, 1, index + 1, &mut now);
+    wal.close(now).unwrap();
+    let places = batches(&platter);
+    for place in &places[before..before + 2] {
+        destroy(&platter, place);
+    }
+    let (mut wal, told) = open(&platter);
+    assert!(told.unknown && told.damaged.iter().all(|lost| lost.0 != 1), "{:?}", told.damaged);
+    let streams: Vec<_> = [1, 2, 3].map(|stream| wal.stream(StreamId(stream))).into();
+    for &stream in &streams {
+        wal.heal(stream).unwrap();
+    }
+    // What stream 1 had before the place is given up, which is noted behind what it has since.
+    append(&mut wal, &mut model, 1, index + 2, &mut now);
+    wal.compact(streams[0], index).unwrap();
+    let filler = wal.stream(StreamId(5));
+    let last = wal.entries(filler).unwrap().1;
+    wal.compact(filler, last).unwrap();
+    settle(&mut wal, &mut now);
+    let other = wal.stream(StreamId(4));
+    let mut written = 0;
+    while platter.list().iter().any(|(name, _)| *name == oldest) {
+        written += 1;
+        assert!(written < 1_000, "{:?}: the oldest is never recycled", platter.list());
+        append(&mut wal, &mut model, 4, written, &mut now);
+        wal.compact(other, written - 1).unwrap();
+        now += 30_000_000;
+        wal.submit(now);
+        wal.poll(now);
+    }
+    wal.close(now).unwrap();
+    let (wal, told) = open(&platter);
+    assert!(told.damaged.iter().all(|lost| lost.0 != 1), "{:?}", told.damaged);
+    assert!(!told.in_doubt.contains(&1));
+    assert_eq!(wal.recovered().damage.len(), 1, "the damage is still there");
+}

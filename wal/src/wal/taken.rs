@@ -48,6 +48,8 @@ struct Unknown {
     /// Streams with an entry behind it, and with a state behind it.
     entries_after: BTreeSet<u32>,
     states_after: BTreeSet<u32>,
+    /// Streams whose first record is behind it, and is not of the entry that a stream begins with.
+    begun: BTreeSet<u32>,
 }
 
 impl Taken {
@@ -144,6 +146,9 @@ impl Taken {
                 let slot = self.index.slot(id);
                 self.losses.heal(slot);
                 self.doubts.remove(&slot.0);
+                if let Some(unknown) = &mut self.unknown {
+                    unknown.begun.remove(&slot.0);
+                }
             }
             // Whatever could be known about damage up to there has become verdicts: what came later is no evidence.
             Kind::Judged => {
@@ -227,10 +232,9 @@ impl Taken {
     fn fill_gap(&mut self, recovery: &mut dyn Recovery, slot: StreamSlot, lsn: Lsn, index: u64) {
         let stream = self.index.stream(slot);
         if stream.next == 0 && stream.compacted == 0 {
-            // Never seen: where it began is lost, too.
-            if self.unknown.is_some() && index > 1 {
-                let verdict = Verdict { tainted_from: Some(1), state: true, at: None };
-                self.losses.accuse(slot, verdict);
+            // Never seen: where it began is lost, too, unless the place was judged when that could still be read.
+            if let Some(unknown) = self.unknown.as_mut().filter(|_| index > 1) {
+                unknown.begun.insert(slot.0);
             }
         } else if index > stream.next {
             self.lose_entries(recovery, slot, lsn, stream.next, index - 1);
@@ -326,6 +330,7 @@ impl Taken {
             held_replacements: before.as_ref().and_then(|b| b.held_replacements).filter(|&held| held),
             entries_after: BTreeSet::new(),
             states_after: BTreeSet::new(),
+            begun: before.map(|b| b.begun).unwrap_or_default(),
         });
     }
 
@@ -391,6 +396,9 @@ impl Taken {
             new.push((StreamSlot(slot), Verdict { tainted_from: None, state: true, at: None }));
         }
         let judged = self.unknown.take().map(|unknown| {
+            for &slot in &unknown.begun {
+                new.push((StreamSlot(slot), Verdict { tainted_from: Some(1), state: true, at: None }));
+            }
             for slot in 0..self.index.streams.len() as u32 {
                 let stream = self.index.stream(StreamSlot(slot));
                 let tainted_from = if unknown.held_replacements != Some(false) {
