@@ -1,7 +1,7 @@
 //! Declares the mutants: bugs that can be compiled in, so that the tests can be shown to catch them (`src/mutant.rs`).
 //! `LOGDRIVE_ENGINE_MUTANT=<name>` turns one on for this crate alone; `--cfg mutant_<name>` does the same for everything.
 
-const MUTANTS: [&str; 7] = [
+const MUTANTS: [&str; 10] = [
     "durable_when_written",
     "vouches_early",
     "lease_by_old_clock",
@@ -9,6 +9,9 @@ const MUTANTS: [&str; 7] = [
     "loss_unnoticed",
     "retired_forgets_vote",
     "joint_answered_early",
+    "lane_reordered",
+    "port_life_ignored",
+    "refusal_keeps_room",
 ];
 
 fn main() {

@@ -24,7 +24,8 @@
 //! - [`core`]: the loop of one core over all its groups, a deterministic state machine. No async, no clock, no socket.
 //! - [`wire`]: what cores of different nodes say to each other: the handshake and the frame.
 //! - [`node`]: a node's data directory: identity, placement of groups on cores, memory of peers, and the rules of who may connect.
-//! - [`runtime`]: executors, sockets, timers, the mesh between cores, start and stop; the embedding API.
+//! - [`mesh`]: requests between the cores of one node, deterministic as well.
+//! - [`runtime`]: executors, sockets, timers, wake-ups, start and stop; the embedding API.
 //! - [`kv`]: the key-value state machine.
 //!
 //! The consensus of one group is `logdrive-shard`, the log is `logdrive-wal`; they know nothing of each other.
@@ -37,6 +38,7 @@
 pub mod api;
 pub mod core;
 pub mod kv;
+pub mod mesh;
 mod mutant;
 pub mod node;
 pub mod runtime;

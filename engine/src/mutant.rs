@@ -16,3 +16,9 @@ pub(crate) const LOSS_UNNOTICED: bool = cfg!(mutant_loss_unnoticed);
 pub(crate) const RETIRED_FORGETS_VOTE: bool = cfg!(mutant_retired_forgets_vote);
 /// A joint change is answered when it was entered, not when it was left.
 pub(crate) const JOINT_ANSWERED_EARLY: bool = cfg!(mutant_joint_answered_early);
+/// A batch that meets another one in a lane of the mesh goes before it.
+pub(crate) const LANE_REORDERED: bool = cfg!(mutant_lane_reordered);
+/// An answer that came over the mesh goes to whoever has the port now.
+pub(crate) const PORT_LIFE_IGNORED: bool = cfg!(mutant_port_life_ignored);
+/// A refusal that came over the mesh does not give back what the request took of the lane's bound.
+pub(crate) const REFUSAL_KEEPS_ROOM: bool = cfg!(mutant_refusal_keeps_room);

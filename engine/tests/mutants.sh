@@ -4,7 +4,7 @@
 #   tests/mutants.sh               all mutants, until the first suite that catches each
 #   LOGDRIVE_MUTANT_SUITES="core_field core_random" tests/mutants.sh vouches_early
 cd "$(dirname "$0")/.." || exit 2
-suites="${LOGDRIVE_MUTANT_SUITES:-core_field core_leases core_members core_damage core_leaders core_random}"
+suites="${LOGDRIVE_MUTANT_SUITES:-core_field core_leases core_members core_damage core_leaders mesh core_random}"
 [ $# -gt 0 ] || set -- $(sed -n 's/^    "\([a-z_]*\)",$/\1/p' build.rs)
 export RUST_BACKTRACE=0
 

@@ -8,20 +8,20 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use logdrive_shard::{GroupId, MembershipChange, Moment, NodeId, SessionOp};
+use logdrive_shard::{GroupId, MembershipChange, Moment, NodeId};
 use logdrive_wal::RingDisk;
 
 use crate::api::{Completions, Error, ReadPolicy, StateMachine};
 use crate::core::{Core, CoreId, Event, LinkId, PortId, Slot};
+use crate::mesh::{Batch, Kind, Limits, Mesh, Owner};
 use crate::wire::FrameError;
 
 use super::campaign::Campaigns;
 use super::clock;
 use super::embedded::Batches;
 use super::links::Links;
-use super::mesh::{Asked, Batch, Kind, Limits, Outgoing};
 use super::notify::{Gate, Notify};
-use super::port::{PortOwner, PortTable};
+use super::port::PortState;
 use super::shared::{Node, count};
 use super::tasks::TaskSet;
 
@@ -32,10 +32,8 @@ pub(crate) struct Base {
     pub(crate) tasks: Rc<TaskSet>,
     /// There is input for a turn.
     pub(crate) turn: Notify,
-    pub(crate) ports: RefCell<PortTable>,
-    /// By core: what goes there with this turn.
-    pub(crate) mesh: RefCell<Vec<Outgoing>>,
-    pub(crate) mesh_limits: Limits,
+    /// Who waits for answers here, and what goes to other cores with this turn.
+    pub(crate) mesh: RefCell<Mesh<Rc<PortState>>>,
     /// Opened when services are to stop.
     pub(crate) stopping: Gate,
 }
@@ -43,16 +41,8 @@ pub(crate) struct Base {
 /// What a [`super::CoreClient`] sees of its core.
 pub(crate) trait LocalCore {
     fn base(&self) -> &Base;
-    fn propose(&self, port: PortId, token: u64, slot: Slot, payload: &[u8]) -> Result<(), Error>;
-    fn session(&self, port: PortId, token: u64, slot: Slot, op: SessionOp<'_>) -> Result<(), Error>;
-    fn read(
-        &self,
-        port: PortId,
-        token: u64,
-        slot: Slot,
-        policy: ReadPolicy,
-        request: &[u8],
-    ) -> Result<(), Error>;
+    /// A request to a group of this core.
+    fn request(&self, event: Event<'_>) -> Result<(), Error>;
     /// `None` if the core is gone.
     fn add_port(&self) -> Option<PortId>;
     fn remove_port(&self, port: PortId);
@@ -75,9 +65,6 @@ pub(crate) struct CoreCell<M: StateMachine> {
     pub(crate) links: Links,
     pub(crate) batches: RefCell<Batches>,
     embedded_port: Cell<PortId>,
-    /// By core.
-    mesh_ports: RefCell<Vec<PortId>>,
-    asked: RefCell<Vec<Asked>>,
     pub(crate) campaigns: RefCell<Campaigns>,
     /// Group ids by slot.
     pub(crate) groups: Vec<GroupId>,
@@ -112,30 +99,19 @@ impl<M: StateMachine> CoreCell<M> {
         groups: Vec<GroupId>,
     ) -> Rc<CoreCell<M>> {
         core.time_slices(clock::now);
-        let mut ports = PortTable::new();
         let embedded_port = core.add_port();
-        ports.set(embedded_port, PortOwner::Embedded);
-        let cores = node.settings.cores;
-        let mesh_ports: Vec<PortId> = (0..cores)
-            .map(|other| {
-                let port = core.add_port();
-                ports.set(port, PortOwner::Mesh(other));
-                port
-            })
-            .collect();
-        let mesh_limits = Limits {
+        let limits = Limits {
             requests_max: node.settings.runtime.mesh_requests_max,
             bytes_max: node.settings.runtime.mesh_bytes_max,
         };
+        let mesh = Mesh::new(node.settings.cores, limits, embedded_port, || core.add_port());
         Rc::new(CoreCell {
             base: Base {
                 node,
                 id,
                 tasks: Rc::default(),
                 turn: Notify::default(),
-                ports: RefCell::new(ports),
-                mesh: RefCell::new((0..cores).map(|_| Outgoing::default()).collect()),
-                mesh_limits,
+                mesh: RefCell::new(mesh),
                 stopping: Gate::default(),
             },
             core: RefCell::new(Some(core)),
@@ -149,8 +125,6 @@ impl<M: StateMachine> CoreCell<M> {
             links: Links::default(),
             batches: RefCell::default(),
             embedded_port: Cell::new(embedded_port),
-            mesh_ports: RefCell::new(mesh_ports),
-            asked: RefCell::new((0..cores).map(|_| Asked::default()).collect()),
             campaigns: RefCell::default(),
             groups,
         })
@@ -250,43 +224,35 @@ impl<M: StateMachine> CoreCell<M> {
     }
 
     fn deliver(&self, port: PortId, core: &mut Core<RingDisk, M>, answers: &mut Completions) {
-        let ports = self.base.ports.borrow();
-        match ports.owner(port) {
-            PortOwner::Client(state) => {
+        let mut mesh = self.base.mesh.borrow_mut();
+        match mesh.owner(port) {
+            Owner::Client(state) => {
                 state.ready.set(true);
                 state.wake.notify();
             }
-            PortOwner::Embedded => {
+            Owner::Embedder => {
                 core.take_answers(port, answers);
                 let mut batches = self.batches.borrow_mut();
                 for (completion, bytes) in answers.iter() {
                     batches.answer(completion, bytes);
                 }
             }
-            PortOwner::Mesh(other) => {
+            &Owner::Core(other) => {
                 core.take_answers(port, answers);
-                let other = usize::from(*other);
-                let asked = &mut self.asked.borrow_mut()[other];
-                let batch = &mut self.base.mesh.borrow_mut()[other].batch;
-                for (completion, bytes) in answers.iter() {
-                    let (from, token, request_bytes) = asked.remove(completion.token);
-                    batch.push_answer(from, token, completion.result, request_bytes, bytes);
-                }
+                mesh.answered(other, answers);
             }
-            PortOwner::Nobody => core.take_answers(port, answers),
+            Owner::Nobody => core.take_answers(port, answers),
         }
         answers.clear();
     }
 
     /// Hands this turn's batches to the other cores, one wake each.
     fn flush_mesh(&self) {
-        for (other, outgoing) in self.base.mesh.borrow_mut().iter_mut().enumerate() {
-            if !outgoing.batch.is_empty() {
-                let inbox = &self.base.node.inboxes[other];
-                inbox.lane(usize::from(self.base.id.0)).put(&mut outgoing.batch);
-                inbox.signal();
-            }
-        }
+        self.base.mesh.borrow_mut().leave(|to, batch| {
+            let inbox = self.base.node.inbox(to);
+            inbox.lane(usize::from(self.base.id.0)).put(batch);
+            inbox.signal();
+        });
     }
 
     /// Takes what the other cores sent.
@@ -294,37 +260,25 @@ impl<M: StateMachine> CoreCell<M> {
         let inbox = self.base.node.inbox(self.base.id);
         for other in 0..inbox.lanes() {
             if inbox.lane(other).take(&mut scratch.batch) {
-                self.take_batch(other, &scratch.batch);
+                self.take_batch(CoreId(other as u16), &scratch.batch);
                 scratch.batch.clear();
             }
         }
     }
 
-    fn take_batch(&self, other: usize, batch: &Batch) {
-        let port = self.mesh_ports.borrow()[other];
-        for (request, payload) in batch.requests() {
-            let token =
-                self.asked.borrow_mut()[other].insert(request.from, request.token, payload.len() as u32);
-            let slot = Slot(request.slot);
-            let taken = match request.kind {
-                Kind::Propose => self.propose(port, token, slot, payload),
-                Kind::Session(kind) => self.session(port, token, slot, kind.op(payload)),
-                Kind::Read(policy) => self.read(port, token, slot, policy, payload),
-            };
-            if let Err(error) = taken {
-                let (from, token, request_bytes) = self.asked.borrow_mut()[other].remove(token);
-                let batch = &mut self.base.mesh.borrow_mut()[other].batch;
-                batch.push_answer(from, token, Err(error), request_bytes, &[]);
-                self.base.turn.notify();
-            }
-        }
-        let ports = self.base.ports.borrow();
-        let outgoing = &mut self.base.mesh.borrow_mut()[other];
-        for (answer, reply) in batch.answers() {
-            outgoing.answered(answer);
-            if let Some(port) = ports.client(answer.to) {
-                port.answer(answer.token, answer.result, reply);
-            }
+    fn take_batch(&self, other: CoreId, batch: &Batch) {
+        let refused = self.base.mesh.borrow_mut().take(
+            other,
+            batch,
+            |event| self.request(event),
+            |client, answer, reply| {
+                if let Some(client) = client {
+                    client.answer(answer.token, answer.result, reply);
+                }
+            },
+        );
+        if refused {
+            self.base.turn.notify();
         }
     }
 
@@ -342,7 +296,7 @@ impl<M: StateMachine> CoreCell<M> {
         let first = self.batches.borrow_mut().begin(payloads.len(), reply);
         for (token, payload) in (first..).zip(payloads) {
             // Without a core nothing is inserted here: the inbox is closed before the core is taken out.
-            let _ = self.propose(self.embedded_port.get(), token, slot, payload);
+            let _ = self.request(Kind::Propose.event(self.embedded_port.get(), token, slot, payload));
         }
     }
 
@@ -354,7 +308,8 @@ impl<M: StateMachine> CoreCell<M> {
         reply: super::reply::Reply<Vec<super::inbox::Outcome>>,
     ) {
         let token = self.batches.borrow_mut().begin(1, reply);
-        let _ = self.session(self.embedded_port.get(), token, slot, op.kind.op(&op.command));
+        let kind = Kind::Session(op.kind);
+        let _ = self.request(kind.event(self.embedded_port.get(), token, slot, &op.command));
     }
 
     /// A read of the embedding program.
@@ -366,7 +321,7 @@ impl<M: StateMachine> CoreCell<M> {
         reply: super::reply::Reply<Vec<super::inbox::Outcome>>,
     ) {
         let token = self.batches.borrow_mut().begin(1, reply);
-        let _ = self.read(self.embedded_port.get(), token, slot, policy, request);
+        let _ = self.request(Kind::Read(policy).event(self.embedded_port.get(), token, slot, request));
     }
 
     /// A change of a group's configuration.
@@ -443,7 +398,7 @@ impl<M: StateMachine> CoreCell<M> {
 
     /// Requests to other cores that are not answered.
     pub(crate) fn mesh_unanswered(&self) -> u32 {
-        self.base.mesh.borrow().iter().map(Outgoing::unanswered).sum()
+        self.base.mesh.borrow().unanswered()
     }
 }
 
@@ -452,39 +407,10 @@ impl<M: StateMachine> LocalCore for CoreCell<M> {
         &self.base
     }
 
-    fn propose(&self, port: PortId, token: u64, slot: Slot, payload: &[u8]) -> Result<(), Error> {
+    fn request(&self, event: Event<'_>) -> Result<(), Error> {
         let now = self.now();
         self.with_core(|core| {
-            let taken = core.handle(now, Event::Propose { port, token, slot, payload });
-            debug_assert!(taken.is_ok(), "only frames are refused");
-        })
-        .ok_or(Error::Stopped)?;
-        self.base.turn.notify();
-        Ok(())
-    }
-
-    fn session(&self, port: PortId, token: u64, slot: Slot, op: SessionOp<'_>) -> Result<(), Error> {
-        let now = self.now();
-        self.with_core(|core| {
-            let taken = core.handle(now, Event::Session { port, token, slot, op });
-            debug_assert!(taken.is_ok(), "only frames are refused");
-        })
-        .ok_or(Error::Stopped)?;
-        self.base.turn.notify();
-        Ok(())
-    }
-
-    fn read(
-        &self,
-        port: PortId,
-        token: u64,
-        slot: Slot,
-        policy: ReadPolicy,
-        request: &[u8],
-    ) -> Result<(), Error> {
-        let now = self.now();
-        self.with_core(|core| {
-            let taken = core.handle(now, Event::Read { port, token, slot, policy, request });
+            let taken = core.handle(now, event);
             debug_assert!(taken.is_ok(), "only frames are refused");
         })
         .ok_or(Error::Stopped)?;

@@ -11,15 +11,14 @@ use logdrive_shard::{GroupId, LogIndex, MembershipChange, NodeId};
 
 use crate::api::{Completions, Error, ReadPolicy, SessionCall};
 use crate::core::{CoreId, CoreStatus, GroupDigest, GroupStatus, GroupSummary};
+use crate::mesh::{Kind, SessionKind};
 
 use super::cell::{Base, LocalCore};
 use super::clock;
 use super::identity::AddNodeError;
 use super::inbox::Item;
-use super::mesh::Kind;
 use super::port::PortState;
 use super::reply::reply;
-use super::session::SessionKind;
 use super::settings::PeerAddress;
 use super::shared::Place;
 use super::{PeerStatus, RuntimeCounters};
@@ -105,7 +104,13 @@ impl CoreClient {
     /// A new consumer of answers.
     pub fn open_port(&self) -> Port {
         let id = self.core.add_port();
-        let state = self.base().ports.borrow_mut().open_client(id);
+        let mut mesh = self.base().mesh.borrow_mut();
+        let state = PortState::new(mesh.key(id));
+        // Without a number (the core is gone) it only ever hears `Stopped`.
+        if id.is_some() {
+            mesh.open(state.key, state.clone());
+        }
+        drop(mesh);
         Port { core: self.core.clone(), state }
     }
 
@@ -282,15 +287,12 @@ impl Port {
         let base = self.core.base();
         let taken = match base.node.place(group) {
             None => Err(Error::NoSuchGroup),
-            Some(Place { core, slot }) if core == base.id => match kind {
-                Kind::Propose => self.core.propose(self.state.id(), token, slot, bytes),
-                Kind::Session(kind) => self.core.session(self.state.id(), token, slot, kind.op(bytes)),
-                Kind::Read(policy) => self.core.read(self.state.id(), token, slot, policy, bytes),
-            },
+            Some(Place { core, slot }) if core == base.id => {
+                self.core.request(kind.event(self.state.id(), token, slot, bytes))
+            }
             Some(Place { core, slot }) => {
                 base.turn.notify();
-                let outgoing = &mut base.mesh.borrow_mut()[usize::from(core.0)];
-                outgoing.ask(base.mesh_limits, self.state.key, token, slot.0, kind, bytes)
+                base.mesh.borrow_mut().ask(core, slot, self.state.key, token, kind, bytes)
             }
         };
         if let Err(error) = taken {
@@ -335,9 +337,8 @@ impl Port {
 impl Drop for Port {
     fn drop(&mut self) {
         let base = self.core.base();
-        let known = base.ports.borrow().client(self.state.key).is_some();
-        if known {
-            base.ports.borrow_mut().close_client(&self.state);
+        let was_open = base.mesh.borrow_mut().close(self.state.key);
+        if was_open {
             self.core.remove_port(self.state.id());
         }
     }

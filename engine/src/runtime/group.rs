@@ -7,10 +7,11 @@ use logdrive_shard::{GroupId, LogIndex, MembershipChange, NodeId};
 
 use crate::api::{Error, ReadPolicy, Session, SessionCall};
 use crate::core::{GroupDigest, GroupStatus};
+use crate::mesh::SessionKind;
 
 use super::inbox::{Item, Outcome};
 use super::reply::{Waiting, reply};
-use super::session::{SessionKind, SessionRequest};
+use super::session::SessionRequest;
 use super::shared::{Node, Place};
 
 /// One group, from any thread and under any async runtime; cheap to clone. The futures are `Send` and borrow nothing; what they ask

@@ -10,12 +10,12 @@ use logdrive_shard::{MembershipChange, NodeId};
 
 use crate::api::{Busy, Error, ReadPolicy};
 use crate::core::{CoreStatus, Fatal, GroupDigest, GroupStatus, GroupSummary, Slot};
+use crate::mesh::Lane;
 
 use crate::wire::handshake::Hello;
 
 use super::connect::Permit;
 use super::identity::AddNodeError;
-use super::mesh::Lane;
 use super::reply::Reply;
 use super::session::SessionRequest;
 use super::settings::PeerAddress;

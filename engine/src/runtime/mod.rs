@@ -1,14 +1,15 @@
-//! The glommio glue: one executor per core, TCP, timers, the mesh between cores, the await on the ring. The interface that
+//! The glommio glue: one executor per core, TCP, timers, the wake-ups between cores, the await on the ring. The interface that
 //! embedding programs, the Redis front door and the bench use.
 //!
 //! - [`Engine`] starts and stops a node; [`Group`] is one group, from any thread.
 //! - [`CoreClient`] and [`Port`] are the batched API of one core, for a [`Service`] that runs on its executor.
 //!
 //! How it is built: `thread` is the life of one core's thread, `cell` what happens in a turn, `links` the connections of a core
-//! and `connect` how they come about, `mesh` and `inbox` what other threads bring, `identity` what the data directory says.
+//! and `connect` how they come about, `inbox` what other threads bring (among it the lanes of [`crate::mesh`]), `identity` what
+//! the data directory says.
 //!
 //! What is deliberately absent: any decision. Which messages are sent, what is written, who is answered, is the business of
-//! [`crate::core`]; here is only what a deterministic state machine cannot have.
+//! [`crate::core`], and where a request goes that of [`crate::mesh`]; here is only what a deterministic state machine cannot have.
 
 mod campaign;
 mod cell;
@@ -22,7 +23,6 @@ mod group;
 mod identity;
 mod inbox;
 mod links;
-mod mesh;
 mod notify;
 mod port;
 mod reply;

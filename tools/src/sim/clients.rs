@@ -1,21 +1,19 @@
 //! What clients do and are told: plain commands, commands of sessions that are repeated until they are answered, and reads of all kinds.
 
 use logdrive::api::{Error, ReadPolicy, Session, SessionCall};
-use logdrive::core::Event as CoreEvent;
 use logdrive::kv::{Command, Condition, Query};
-use logdrive_shard::{GroupId, LogIndex, NodeId, SessionOp};
+use logdrive::mesh::{Kind, SessionKind};
+use logdrive_shard::{GroupId, LogIndex, NodeId};
 use std::time::Duration;
 
 use super::clock::{MILLISECOND, Nanos};
-use super::node::CoreAt;
+use super::mesh::NOBODY;
 use super::observer::Verdict;
-use super::operators::is_change;
 use super::ops::{Attempt, KeyAction, Op, OpKind};
 use super::plan::MachineKind;
 use super::queue::Event;
 use super::random::chance;
 use super::trace::What;
-use super::turn::NOBODYS;
 use super::world::World;
 
 /// Keys of a group.
@@ -37,7 +35,8 @@ pub(super) struct InGroup {
 pub(super) struct Client {
     /// The attempt it waits for.
     pub(super) waits_for: Option<u64>,
-    since: Nanos,
+    /// Until then.
+    until: Nanos,
     /// When it acts next: what was queued for other times is void.
     acts_at: Nanos,
     pub(super) session: Option<InGroup>,
@@ -61,20 +60,33 @@ impl World {
         self.queue.put(at, Event::Client { client: client as u32 });
     }
 
-    /// Begins an operation of nobody in particular at a node that runs. Returns its attempt.
+    /// Begins an operation of the program that embeds a node, which asks the core that has the group. Returns its attempt.
     pub fn ask(
         &mut self,
         kind: OpKind,
         group: GroupId,
         node: NodeId,
     ) -> Result<u64, Box<super::observer::Broken>> {
-        let op = self.begin_op(kind, group, u32::MAX);
-        self.attempt(op, node, None)
+        let op = self.begin_op(kind, group, NOBODY);
+        self.attempt(op, node, None, None)
     }
 
-    /// What became of an attempt; `None` while it waits.
+    /// The same of nobody in particular who is connected to a core of the seed's choice.
+    pub fn ask_somewhere(
+        &mut self,
+        kind: OpKind,
+        group: GroupId,
+        node: NodeId,
+    ) -> Result<u64, Box<super::observer::Broken>> {
+        let op = self.begin_op(kind, group, NOBODY);
+        let door = self.door(NOBODY, node.0 as usize - 1);
+        self.attempt(op, node, None, door)
+    }
+
+    /// What whoever asked was told; `None` while it waits.
     pub fn answer(&self, attempt: u64) -> Option<Result<LogIndex, Error>> {
-        self.history.attempts[attempt as usize].answer
+        let Attempt { answer, told, .. } = self.history.attempts[attempt as usize];
+        answer.filter(|_| told)
     }
 
     fn begin_op(&mut self, kind: OpKind, group: GroupId, client: u32) -> u64 {
@@ -106,15 +118,16 @@ impl World {
         number
     }
 
-    /// Hands an operation to a node.
+    /// Hands an operation to a node, through a connection if it has one.
     fn attempt(
         &mut self,
         op: u64,
         node: NodeId,
         call: Option<SessionCall>,
+        door: Option<u32>,
     ) -> Result<u64, Box<super::observer::Broken>> {
         let token = self.history.attempts.len() as u64;
-        self.history.attempts.push(Attempt { op, node, answer: None });
+        self.history.attempts.push(Attempt { op, node, answer: None, door: None, told: false });
         let what = &mut self.history.ops[op as usize];
         what.attempt = token;
         let (kind, group, key) = (what.kind, what.group, what.key);
@@ -122,26 +135,22 @@ impl World {
         self.trace.tell(self.now, node, Some(group), What::Asks { attempt: token, kind: kind_name(kind) });
         self.tell(|observer, world| observer.asked(world, token))?;
         let payload = self.payload(token, kind, key);
-        let Some(port) = self.cores[at.0].live.as_ref().map(|live| live.port) else { return Ok(token) };
-        let read = |policy| CoreEvent::Read { port, token, slot, policy, request: &payload };
-        let event = match (kind, call) {
-            (OpKind::InSession, Some(call)) => {
-                let SessionCall { session, sequence, answered_below } = call;
-                let op = SessionOp::Command { session, sequence, answered_below, command: &payload };
-                CoreEvent::Session { port, token, slot, op }
-            }
-            (OpKind::OpenSession, _) => CoreEvent::Session { port, token, slot, op: SessionOp::Open },
-            (OpKind::Propose | OpKind::InSession, _) => {
-                CoreEvent::Propose { port, token, slot, payload: &payload }
-            }
-            (OpKind::ReadLinearizable, _) => read(ReadPolicy::Linearizable),
-            (OpKind::ReadLease, _) => read(ReadPolicy::LeaderLease),
-            (OpKind::ReadFollower, _) => read(ReadPolicy::Follower),
+        let kind = match (kind, call) {
+            (OpKind::InSession, Some(call)) => Kind::Session(SessionKind::Command(call)),
+            (OpKind::OpenSession, _) => Kind::Session(SessionKind::Open),
+            (OpKind::Propose | OpKind::InSession, _) => Kind::Propose,
+            (OpKind::ReadLinearizable, _) => Kind::Read(ReadPolicy::Linearizable),
+            (OpKind::ReadLease, _) => Kind::Read(ReadPolicy::LeaderLease),
+            (OpKind::ReadFollower, _) => Kind::Read(ReadPolicy::Follower),
             (OpKind::ReadLocal, _) => {
-                read(ReadPolicy::Local { min_index: LogIndex(0), max_wait: Duration::ZERO })
+                Kind::Read(ReadPolicy::Local { min_index: LogIndex(0), max_wait: Duration::ZERO })
             }
         };
-        self.input(at, event);
+        if let Some(door) = door {
+            self.ask_at(door, token, (at, slot), kind, &payload);
+        } else if let Some(port) = self.cores[at.0].live.as_ref().map(|live| live.port) {
+            self.input(at, kind.event(port, token, slot, &payload));
+        }
         Ok(token)
     }
 
@@ -179,10 +188,12 @@ impl World {
         if !self.clients_run || client.acts_at != self.now {
             return Ok(());
         }
-        if client.waits_for.is_some() && self.now < client.since + self.shape.patience {
+        if client.waits_for.is_some() && self.now < client.until {
             return Ok(());
         }
-        self.clients[at].waits_for = None;
+        if let Some(attempt) = self.clients[at].waits_for.take() {
+            self.tired_of(attempt);
+        }
         let group = match &self.clients[at].session {
             Some(session) => session.group,
             None => GroupId(1 + self.random.clients.below(self.plan.groups.into())),
@@ -196,14 +207,14 @@ impl World {
             self.client_acts_later(at, pause);
             return Ok(());
         }
+        let door = self.door(at as u32, node);
         let node = self.nodes[node].id;
         let (op, call) = self.next_op(at, group);
-        let attempt = self.attempt(op, node, call)?;
+        let attempt = self.attempt(op, node, call, door)?;
         self.clients[at].waits_for = Some(attempt);
-        self.clients[at].since = self.now;
-        if self.clients[at].waits_for == Some(attempt) {
-            self.client_acts_later(at, self.shape.patience);
-        }
+        let patience = self.patience();
+        self.clients[at].until = self.now + patience;
+        self.client_acts_later(at, patience);
         Ok(())
     }
 
@@ -245,28 +256,13 @@ impl World {
         (self.begin_op(kind, group, client), None)
     }
 
-    pub(super) fn take_answers(&mut self, at: CoreAt) -> Verdict {
-        let Some(live) = &mut self.cores[at.0].live else { return Ok(()) };
-        let mut ports = Vec::new();
-        live.core.ports_with_answers(&mut ports);
-        if ports.is_empty() {
-            return Ok(());
-        }
-        let mut answers = std::mem::take(&mut self.scratch.answers);
-        answers.clear();
-        live.core.take_answers(live.port, &mut answers);
-        for (completion, reply) in answers.iter().filter(|(completion, _)| completion.token != NOBODYS) {
-            if is_change(completion.token) {
-                self.change_answered(at, completion.token, completion.result)?;
-                continue;
-            }
-            self.answered(completion.token, completion.result, reply)?;
-        }
-        self.scratch.answers = answers;
-        Ok(())
-    }
-
-    fn answered(&mut self, token: u64, result: Result<LogIndex, Error>, reply: &[u8]) -> Verdict {
+    /// The core that has the group answers: here its part is judged. The answer may still have a way to go.
+    pub(super) fn core_answers(
+        &mut self,
+        token: u64,
+        result: Result<LogIndex, Error>,
+        reply: &[u8],
+    ) -> Verdict {
         let number = self.history.attempts[token as usize].op;
         let node = self.history.attempts[token as usize].node;
         let (now, place) = (self.now, self.trace.number());
@@ -279,7 +275,7 @@ impl World {
             op.reply.clear();
             op.reply.extend_from_slice(reply);
         }
-        let (group, kind, client) = (op.group, op.kind, op.client as usize);
+        let (group, kind) = (op.group, op.kind);
         super::observer::ensure(first, "an attempt is answered once", || format!("attempt {token} again"))?;
         self.trace.tell(self.now, node, Some(group), What::Told { attempt: token, result });
         self.reach(match result {
@@ -288,11 +284,16 @@ impl World {
             Err(Error::Indeterminate) => "answers indeterminate",
             Err(_) => "requests refused",
         });
-        self.tell(|observer, world| observer.answered(world, token, reply))?;
+        self.tell(|observer, world| observer.answered(world, token, reply))
+    }
+
+    /// An answer comes to whoever asked.
+    pub(super) fn client_hears(&mut self, token: u64, result: Result<LogIndex, Error>) {
+        let op = self.history.op_of(token);
+        let (group, kind, client) = (op.group, op.kind, op.client as usize);
         if self.clients.get(client).is_some_and(|client| client.waits_for == Some(token)) {
             self.client_is_told(client, kind, group, result);
         }
-        Ok(())
     }
 
     fn client_is_told(&mut self, at: usize, kind: OpKind, group: GroupId, result: Result<LogIndex, Error>) {

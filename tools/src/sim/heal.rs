@@ -109,7 +109,9 @@ impl World {
             return Some((None, format!("node {} is down", node.id)));
         }
         let unrest = self.groups().find_map(|group| self.group_unrest(group).map(|why| (Some(group), why)));
-        unrest.or_else(|| self.waiting_requests().map(|why| (None, why)))
+        let unrest = unrest.or_else(|| self.waiting_requests().map(|why| (None, why)));
+        let mut well = (0..self.nodes.len()).filter(|&node| self.is_well(node));
+        unrest.or_else(|| well.find_map(|node| self.mesh_unrest(node)))
     }
 
     fn group_unrest(&self, group: GroupId) -> Option<String> {
@@ -204,7 +206,7 @@ impl World {
 
     fn write_at_leader(&mut self, group: GroupId) -> Result<Option<u64>, Box<Broken>> {
         match self.leader_of(group).filter(|&leader| self.is_well(leader)) {
-            Some(leader) => self.ask(OpKind::Propose, group, NodeId(leader as u32 + 1)).map(Some),
+            Some(leader) => self.ask_somewhere(OpKind::Propose, group, NodeId(leader as u32 + 1)).map(Some),
             None => Ok(None),
         }
     }

@@ -1,8 +1,10 @@
 //! The lives of nodes: where groups live, how processes start, end and come back.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use logdrive::core::{Core, CoreId, CoreOptions, Disks, GroupSetup, OpenError, Slot};
+use logdrive::mesh::Mesh;
 use logdrive::node::PeersMemory;
 use logdrive::wire::{BootName, BootNames};
 use logdrive_shard::{GroupId, Moment, NodeId};
@@ -57,6 +59,7 @@ impl World {
                 id: NodeId(node as u32 + 1),
                 cores: first..self.cores.len(),
                 clock: NodeClock::new(self.now, within(&mut random, SECOND..1_000 * SECOND)),
+                lanes: Vec::new(),
                 boot: 0,
                 names: BootNames::default(),
                 incarnation: random.next_u64() | 1,
@@ -139,6 +142,7 @@ impl World {
                 NodeClock::new(self.now, within(&mut self.random.lives, SECOND..shown.max(2 * SECOND)));
         }
         let stumbles = self.stumbles_at(node);
+        self.begin_mesh(node);
         for at in self.nodes[node].cores.clone() {
             self.cores[at].platter.revive();
             self.cores[at].snapshots.revive();
@@ -249,11 +253,25 @@ impl World {
         core.snapshot_disk().inner.set_latency(self.shape.disk_takes.clone());
         core.snapshot_disk().inner.advance(self.now);
         let port = core.add_port();
+        let mesh = Mesh::new(self.plan.cores as u16, self.shape.mesh, port, || core.add_port());
         let mut summaries = Vec::new();
         core.group_list(&mut summaries);
         let (connections, steps) = (Vec::new(), [0; 3]);
         let durable_end = core.log().durable_end();
-        let live = Live { core, port, connections, applied, disk_events, summaries, steps, durable_end };
+        let (works, refusals) = (BTreeMap::new(), Vec::new());
+        let live = Live {
+            core,
+            port,
+            mesh,
+            works,
+            refusals,
+            connections,
+            applied,
+            disk_events,
+            summaries,
+            steps,
+            durable_end,
+        };
         let replayed = std::mem::take(&mut *live.applied.borrow_mut());
         state.live = Some(live);
         state.read_clock = now;
@@ -288,6 +306,7 @@ impl World {
             self.stop_core(CoreAt(at), how)?;
         }
         self.node_is_gone(node, how == Stop::PowerLoss);
+        self.end_mesh(node);
         self.give_up_on(node);
         self.drop_lies(node);
         self.tell(|observer, world| observer.stopped(world, node))
@@ -427,6 +446,7 @@ impl World {
                 state.turn_at = self.now + self.random.schedule.below(40 * MICROSECOND);
             }
         }
+        self.call_again(node);
         self.deliver_what_waited();
     }
 }

@@ -1,5 +1,5 @@
-//! The simulator: clusters of production code (`engine::core`, `shard`, `wal`, all codecs and recovery) on a simulated clock, network
-//! and disk, in one thread, from one seed.
+//! The simulator: clusters of production code (`engine::core`, `shard`, `wal`, all codecs and recovery) on a simulated clock, network,
+//! disk and mesh, in one thread, from one seed.
 //!
 //! # Order of calls
 //!
@@ -20,6 +20,7 @@
 //! | `world`, `queue` | the world and its events |
 //! | `node`, `lives`, `turn` | nodes: where groups live, how processes start and end, how cores turn |
 //! | `network`, `disk`, `clock` | what lies between and below them |
+//! | `mesh` | what lies between the cores of a node, and the connections of clients to cores |
 //! | `clients`, `machine`, `ops` | the load, the replicated state, the history |
 //! | `observer`, `oracle` | the places at which a run is looked at; the checks |
 //! | `heal` | the end of a run: a quorum heals, then everybody |
@@ -43,6 +44,7 @@ pub mod listing;
 mod lives;
 pub mod machine;
 pub mod many;
+mod mesh;
 pub mod minimise;
 pub mod mix;
 mod network;

@@ -1,6 +1,10 @@
 //! Nodes and their cores, over all their lives.
 
+use std::collections::BTreeMap;
+
+use logdrive::api::Error;
 use logdrive::core::{Core, CoreId, GroupSetup, GroupSummary, PortId};
+use logdrive::mesh::Mesh;
 use logdrive::node::PeersMemory;
 use logdrive::wire::BootNames;
 use logdrive_shard::{Moment, NodeId};
@@ -10,6 +14,7 @@ use super::clock::{Nanos, NodeClock};
 use super::disk::{DiskEvents, WatchedDisk};
 use super::faults::{Stop, TurnPoint};
 use super::machine::{AppliedLog, Machine};
+use super::mesh::SimLane;
 
 /// A core of the product, as it is simulated.
 pub type SimCore = Core<WatchedDisk, Machine>;
@@ -21,7 +26,14 @@ pub struct CoreAt(pub usize);
 /// A core that runs.
 pub(super) struct Live {
     pub(super) core: SimCore,
+    /// Of the embedding program: operators, and requests that come from no connection.
     pub(super) port: PortId,
+    /// Its end of the mesh; clients are numbers of doors.
+    pub(super) mesh: Mesh<u32>,
+    /// The attempts that it works on for other cores, by what it knows them by.
+    pub(super) works: BTreeMap<(CoreId, u64), u64>,
+    /// What the mesh had no room for since the last turn: door, attempt.
+    pub(super) refusals: Vec<(u32, u64, Error)>,
     /// The connection behind each link.
     pub(super) connections: Vec<usize>,
     pub(super) applied: AppliedLog,
@@ -70,6 +82,8 @@ pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) cores: std::ops::Range<usize>,
     pub(super) clock: NodeClock,
+    /// By the core that fills it and the core that takes from it; none while the node is down.
+    pub(super) lanes: Vec<SimLane>,
     pub(super) boot: u64,
     /// The names of that boot and of those before it.
     pub(super) names: BootNames,

@@ -79,8 +79,12 @@ pub struct Attempt {
     pub op: u64,
     /// The node that was asked.
     pub node: NodeId,
-    /// What it answered; `None` while it did not, or because it ended.
+    /// What the core that has the group answered; `None` while it did not, or because it ended.
     pub answer: Option<Result<LogIndex, Error>>,
+    /// The client's connection, by number; `None` for requests of the embedding program.
+    pub door: Option<u32>,
+    /// The answer came to whoever asked.
+    pub told: bool,
 }
 
 /// Everything that clients did in a run.

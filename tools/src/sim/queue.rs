@@ -16,6 +16,8 @@ pub(super) enum Event {
     Down { connection: u32, generation: u32, side: u8 },
     /// A connection is made.
     Connect { connection: u32 },
+    /// A core looks into a lane of the mesh.
+    Lane { node: u32, lane: u32 },
     /// A client acts.
     Client { client: u32 },
     /// A node starts.

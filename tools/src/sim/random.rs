@@ -27,6 +27,8 @@ pub enum Purpose {
     Boots,
     /// Where production code does its worst.
     Buggify,
+    /// Which core a client is connected to, and when lanes between cores are served.
+    Mesh,
 }
 
 /// The stream of a purpose (and of a thing, where each has its own).

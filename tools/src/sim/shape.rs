@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use logdrive::api::{CoreSettings, SnapshotSettings, TimingPreset};
+use logdrive::mesh::Limits;
 use logdrive_shard::Random;
 
 use super::clock::{MICROSECOND, MILLISECOND, Nanos};
@@ -14,6 +15,9 @@ use super::snaps;
 
 /// Size of a core's disk.
 pub(super) const DISK_BYTES: u64 = 4 << 30;
+
+/// Bounds of the mesh that are hardly ever met.
+const MESH: Limits = Limits { requests_max: 16_384, bytes_max: 16 << 20 };
 
 /// The shape of a run.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Shape {
     tight: [bool; 12],
     /// Bytes on the way in one direction of a connection before the sender's socket is full.
     pub socket_bytes: usize,
+    /// What one core may have asked another, unanswered.
+    pub mesh: Limits,
     /// Sealed segments are read again all the time.
     pub scrubs: bool,
     /// Bytes of a segment of the log.
@@ -88,6 +94,11 @@ impl Shape {
         let socket_bytes = [4 << 10, 64 << 10, 256 << 10, 256 << 10][more.below(4) as usize];
         let scrubs = chance(&mut more, 2);
         let segment_bytes = [32 << 10, 64 << 10, 128 << 10, 128 << 10][more.below(4) as usize];
+        let mut mesh = stream(plan.seed, Purpose::Shape, 5);
+        let mesh = Limits {
+            requests_max: [2, 6, MESH.requests_max, MESH.requests_max][mesh.below(4) as usize],
+            bytes_max: [700, 4 << 10, MESH.bytes_max, MESH.bytes_max][mesh.below(4) as usize],
+        };
         Shape {
             preset,
             frame_takes: 30 * MICROSECOND..30 * MICROSECOND + MILLISECOND,
@@ -103,6 +114,7 @@ impl Shape {
             leases_hold: !mix::clocks_jump(plan),
             tight,
             socket_bytes,
+            mesh,
             scrubs,
             segment_bytes,
             has_whims: true,
@@ -117,7 +129,7 @@ impl Shape {
         self.think = 6 * MILLISECOND;
         self.patience = 1_500 * MILLISECOND;
         (self.socket_bytes, self.segment_bytes, self.scrubs) = (256 << 10, 128 << 10, false);
-        self.has_whims = false;
+        (self.has_whims, self.mesh) = (false, MESH);
         self
     }
 

@@ -9,7 +9,7 @@ use super::run::Outcome;
 use super::world::Counts;
 
 /// Paths that runs are expected to reach, over a number of them. Others are counted as they come.
-pub const PATHS: [&str; 47] = [
+pub const PATHS: [&str; 53] = [
     "appends held back",
     "appends refused",
     "buggify: appends of one entry",
@@ -42,6 +42,12 @@ pub const PATHS: [&str; 47] = [
     "losses healed while running",
     "members in doubt about their vote",
     "members with entries lost",
+    "mesh: answers",
+    "mesh: answers to clients that left",
+    "mesh: batches that met in a lane",
+    "mesh: lanes full",
+    "mesh: lanes lost with a node",
+    "mesh: requests",
     "messages dropped",
     "proposals",
     "reads",

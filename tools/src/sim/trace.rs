@@ -57,6 +57,13 @@ pub enum What {
         /// Kind of the operation.
         kind: &'static str,
     },
+    /// A request came over the mesh to the core that has the group.
+    Crosses {
+        /// Number of the attempt.
+        attempt: u64,
+        /// From this core.
+        from: u16,
+    },
     /// A client is told.
     Told {
         /// Number of the attempt.
@@ -129,6 +136,7 @@ impl fmt::Display for What {
                 write!(f, "-> node {to}: {message:?} term {term} index {index} ({count})")
             }
             What::Asks { attempt, kind } => write!(f, "attempt {attempt}: {kind}"),
+            What::Crosses { attempt, from } => write!(f, "attempt {attempt} comes from core {from}"),
             What::Told { attempt, result: Ok(index) } => write!(f, "attempt {attempt} answered at {index}"),
             What::Told { attempt, result: Err(error) } => write!(f, "attempt {attempt}: {error}"),
         }
@@ -199,6 +207,7 @@ impl Trace {
                 self.mix(index.0 ^ count.rotate_left(32));
             }
             What::Asks { attempt, .. } => self.mix(6 << 60 | attempt),
+            What::Crosses { attempt, from } => self.mix(8 << 60 | u64::from(*from) << 50 | attempt),
             What::Told { attempt, result } => {
                 self.mix(7 << 60 | attempt);
                 self.mix(result.map_or(0, |index| index.0));

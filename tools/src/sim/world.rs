@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use logdrive::api::{Completions, CoreSettings};
 use logdrive::core::{GroupSetup, GroupSummary, Slot};
+use logdrive::mesh::Batch;
 use logdrive_shard::{GroupId, NodeId, Random};
 
 use super::atlas::Atlas;
@@ -12,6 +13,7 @@ use super::buggify::Whims;
 use super::clients::Client;
 use super::clock::{MILLISECOND, Nanos, SECOND};
 use super::faults::Fault;
+use super::mesh::Door;
 use super::mix;
 use super::network::{Connection, Way};
 use super::node::{CoreAt, CoreState, Node, SimCore};
@@ -41,6 +43,7 @@ pub(super) struct Streams {
     pub(super) lives: Random,
     pub(super) heal: Random,
     pub(super) boots: Random,
+    pub(super) mesh: Random,
 }
 
 /// Counts of what happened, by name.
@@ -65,6 +68,10 @@ pub struct World {
     pub(super) founders: Vec<Vec<NodeId>>,
     pub(super) clients: Vec<Client>,
     pub(super) clients_run: bool,
+    /// Connections of clients to cores, by number; and which one a client (`u32::MAX`: nobody in particular) has to a core.
+    pub(super) doors: BTreeMap<u32, Door>,
+    pub(super) doors_of: BTreeMap<(u32, CoreAt), u32>,
+    pub(super) doors_made: u32,
     pub(super) history: History,
     pub(super) faults: Vec<Fault>,
     /// Faults that are active, and those that were.
@@ -91,6 +98,7 @@ pub struct World {
 pub(super) struct Scratch {
     pub(super) frames: Vec<u8>,
     pub(super) answers: Completions,
+    pub(super) batch: Batch,
     pub(super) summaries: Vec<GroupSummary>,
     pub(super) spare: Vec<Vec<u8>>,
 }
@@ -118,6 +126,7 @@ impl World {
                 lives: purpose(Purpose::Lives),
                 heal: purpose(Purpose::Heal),
                 boots: purpose(Purpose::Boots),
+                mesh: purpose(Purpose::Mesh),
             },
             queue: Queue::new(stream(seed, Purpose::Schedule, 1)),
             cores: Vec::new(),
@@ -128,6 +137,9 @@ impl World {
             founders: Vec::new(),
             clients: Vec::new(),
             clients_run: true,
+            doors: BTreeMap::new(),
+            doors_of: BTreeMap::new(),
+            doors_made: 0,
             history: History::default(),
             faults,
             active: Vec::new(),
@@ -286,6 +298,12 @@ impl World {
         *self.reached.entry(what).or_default() += 1;
     }
 
+    pub(super) fn reach_often(&mut self, what: &'static str, times: u64) {
+        if times > 0 {
+            *self.reached.entry(what).or_default() += times;
+        }
+    }
+
     /// Runs for so long.
     pub fn run_for(&mut self, nanos: Nanos) -> Verdict {
         self.run_until(self.now + nanos)
@@ -329,6 +347,7 @@ impl World {
                 self.side_down(connection as usize, generation, side.into())
             }
             Event::Connect { connection } => self.connect(connection as usize),
+            Event::Lane { node, lane } => self.serve_lane(node as usize, lane as usize),
             Event::Client { client } => self.client_acts(client as usize),
             Event::Start { node } => {
                 let node = node as usize;

@@ -1,4 +1,4 @@
-//! Every queue and budget of a core is within its bound. Looked at after one turn of each core in sixteen, and after the last.
+//! Every queue and budget of a core, and of its end of the mesh, is within its bound. Looked at after one turn of each core in sixteen, and after the last.
 
 use logdrive::core::Held;
 
@@ -26,7 +26,9 @@ fn judge(held: &[Held]) -> Verdict {
 impl Bounds {
     fn look(&self, world: &World, at: CoreAt) -> Verdict {
         let Some(core) = world.core(at) else { return Ok(()) };
-        judge(&core.held()).map_err(|broken| broken.on_node(world.node_id(at)))
+        judge(&core.held())
+            .and_then(|()| judge(&world.mesh_held(at)))
+            .map_err(|broken| broken.on_node(world.node_id(at)))
     }
 }
 
