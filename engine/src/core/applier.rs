@@ -15,7 +15,7 @@ pub(super) struct Applier<M> {
     pub(super) machine: M,
     bytes: Vec<u8>,
     /// Slot, index, end of the payload in `bytes`.
-    entries: Vec<(u32, u64, usize)>,
+    pub(super) entries: Vec<(u32, u64, usize)>,
     replies: Replies,
     pub(super) sessions: Sessions,
     now: Moment,

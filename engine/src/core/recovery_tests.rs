@@ -1,8 +1,9 @@
-use logdrive_shard::Lost;
+use logdrive_shard::{Lost, Moment};
 
 use super::*;
-use crate::api::{BadSnapshot, BytesLoading, BytesView};
+use crate::api::{ApplyEntry, BadSnapshot, BytesLoading, BytesView, Replies};
 use crate::core::record::{encode_state, entry_note};
+use crate::core::sessions::Sessions;
 
 /// Slot, index, payload of what was applied.
 type Applied = Vec<(u32, u64, Vec<u8>)>;
