@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail the test")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 
 use logdrive::api::{Busy, Completions, Error, ReadPolicy};
@@ -144,6 +146,115 @@ fn what_is_not_answered_is_bounded_in_number_and_bytes_and_a_refusal_gives_it_ba
     );
     assert_eq!((told, here.unanswered(), there.asked()), (2, 0, 0));
     ask(&mut here, 8).unwrap();
+}
+
+#[test]
+fn a_request_larger_than_the_bound_is_let_in_when_no_other_one_waits() {
+    let mut mesh = end(2, Limits { requests_max: 9, bytes_max: 10 });
+    let key = connect(&mut mesh, 3, 0);
+    let ask = |mesh: &mut Mesh<u32>, to: u16, bytes: usize| {
+        mesh.ask(CoreId(to), Slot(0), key, 1, Kind::Propose, &vec![0; bytes])
+    };
+    ask(&mut mesh, 1, 500).unwrap();
+    assert!(ask(&mut mesh, 1, 1).is_err());
+    ask(&mut mesh, 0, 1).unwrap();
+    assert!(ask(&mut mesh, 0, 500).is_err(), "not beside another one");
+    for held in mesh.held() {
+        assert!(held.held <= held.at_most, "{held:?}");
+    }
+}
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts what the thread that runs a test allocates.
+struct Counting;
+
+fn count() {
+    ALLOCATIONS.with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches only a number of the thread, which needs no memory.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// A hundred requests go over and their answers come back, in two batches that meet in the lane each time.
+fn round(
+    here: &mut Mesh<u32>,
+    there: &mut Mesh<u32>,
+    lanes: &[Lane; 2],
+    key: PortKey,
+    scratch: &mut Scratch,
+) {
+    let Scratch { batch, tokens, answers } = scratch;
+    for token in 0..100 {
+        here.ask(CoreId(1), Slot(0), key, token, Kind::Propose, &[7; 100]).unwrap();
+        if token % 50 == 49 {
+            here.leave(|_, batch| lanes[0].put(batch));
+        }
+    }
+    assert!(lanes[0].take(batch));
+    let hand = |event: Event<'_>| {
+        if let Event::Propose { token, .. } = event {
+            tokens.push(token);
+        }
+        Ok(())
+    };
+    there.take(CoreId(0), batch, hand, |_, _, _| {});
+    batch.clear();
+    for token in tokens.drain(..) {
+        answers.push(token, Ok(LogIndex(1)), &[9; 30]);
+    }
+    there.answered(CoreId(0), answers);
+    answers.clear();
+    there.leave(|_, batch| lanes[1].put(batch));
+    assert!(lanes[1].take(batch));
+    let mut told = 0;
+    here.take(CoreId(1), batch, |_| Ok(()), |client, _, _| told += u64::from(client.is_some()));
+    batch.clear();
+    assert_eq!(told, 100);
+}
+
+#[derive(Default)]
+struct Scratch {
+    batch: Batch,
+    tokens: Vec<u64>,
+    answers: Completions,
+}
+
+#[test]
+fn requests_over_the_mesh_allocate_nothing_in_the_steady_state() {
+    let (mut here, mut there) = (end(2, WIDE), end(2, WIDE));
+    let key = connect(&mut here, 7, 70);
+    let (lanes, mut scratch) = ([Lane::default(), Lane::default()], Scratch::default());
+    for _ in 0..20 {
+        round(&mut here, &mut there, &lanes, key, &mut scratch);
+    }
+    let before = ALLOCATIONS.get();
+    for _ in 0..100 {
+        round(&mut here, &mut there, &lanes, key, &mut scratch);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! A core has a [`Mesh`], which knows who waits at its ports, and for each other core a [`Lane`] that this one fills.
 //!
 //! 1. [`Mesh::ask`] takes a client's request to a group of another core, or refuses it: what is not answered is counted where it is asked,
-//!    which bounds the lanes in both directions.
+//!    which bounds the lanes in both directions, in number and in bytes of requests. (Replies are as long as state machines make them.)
 //! 2. At the end of a turn the core's answers are taken to whom [`Mesh::owner`] names; those for another core go to [`Mesh::answered`]. Then
 //!    [`Mesh::leave`] hands over what the turn has for each other core: one batch per turn and pair of cores.
 //! 3. The core at the other end of a lane takes what waits there ([`Lane::take`]) and gives it to [`Mesh::take`], which hands requests
@@ -39,7 +39,7 @@ use ports::Ports;
 pub struct Limits {
     /// Requests that are not answered.
     pub requests_max: u32,
-    /// Bytes of their payloads.
+    /// Bytes of their payloads. A larger request is let in alone.
     pub bytes_max: u64,
 }
 
@@ -182,7 +182,11 @@ impl<C> Mesh<C> {
         let Limits { requests_max, bytes_max } = self.limits;
         let held = |what, held, at_most| Held { what, held, at_most };
         let asks = most(|pair| pair.out.unanswered().0.into());
-        let bytes = most(|pair| pair.out.unanswered().1);
+        // One request may be larger than the bound.
+        let bytes = most(|pair| match pair.out.unanswered() {
+            (0 | 1, _) => 0,
+            (_, bytes) => bytes,
+        });
         let asked = most(|pair| pair.asked.len() as u64);
         [
             held("requests to another core", asks, requests_max.into()),

@@ -109,7 +109,7 @@ pub struct RuntimeSettings {
     pub handshakes_max: u32,
     /// Requests from one core of this node to another that are not answered, at most; further ones are `Busy`.
     pub mesh_requests_max: u32,
-    /// Payload bytes of them.
+    /// Payload bytes of them; a larger request is let in when no other one waits.
     pub mesh_bytes_max: u64,
     /// Requests of the embedding API waiting to be taken by one core, at most; further ones are `Busy`.
     pub queue_requests_max: u32,

@@ -97,7 +97,7 @@ impl Shape {
         let mut mesh = stream(plan.seed, Purpose::Shape, 5);
         let mesh = Limits {
             requests_max: [2, 6, MESH.requests_max, MESH.requests_max][mesh.below(4) as usize],
-            bytes_max: [700, 4 << 10, MESH.bytes_max, MESH.bytes_max][mesh.below(4) as usize],
+            bytes_max: [128, 1 << 10, MESH.bytes_max, MESH.bytes_max][mesh.below(4) as usize],
         };
         Shape {
             preset,
