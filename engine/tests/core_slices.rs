@@ -13,8 +13,8 @@ const TIME: u64 = 50_000;
 const INTERVAL: u64 = 250_000;
 /// A core that has nothing else to do takes so many times as long, and rests for a quarter of that.
 const ALONE: u64 = 4;
-/// The bytes of a slice, a KiB for each step.
-const STEPS_MAX: u64 = 64;
+/// The bytes of a slice, two KiB for each step.
+const STEPS_MAX: u64 = 32;
 
 fn setup() -> Setup {
     let mut setup = Setup { groups: 1, preferred: false, ..Setup::default() };

@@ -49,13 +49,14 @@ struct KeysReport {
     foreground_us: LatencySummary,
     /// The same while one snapshot after the other is written.
     foreground_with_snapshots_us: LatencySummary,
-    /// How many times the p99 is with snapshots what it is without, in each round.
+    /// The p99 without and with snapshots in each round, and how many times one is the other.
+    p99_rounds_us: Vec<(f64, f64)>,
     p99_ratios: Vec<f64>,
     foreground_per_s: f64,
     foreground_with_snapshots_per_s: f64,
     snapshots_meanwhile: u64,
-    /// The longest that one slice took.
-    slice_max_us: f64,
+    /// What one slice took.
+    slices_us: LatencySummary,
     /// At most while snapshots were written and keys changed.
     state_bytes_max: u64,
     /// The loaded state has the same digest.
@@ -71,6 +72,7 @@ struct SnapshotReport {
     rate: u64,
     seconds_each: f64,
     rounds: u32,
+    own_time: bool,
     keys: Vec<KeysReport>,
     cpu: CpuUse,
     disk_probe: Vec<ProbeReport>,
@@ -118,6 +120,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<bool> {
         rate: arguments.rate,
         seconds_each: arguments.seconds,
         rounds: arguments.rounds,
+        own_time: arguments.own_time,
         keys,
         cpu,
         disk_probe,
@@ -148,13 +151,13 @@ fn measure(
     let (written, file_bytes) = subject.write()?;
     say("loading");
     let (loaded, ok) = subject.load()?;
-    let (mut quiet, mut busy, mut ratios) = (Foreground::none()?, Foreground::none()?, Vec::new());
+    let (mut quiet, mut busy, mut rounds) = (Foreground::none()?, Foreground::none()?, Vec::new());
     for round in 1..=arguments.rounds {
         say(&format!("writes without a snapshot, round {round}"));
         let without = subject.foreground(arguments.rate, arguments.seconds, false)?;
         say(&format!("writes with snapshots, round {round}"));
         let with = subject.foreground(arguments.rate, arguments.seconds, true)?;
-        ratios.push(with.latencies.summary().p99 / without.latencies.summary().p99.max(0.001));
+        rounds.push((without.latencies.summary().p99, with.latencies.summary().p99));
         quiet.add(&without);
         busy.add(&with);
     }
@@ -170,11 +173,12 @@ fn measure(
         load_bytes_per_s: file_bytes as f64 / loaded.as_secs_f64(),
         foreground_us: quiet.latencies.summary(),
         foreground_with_snapshots_us: busy.latencies.summary(),
-        p99_ratios: ratios,
+        p99_ratios: rounds.iter().map(|(without, with)| with / without.max(0.001)).collect(),
+        p99_rounds_us: rounds,
         foreground_per_s: quiet.per_s(),
         foreground_with_snapshots_per_s: busy.per_s(),
         snapshots_meanwhile: busy.snapshots,
-        slice_max_us: busy.slice_max_nanos as f64 / 1e3,
+        slices_us: busy.slices.summary(),
         state_bytes_max: busy.state_bytes_max,
         ok,
         catch_up: CatchUp::default(),
@@ -241,14 +245,14 @@ impl KeysReport {
             (
                 "  meanwhile",
                 format!(
-                    "{}; p99 {median:.2} x (median of {}); {}, slices of {} at most; {} in memory at most",
+                    "{}; p99 {median:.2} x (median of {}); {}; {} in memory at most",
                     latency(&self.foreground_with_snapshots_us),
                     ratios.join(", "),
                     plural(self.snapshots_meanwhile, "snapshot"),
-                    nanos(self.slice_max_us * 1e3),
                     bytes(self.state_bytes_max as f64)
                 ),
             ),
+            ("  slices", latency(&self.slices_us)),
             (
                 "  transfer",
                 rate(moved.transfer_seconds, moved.transfer_bytes as f64 / moved.transfer_seconds.max(1e-3))
@@ -309,13 +313,16 @@ impl Report for SnapshotReport {
     }
     fn notes(&self) -> Vec<String> {
         let slices = logdrive::api::SnapshotSettings::default();
-        vec![
+        let own_time = "writes, meanwhile and slices are in the processor time of their thread: what others took of the machine is not in it";
+        let own_time = self.own_time.then(|| own_time.to_owned());
+        let notes = vec![
             "freeze: a single call, with a write before each; write: from freezing until the file is durable under its \
              name, as fast as it goes; load: from opening the file until the state is in use"
                 .to_owned(),
             format!(
                 "meanwhile: one snapshot after the other, in slices that take at most {} of each {} together, which is what \
-                 a core does by default; its rate is bound by that, and `write` is not. Rounds without and with are turn about",
+                 a busy core does by default; its rate is bound by that, and `write` is not. Rounds without and with are turn about. \
+                 slices: how long these took, which is what a write may have to wait for",
                 micros(slices.slice_time.as_secs_f64() * 1e6),
                 micros(slices.slice_interval.as_secs_f64() * 1e6)
             ),
@@ -332,7 +339,8 @@ impl Report for SnapshotReport {
                 .to_owned(),
             "digest: the pass over all keys that `logdrive group digest` takes on each member, on the core of the group"
                 .to_owned(),
-        ]
+        ];
+        own_time.into_iter().chain(notes).collect()
     }
 }
 

@@ -29,7 +29,7 @@ const FREEZES: u32 = 1_000;
 /// Writes that are applied before anything else has its turn.
 const WRITES_PER_TURN: u64 = 256;
 /// Bytes between two looks at the clock in a slice, as in a core.
-const STEP_BYTES: usize = 1 << 10;
+const STEP_BYTES: usize = 2 << 10;
 /// Between slices the disk is asked for news so often: a core is woken for them and need not ask.
 const LOOK_NANOS: u64 = 20_000;
 /// A disk that says nothing for so long is asked again.
@@ -51,14 +51,14 @@ pub(super) struct Foreground {
     pub(super) latencies: Latencies,
     pub(super) seconds: f64,
     pub(super) snapshots: u64,
-    pub(super) slice_max_nanos: u64,
+    pub(super) slices: Latencies,
     pub(super) state_bytes_max: u64,
 }
 
 impl Foreground {
     pub(super) fn none() -> Result<Foreground> {
-        let latencies = Latencies::new()?;
-        Ok(Foreground { latencies, seconds: 0.0, snapshots: 0, slice_max_nanos: 0, state_bytes_max: 0 })
+        let (latencies, slices) = (Latencies::new()?, Latencies::new()?);
+        Ok(Foreground { latencies, seconds: 0.0, snapshots: 0, slices, state_bytes_max: 0 })
     }
 
     /// Another round of the same.
@@ -66,7 +66,7 @@ impl Foreground {
         self.latencies.add(&other.latencies);
         self.seconds += other.seconds;
         self.snapshots += other.snapshots;
-        self.slice_max_nanos = self.slice_max_nanos.max(other.slice_max_nanos);
+        self.slices.add(&other.slices);
         self.state_bytes_max = self.state_bytes_max.max(other.state_bytes_max);
     }
 
@@ -88,7 +88,6 @@ pub(super) struct Subject {
     settings: SnapshotSettings,
     share: Share,
     writing: Option<Writing>,
-    slice_max_nanos: u64,
     own_time: bool,
 }
 
@@ -127,7 +126,6 @@ impl Subject {
             settings,
             share,
             writing: None,
-            slice_max_nanos: 0,
             own_time: arguments.own_time,
         })
     }
@@ -225,11 +223,10 @@ impl Subject {
 
     /// Writes at a fixed rate, in turns as a core takes them, with snapshots in between or without.
     pub(super) fn foreground(&mut self, rate: u64, seconds: f64, snapshots: bool) -> Result<Foreground> {
-        let mut latencies = Latencies::new()?;
+        let (mut latencies, mut slices) = (Latencies::new()?, Latencies::new()?);
         let (mut sent, mut taken, mut state_bytes_max, mut next_look) = (0, 0, 0, 0);
         let due_nanos = |n: u64| (u128::from(n) * 1_000_000_000 / u128::from(rate)) as u64;
         let length = (seconds * 1e9) as u64;
-        self.slice_max_nanos = 0;
         self.share = Share::new(self.settings.slice_time, self.settings.slice_interval);
         let (wall, start) = (clock::now_nanos(), self.now());
         let mut written_at = start;
@@ -258,7 +255,7 @@ impl Subject {
                 self.poll()?;
                 let took = self.now() - began;
                 self.share.spend(Duration::from_nanos(took));
-                self.slice_max_nanos = self.slice_max_nanos.max(took);
+                slices.record(took);
             } else if now >= next_look {
                 next_look = now + LOOK_NANOS;
                 if self.disk_has_news() {
@@ -270,8 +267,7 @@ impl Subject {
         let seconds = if self.own_time { seconds } else { clock::since(wall).as_secs_f64() };
         // So that the next measurement begins with nothing under way.
         self.write_to_the_end()?;
-        let slice_max_nanos = self.slice_max_nanos;
-        Ok(Foreground { latencies, seconds, snapshots: taken, slice_max_nanos, state_bytes_max })
+        Ok(Foreground { latencies, seconds, snapshots: taken, slices, state_bytes_max })
     }
 
     fn begin_snapshot(&mut self) -> Result<()> {
@@ -291,8 +287,10 @@ impl Subject {
     }
 
     /// The next parts of the view go to the store, until the time is up or a slice is full. Whether there may be more now.
+    ///
+    /// Between two steps the cheap clock is read, as a core does: that of the processor time is a system call.
     fn slice(&mut self, granted: Duration) -> Result<bool> {
-        let began = self.now();
+        let began = clock::now_nanos();
         let mut left = self.settings.slice_bytes as usize;
         while left > 0 {
             let taken = self.step(left.min(STEP_BYTES))?;
@@ -300,7 +298,7 @@ impl Subject {
                 return Ok(false);
             }
             left = left.saturating_sub(taken);
-            if Duration::from_nanos(self.now() - began) >= granted {
+            if clock::since(began) >= granted {
                 break;
             }
         }

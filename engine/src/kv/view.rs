@@ -80,7 +80,8 @@ impl Overlay {
         let is_next = |record: &&Record| {
             record.born() < self.epoch && (self.next..end).contains(&u64::from(record.order()))
         };
-        let mut records: Vec<&Record> = chunk.iter().filter(is_next).collect();
+        let mut records: Vec<&Record> = Vec::with_capacity(2 * PREFETCHED_MAX);
+        records.extend(chunk.iter().filter(is_next));
         records.extend(self.saved.range(self.next, end));
         // Each is somewhere else in memory: the first are on their way while they are put in order.
         records.iter().take(PREFETCHED_MAX).for_each(|record| record.prefetch());

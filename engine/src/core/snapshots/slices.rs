@@ -17,8 +17,8 @@ use crate::core::Core;
 use crate::core::buggify::TINY_SLICE;
 use crate::snapshot::Share;
 
-/// Bytes between two looks at the stopwatch: a microsecond or two of work.
-const STEP_BYTES: u64 = 1 << 10;
+/// Bytes between two looks at the stopwatch: some microseconds of work.
+const STEP_BYTES: u64 = 2 << 10;
 
 /// Reads a clock.
 type Stopwatch = Box<dyn FnMut() -> Moment>;
