@@ -4,6 +4,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Cluster, Setup, ms, payload};
+use logdrive::core::Event;
 use logdrive_shard::{HistoryEvent, Random, StepDown};
 use logdrive_wal::{Fault, FaultKind, OpKind};
 
@@ -332,5 +333,50 @@ fn damage_that_comes_back_stops_the_repairing_and_sheds_leadership_and_the_group
     cluster.start(3);
     for token in unanswered {
         assert!(cluster.wait(1, token).result.is_ok());
+    }
+}
+
+/// The end of a group's log is lost on one disk, blocks `before ..= before + blocks` from the end, and the group's snapshot stands for it.
+fn end_of_a_log_is_lost(before: u64, blocks: usize) {
+    let mut setup = Setup { groups: 2, ..Setup::default() };
+    let snapshots = &mut setup.settings.snapshots;
+    (snapshots.every_entries, snapshots.every_bytes, snapshots.keep_trailing_entries) = (0, 0, 1_000);
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    let mut acknowledged: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
+    let mut write = |cluster: &mut Cluster, group: u64, n: u64| {
+        assert!(cluster.write(group, &payload(n)).result.is_ok());
+        acknowledged.entry(group).or_default().push(payload(n));
+    };
+    (0..20).for_each(|n| write(&mut cluster, 1, n));
+    cluster.settle();
+    let victim = cluster.leader(1) % 3 + 1;
+    let slot = Cluster::slot(1);
+    let token = cluster.ask(victim, |port, token| Event::Snapshot { port, token, slot });
+    let index = cluster.wait(victim, token).result.expect("it is taken");
+    assert_eq!(cluster.core(victim).group_status(slot).raft.last, index, "all of the log is in the snapshot");
+    // Another group goes on: what nothing tells of this one is no torn tail.
+    (20..26).for_each(|n| write(&mut cluster, 2, n));
+    cluster.settle();
+    cluster.run_for(ms(100));
+    cluster.kill(victim);
+    let (name, end) = used(&mut cluster, victim).pop().expect("there is a log");
+    let at = (end - 1) / 4096 * 4096 - before * 4096;
+    assert!(cluster.node(victim).platter.overwrite(&name, at, &vec![0x5a; blocks * 4096]));
+    cluster.start(victim);
+    cluster.elect();
+    (26..32).for_each(|n| write(&mut cluster, n % 2 + 1, n));
+    cluster.run_for(ms(5_000));
+    assert_whole(&mut cluster, &acknowledged);
+    cluster.kill(victim);
+    cluster.start(victim);
+    cluster.elect();
+    assert_whole(&mut cluster, &acknowledged);
+}
+
+#[test]
+fn the_end_of_a_log_that_a_snapshot_stands_for_may_be_lost_and_the_log_goes_on_behind_it() {
+    for before in 4..14 {
+        (2..5).for_each(|blocks| end_of_a_log_is_lost(before, blocks));
     }
 }

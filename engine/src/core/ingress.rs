@@ -31,7 +31,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             self.io.others_at = self.io.now;
         }
         match event {
-            Event::Frame { link, bytes } => return self.on_frame(link, bytes),
+            Event::Frame { link, bytes } => self.on_frame(link, bytes)?,
             Event::LinkUp { hello } => self.on_link_up(hello),
             Event::LinkDown { link } => self.on_link_down(link),
             Event::Propose { port, token, slot, payload } => {
@@ -50,6 +50,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             Event::Campaign { slot } => self.on_campaign(slot),
             Event::Drain(draining) => self.on_drain(draining),
             Event::HandOver => self.on_hand_over(),
+        }
+        if self.io.wal.wants_submit() {
+            // The disk has nothing to do, and much has come: it does not wait for the end of a long turn.
+            self.io.wal.submit(self.io.now.0);
         }
         Ok(())
     }

@@ -239,6 +239,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if start.log_is_void && !alone {
             self.begin_log(slot, start.applied, last, hard_state)
                 .map_err(|error| OpenError::NoRoom { group, error })?;
+        } else if !alone {
+            self.close_up_log(slot, start.log.last).map_err(|error| OpenError::NoRoom { group, error })?;
         }
         if hard_state.lost.is_any() && !alone {
             self.write_losses(slot, hard_state);
@@ -305,6 +307,15 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.lives[at] = life;
         self.io.lanes[at].stream = new;
         self.io.streams[at] = new;
+        Ok(())
+    }
+
+    /// The disk lost the end of the log, and a snapshot stands for it: the log goes on behind the snapshot, and the stream as well.
+    fn close_up_log(&mut self, slot: u32, last: LogIndex) -> Result<(), logdrive_wal::AppendError> {
+        let stream = self.io.lanes[slot as usize].stream;
+        if self.io.wal.entries(stream).is_some_and(|(_, found)| found < last.0) {
+            self.io.wal.compact(stream, last.0)?;
+        }
         Ok(())
     }
 

@@ -53,31 +53,52 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
 
     /// When [`Core::turn`] must be called at the latest if nothing happens.
     pub fn next_deadline(&self) -> Moment {
-        let queues = &self.io.queues;
-        let at_once = !queues.apply.is_empty()
-            || !queues.flush.is_empty()
-            || !queues.reads.is_empty()
-            || self.log_news
-            || self.any_drained();
-        if at_once {
+        if self.goes_on().iter().any(|(_, goes_on)| *goes_on) {
             return self.io.now;
         }
-        let notice = queues.notices.front().map_or(Moment::NEVER, |first| first.0);
-        self.timers
-            .next()
-            .min(self.next_pulse)
-            .min(notice)
-            .min(self.next_log_retry)
-            .min(self.io.wal.mark_due_nanos().map_or(Moment::NEVER, Moment))
-            .min(self.io.local_reads.next_deadline())
-            .min(self.next_stall())
-            .min(self.io.loads.next_retry())
-            .min(self.next_balance())
-            .min(self.next_retirement())
-            .min(self.next_healing())
-            .min(self.io.wal.scrub_due_nanos().map_or(Moment::NEVER, Moment))
-            .min(self.io.wal.reclaim_due_nanos().map_or(Moment::NEVER, Moment))
-            .min(self.next_snapshot_work())
+        self.deadlines().iter().fold(Moment::NEVER, |next, (_, at)| next.min(*at))
+    }
+
+    /// What the next turn is for, if it is due at once: to be told why a core does not come to rest.
+    pub fn due(&self) -> Vec<&'static str> {
+        let goes_on = self.goes_on().into_iter().filter(|(_, goes_on)| *goes_on).map(|(name, _)| name);
+        let deadlines = self.deadlines().into_iter().filter(|(_, at)| *at <= self.io.now);
+        goes_on.chain(deadlines.map(|(name, _)| name)).collect()
+    }
+
+    /// What was left for the next turn.
+    #[inline]
+    fn goes_on(&self) -> [(&'static str, bool); 5] {
+        let queues = &self.io.queues;
+        [
+            ("entries to apply", !queues.apply.is_empty()),
+            ("groups to flush", !queues.flush.is_empty()),
+            ("reads", !queues.reads.is_empty()),
+            ("news of the log", self.log_news),
+            ("links that drained", self.any_drained()),
+        ]
+    }
+
+    #[inline]
+    fn deadlines(&self) -> [(&'static str, Moment); 14] {
+        let notice = self.io.queues.notices.front().map_or(Moment::NEVER, |first| first.0);
+        let at = |nanos: Option<u64>| nanos.map_or(Moment::NEVER, Moment);
+        [
+            ("a group's timer", self.timers.next()),
+            ("pulses", self.next_pulse),
+            ("notices", notice),
+            ("a full log", self.next_log_retry),
+            ("the log's mark", at(self.io.wal.mark_due_nanos())),
+            ("local reads", self.io.local_reads.next_deadline()),
+            ("stalled reads", self.next_stall()),
+            ("loads", self.io.loads.next_retry()),
+            ("balance", self.next_balance()),
+            ("retirement", self.next_retirement()),
+            ("healing", self.next_healing()),
+            ("the scrubber", at(self.io.wal.scrub_due_nanos())),
+            ("reclaim", at(self.io.wal.reclaim_due_nanos())),
+            ("snapshots", self.next_snapshot_work()),
+        ]
     }
 
     // -- the log ------------------------------------------------------------------------------------------------------

@@ -369,7 +369,10 @@ impl World {
         state.turns_alone += 1;
         let (alone, core, node) = (state.turns_alone, state.id.0, self.nodes[state.node].id);
         ensure(alone < TURNS_ALONE_MAX, "a core comes to rest", || {
-            format!("core {core} of node {node} turned {alone} times without anything from outside")
+            let due = state.live.as_ref().map(|live| live.core.due());
+            format!(
+                "core {core} of node {node} turned {alone} times without anything from outside; due: {due:?}"
+            )
         })
     }
 
