@@ -2,6 +2,7 @@
 mod common;
 
 use common::{Cluster, Setup, TestCore, ms};
+use logdrive::core::Event;
 use logdrive::wire::{Address, FrameBuilder, VERSION_MAX};
 use logdrive_shard::{LogIndex, Moment, Term, VoteRequest};
 use logdrive_wal::{EntryHeader, StreamId};
@@ -92,6 +93,45 @@ fn a_leaders_no_op_ends_the_process_of_a_follower_whose_disk_has_no_room_for_it(
     cluster.run_for(ms(2_000));
     cluster.elect();
     assert!(cluster.write(1, b"again").result.is_ok());
+    cluster.settle();
+}
+
+#[test]
+fn a_no_op_that_waits_for_room_and_is_in_no_cache_is_not_looked_for_without_end() {
+    let mut setup = setup(3);
+    setup.settings.cache_bytes_max = 0;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    let slot = Cluster::slot(1);
+    let leader = cluster.leader(1);
+    let (full, next) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    // There is room for its vote for itself, and then none for its no-op.
+    exhaust(&mut cluster, leader, full, 1);
+    cluster.settle();
+    cluster.kill(leader);
+    cluster.hold(next, full);
+    cluster.run_for(ms(300));
+    for _ in 0..100 {
+        let now = Moment(cluster.now);
+        let _ = cluster.core(full).handle(now, Event::Campaign { slot });
+        cluster.wake(full);
+        cluster.run_for(ms(20));
+        cluster.unhold(next, full);
+        cluster.run_for(ms(20));
+        if cluster.core(full).is_leader(slot) {
+            break;
+        }
+    }
+    assert!(cluster.core(full).is_leader(slot) && cluster.core(full).holds_unwritten());
+    // It asks its log for what it is to send now and then, and has time to turn for other things.
+    let turns = cluster.core(full).counters().cold_entries;
+    cluster.run_for(ms(2_000));
+    assert_eq!(cluster.core(full).counters().cold_entries, turns);
+    cluster.node(full).platter.set_capacity(SPACE);
+    cluster.run_for(ms(2_000));
+    cluster.elect();
+    assert!(cluster.write(1, b"again").result.is_ok());
+    cluster.start(leader);
     cluster.settle();
 }
 

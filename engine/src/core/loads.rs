@@ -90,9 +90,9 @@ impl Loads {
                 return (want, Ok(()));
             }
             Ok(_) => {}
-            Err(ReadError::NotFound { .. }) => {}
+            Err(ReadError::NotFound { .. }) if load.void => {}
             Err(error) => {
-                self.errors += 1;
+                self.errors += u64::from(!matches!(error, ReadError::NotFound { .. }));
                 self.slab[at] = None;
                 return (want, Err(error));
             }
@@ -189,6 +189,22 @@ mod tests {
             // Up to 6 was loaded, and what follows was in the cache.
             loads.drop_applied(slot, 9);
             assert_eq!(loads.under_way(), 0);
+        }
+    }
+
+    #[test]
+    fn what_the_log_does_not_have_is_no_load_that_ended_well_unless_it_was_replaced_meanwhile() {
+        for replaced in [false, true] {
+            let mut loads = Loads::default();
+            loads.want(Want { slot: 1, purpose: Purpose::Send, first: 3, last: 3, bytes_max: 1 << 20 });
+            let (token, _) = loads.begin().expect("there is a place");
+            if replaced {
+                loads.void(1, 2);
+            }
+            let missing = ReadError::NotFound { index: 3 };
+            let expected = if replaced { Ok(()) } else { Err(missing.clone()) };
+            assert_eq!(loads.on_read(ReadDone { token, result: Err(missing) }).1, expected);
+            assert_eq!((loads.under_way(), loads.errors()), (0, 0));
         }
     }
 }

@@ -171,6 +171,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             match (result, want.purpose) {
                 (Ok(()), Purpose::Send) => self.offer_load(want.slot),
                 (Ok(()), Purpose::Apply) => self.continue_apply(want.slot),
+                (Err(ReadError::NotFound { index }), purpose) => self.look_again(want.slot, index, purpose),
                 (Err(error), purpose) => {
                     let slot = want.slot;
                     let group = self.ids[slot as usize];
@@ -187,6 +188,19 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 Purpose::Send => self.offer_load(slot),
                 Purpose::Apply => self.continue_apply(slot),
             }
+        }
+    }
+
+    /// The log does not have what a group asked for. As a rule it was cut or replaced meanwhile, and the group decides anew at once. An entry
+    /// that waits for room in the log, and that the cache has given up, comes with the room: asking at once would go on for ever.
+    fn look_again(&mut self, slot: u32, index: u64, purpose: Purpose) {
+        let group = &self.groups[slot as usize];
+        if (group.first_index().0..=group.last_index().0).contains(&index) {
+            return self.io.loads.retry_at(self.io.now.after(LOG_RETRY), slot, purpose);
+        }
+        match purpose {
+            Purpose::Send => self.offer_load(slot),
+            Purpose::Apply => self.continue_apply(slot),
         }
     }
 
