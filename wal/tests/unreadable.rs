@@ -62,6 +62,29 @@ fn a_segment_header_that_cannot_be_read_costs_nothing_and_is_named() {
     assert_eq!(wal.recovered().damage[0].segment, name);
 }
 
+/// It was renamed for its next use, and the process ended before it wrote its header: block 0 is what the device cannot read.
+#[test]
+fn an_unused_segment_whose_first_block_cannot_be_read_keeps_no_log_from_opening() {
+    let (platter, model) = log(30, 3900);
+    let used: Vec<String> = batches(&platter).into_iter().map(|batch| batch.0).collect();
+    let is_unused = |name: &String| name.ends_with(".seg") && !used.contains(name);
+    let unused: Vec<String> = platter.list().into_iter().map(|file| file.0).filter(is_unused).collect();
+    assert!(!unused.is_empty(), "a segment is prepared ahead");
+    for name in unused {
+        let copy = platter.copy(1);
+        assert!(copy.damage(&name, 0, FaultKind::Errno(libc::EIO)));
+        let (_, told) = open(&copy).unwrap();
+        assert_eq!(told.streams, model);
+        assert!(told.is_calm());
+        // If nothing of it can be read, the device may be gone.
+        let copy = platter.copy(1);
+        let blocks = copy.list().into_iter().find(|file| file.0 == name).map_or(0, |file| file.1 / 4096);
+        (0..blocks).for_each(|block| assert!(copy.damage(&name, block * 4096, FaultKind::Errno(libc::EIO))));
+        let Err(OpenError::Disk(error)) = open(&copy).map(|_| ()) else { panic!("it opened") };
+        assert_eq!(error.errno, libc::EIO);
+    }
+}
+
 #[test]
 fn a_read_that_fails_once_is_tried_again_and_leaves_no_trace() {
     let (platter, model) = log(30, 3000);

@@ -405,6 +405,9 @@ impl World {
         self.forget_damage(node);
         let cores = self.nodes[node].cores.clone();
         for (at, (platter, snapshots)) in cores.zip(backup.platters) {
+            // It goes to disks with room, however full those were that it is of.
+            platter.set_capacity(DISK_BYTES);
+            snapshots.set_capacity(DISK_BYTES);
             (self.cores[at].platter, self.cores[at].snapshots) = (platter, snapshots);
         }
         let state = &mut self.nodes[node];

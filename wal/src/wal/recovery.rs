@@ -182,7 +182,9 @@ fn list<D: Disk>(disk: &mut D) -> Result<Listing, OpenError> {
                 let (head, unreadable) = read_head(disk, file)?;
                 let mut found = Found { incarnation, file, bytes: len, head, rebuilt: None };
                 found.rebuilt = rebuild(disk, &found)?;
-                if let (Some(error), None) = (unreadable, &found.rebuilt) {
+                if let (Some(error), None) = (unreadable, &found.rebuilt)
+                    && !reads_elsewhere(disk, &found)?
+                {
                     // Nothing in the file is known: the device may be gone as a whole.
                     return Err(error.into());
                 }
@@ -223,6 +225,21 @@ fn read_head<D: Disk>(disk: &mut D, file: FileId) -> Result<(HeaderBlock, Option
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the device reads anything behind the first block of a file. Then that block alone is bad; and if no batch of the segment is in
+/// the file either, it was recycled, and the process ended before it wrote the new header. Whether something that was acknowledged should
+/// be there tell the others, as with a header that is damaged.
+fn reads_elsewhere<D: Disk>(disk: &mut D, found: &Found) -> Result<bool, DiskError> {
+    let blocks = found.bytes / BLOCK;
+    for block in
+        [1, blocks / 2, blocks.saturating_sub(1)].into_iter().filter(|block| (1..blocks).contains(block))
+    {
+        if !is_unreadable(&read_around(disk, found.file, block * BLOCK, BLOCK)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The header of a segment in use that has lost its own: a damaged one is looked for in the whole file, one that was never
