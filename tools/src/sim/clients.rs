@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::clock::{MILLISECOND, Nanos};
 use super::mesh::NOBODY;
-use super::observer::Verdict;
+use super::observer::{Broken, Verdict};
 use super::ops::{Attempt, KeyAction, Op, OpKind};
 use super::plan::MachineKind;
 use super::queue::Event;
@@ -61,25 +61,24 @@ impl World {
     }
 
     /// Begins an operation of the program that embeds a node, which asks the core that has the group. Returns its attempt.
-    pub fn ask(
-        &mut self,
-        kind: OpKind,
-        group: GroupId,
-        node: NodeId,
-    ) -> Result<u64, Box<super::observer::Broken>> {
-        let op = self.begin_op(kind, group, NOBODY);
-        self.attempt(op, node, None, None)
+    pub fn ask(&mut self, kind: OpKind, group: GroupId, node: NodeId) -> Result<u64, Box<Broken>> {
+        self.ask_through(kind, group, node, None)
     }
 
     /// The same of nobody in particular who is connected to a core of the seed's choice.
-    pub fn ask_somewhere(
+    pub fn ask_somewhere(&mut self, kind: OpKind, group: GroupId, node: NodeId) -> Result<u64, Box<Broken>> {
+        let door = self.door(NOBODY, node.0 as usize - 1);
+        self.ask_through(kind, group, node, door)
+    }
+
+    fn ask_through(
         &mut self,
         kind: OpKind,
         group: GroupId,
         node: NodeId,
-    ) -> Result<u64, Box<super::observer::Broken>> {
+        door: Option<u32>,
+    ) -> Result<u64, Box<Broken>> {
         let op = self.begin_op(kind, group, NOBODY);
-        let door = self.door(NOBODY, node.0 as usize - 1);
         self.attempt(op, node, None, door)
     }
 
@@ -125,7 +124,7 @@ impl World {
         node: NodeId,
         call: Option<SessionCall>,
         door: Option<u32>,
-    ) -> Result<u64, Box<super::observer::Broken>> {
+    ) -> Result<u64, Box<Broken>> {
         let token = self.history.attempts.len() as u64;
         self.history.attempts.push(Attempt { op, node, answer: None, door: None, told: false });
         let what = &mut self.history.ops[op as usize];

@@ -71,6 +71,7 @@ impl World {
                 doomed: None,
                 stumbles: None,
                 backup: None,
+                starts_at: NEVER,
                 refusals: 0,
                 stays_down: false,
             });
@@ -119,8 +120,27 @@ impl World {
 
     // -- beginnings ------------------------------------------------------------------------------------------------------
 
+    /// The node starts after a pause, unless it is to start before that anyway: there is one start at a time to be waited for, however
+    /// many faults ended its process meanwhile.
     pub(super) fn start_later(&mut self, node: usize, pause: Nanos) {
-        self.queue.put(self.now + pause, Event::Start { node: node as u32 });
+        let at = self.now + pause;
+        if at < self.nodes[node].starts_at {
+            self.nodes[node].starts_at = at;
+            self.queue.put(at, Event::Start { node: node as u32 });
+        }
+    }
+
+    /// A start that was put off; void if there was another one meanwhile.
+    pub(super) fn start_if_due(&mut self, node: usize) -> Verdict {
+        let state = &mut self.nodes[node];
+        if state.starts_at != self.now {
+            return Ok(());
+        }
+        state.starts_at = NEVER;
+        match state.is_up || state.stays_down {
+            true => Ok(()),
+            false => self.start_node(node),
+        }
     }
 
     /// Starts a node's process on its directories.
@@ -133,6 +153,7 @@ impl World {
         state.boot += 1;
         state.names = state.names.begin(name);
         state.is_up = true;
+        state.starts_at = NEVER;
         state.paused_until = 0;
         state.doomed = None;
         let shown = state.clock.shows(self.now);
@@ -451,5 +472,31 @@ impl World {
         }
         self.call_again(node);
         self.deliver_what_waited();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::plan::{Plan, Profile};
+    use crate::sim::trace::Trace;
+
+    #[test]
+    fn a_node_that_is_refused_is_started_once_more_however_often_that_was_ordered() {
+        let only = Some("none".parse().unwrap());
+        let plan = Plan { clients: 0, only, ..Plan::new(Profile::Default, 1) };
+        let mut world = World::new(plan.clone(), Trace::new(plan.groups as usize, None));
+        world.start().unwrap();
+        world.run_for(SECOND).unwrap();
+        world.stop_node(0, Stop::Kill).unwrap();
+        world.lose_disk(0);
+        let boot = world.nodes[0].boot;
+        for pause in [3, 1, 5, 2] {
+            world.start_later(0, pause * MILLISECOND);
+        }
+        world.run_for(100 * MILLISECOND).unwrap();
+        assert_eq!((world.nodes[0].boot, world.nodes[0].is_up), (boot + 1, false), "the disk refused it");
+        world.run_for(SECOND).unwrap();
+        assert_eq!((world.nodes[0].boot, world.nodes[0].is_up), (boot + 2, true));
     }
 }

@@ -102,6 +102,8 @@ pub(super) struct Node {
     /// While it starts, it ends after so many operations of a disk, so and so often.
     pub(super) stumbles: Option<(u16, Stop, u8)>,
     pub(super) backup: Option<Backup>,
+    /// When it starts, if it is down and that is known; never otherwise.
+    pub(super) starts_at: Nanos,
     /// How often its disks refused it in a row.
     pub(super) refusals: u32,
     /// It is not started before it is told to: broken while the others heal.

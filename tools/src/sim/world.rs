@@ -349,13 +349,7 @@ impl World {
             Event::Connect { connection } => self.connect(connection as usize),
             Event::Lane { node, lane } => self.serve_lane(node as usize, lane as usize),
             Event::Client { client } => self.client_acts(client as usize),
-            Event::Start { node } => {
-                let node = node as usize;
-                match self.nodes[node].is_up || self.nodes[node].stays_down {
-                    true => Ok(()),
-                    false => self.start_node(node),
-                }
-            }
+            Event::Start { node } => self.start_if_due(node as usize),
             Event::Strike { fault } => self.strike_listed(fault as usize),
             Event::Ends { active } => self.end_fault(active as usize),
             Event::Second { active } => self.second_part(active as usize),
