@@ -28,6 +28,10 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 
+/// As in the `logdrive` binary: what is measured here is what runs there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code of a benchmark that ran, and whose data was wrong at the end.
 const CHECK_FAILED: u8 = 2;
 

@@ -21,6 +21,11 @@ use tracing_subscriber::EnvFilter;
 
 use failure::{EXIT_CODES, Failure};
 
+/// Of a library this is the choice of the program that embeds it. The C library's allocator looks through thousands of blocks that were freed
+/// before it gives out a large one, so that a core stands still for milliseconds when the views of large groups come and go.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Thousands of Raft groups on one shared log per core, spoken to like a Redis Cluster.
 #[derive(Debug, Parser)]
 #[command(name = "logdrive", version, after_help = EXIT_CODES)]

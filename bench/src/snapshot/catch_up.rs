@@ -47,6 +47,8 @@ pub(super) struct CatchUp {
     pub(super) writes_us: LatencySummary,
     pub(super) writes_with_snapshots_us: LatencySummary,
     pub(super) writes_meanwhile_us: LatencySummary,
+    /// The p99 without and with snapshots, round by round.
+    pub(super) p99_rounds_us: Vec<(f64, f64)>,
     /// Both nodes had the same at the end.
     pub(super) ok: bool,
 }
@@ -63,24 +65,10 @@ pub(super) fn measure(path: &Path, keys: u64, arguments: &SnapshotArgs) -> Resul
     let first = pair.engines[0].group(GROUP)?;
     wait_for("a leader", ELECTION_MAX, || Ok((first.leader() == NodeId(1)).then_some(())))?;
     fill(&first, keys, arguments)?;
-    let seconds = Duration::from_secs_f64(arguments.seconds);
-    let mut found = CatchUp::default();
     let client = Client { group: first.clone(), keys, arguments };
-    (found.writes_us, _) = client.while_busy(|| {
-        std::thread::sleep(seconds);
-        Ok(())
-    })?;
-    let mut snapshots = 0;
-    let begin = clock::now_nanos();
-    (found.writes_with_snapshots_us, _) = client.while_busy(|| {
-        while snapshots == 0 || clock::since(begin) < seconds {
-            block_on(first.snapshot()).context("a snapshot was not taken")?;
-            snapshots += 1;
-        }
-        Ok(())
-    })?;
-    found.beside_writes_seconds = clock::since(begin).as_secs_f64() / f64::from(snapshots);
-    (found.writes_meanwhile_us, _) = client.while_busy(|| pair.bring_up(&mut found))?;
+    let mut found = client.beside_snapshots()?;
+    let (meanwhile, ()) = client.while_busy(|| pair.bring_up(&mut found))?;
+    found.writes_meanwhile_us = meanwhile.summary();
     found.ok = pair.are_equal()?;
     for engine in pair.engines {
         engine.shutdown().context("a node did not stop cleanly")?;
@@ -194,15 +182,49 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
+    /// Writes without and with snapshots, turn about: what the machine and its disk do meanwhile meets both.
+    fn beside_snapshots(&self) -> Result<CatchUp> {
+        let seconds = Duration::from_secs_f64(self.arguments.seconds);
+        let (mut quiet, mut busy) = (Latencies::new()?, Latencies::new()?);
+        let (mut rounds, mut snapshots, mut took) = (Vec::new(), 0, Duration::ZERO);
+        for _ in 0..self.arguments.rounds {
+            let (without, ()) = self.while_busy(|| {
+                std::thread::sleep(seconds);
+                Ok(())
+            })?;
+            let begin = clock::now_nanos();
+            let (with, taken) = self.while_busy(|| {
+                let mut taken = 0;
+                while taken == 0 || clock::since(begin) < seconds {
+                    block_on(self.group.snapshot()).context("a snapshot was not taken")?;
+                    taken += 1;
+                }
+                Ok(taken)
+            })?;
+            took += clock::since(begin);
+            snapshots += taken;
+            rounds.push((without.summary().p99, with.summary().p99));
+            quiet.add(&without);
+            busy.add(&with);
+        }
+        Ok(CatchUp {
+            beside_writes_seconds: took.as_secs_f64() / f64::from(snapshots),
+            writes_us: quiet.summary(),
+            writes_with_snapshots_us: busy.summary(),
+            p99_rounds_us: rounds,
+            ..CatchUp::default()
+        })
+    }
+
     /// The client writes until `work` is done.
-    fn while_busy<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(LatencySummary, R)> {
+    fn while_busy<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(Latencies, R)> {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let writes = scope.spawn(|| self.write(&stop));
             let result = work();
             stop.store(true, Ordering::Relaxed);
             let latencies = writes.join().map_err(|_| anyhow::anyhow!("the client panicked"))?;
-            Ok((latencies?.summary(), result?))
+            Ok((latencies?, result?))
         })
     }
 

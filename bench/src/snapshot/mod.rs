@@ -185,6 +185,16 @@ fn measure(
     })
 }
 
+/// How many times the p99 without snapshots the one with them was, in the middle of all rounds.
+fn times(rounds: &[(f64, f64)]) -> String {
+    let ratios: Vec<f64> = rounds.iter().map(|(without, with)| with / without.max(1e-3)).collect();
+    let mut sorted = ratios.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+    let ratios: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+    format!("p99 {median:.2} x (median of {})", ratios.join(", "))
+}
+
 /// The state is there twice while one is loaded.
 fn memory_warning(state_bytes: u64, memory_bytes: u64) -> Option<String> {
     (state_bytes * 3 > memory_bytes).then(|| {
@@ -227,10 +237,6 @@ impl KeysReport {
         };
         let moved = &self.catch_up;
         let rate = |seconds: f64, rate: f64| format!("{} ({}/s)", micros(seconds * 1e6), bytes(rate));
-        let mut ratios = self.p99_ratios.clone();
-        ratios.sort_by(f64::total_cmp);
-        let median = ratios.get(ratios.len() / 2).copied().unwrap_or_default();
-        let ratios: Vec<String> = self.p99_ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
         vec![
             ("keys", format!("{}, {} in memory", count(self.keys as f64), bytes(self.state_bytes as f64))),
             ("  freeze", latency(&self.freeze_us)),
@@ -245,9 +251,9 @@ impl KeysReport {
             (
                 "  meanwhile",
                 format!(
-                    "{}; p99 {median:.2} x (median of {}); {}; {} in memory at most",
+                    "{}; {}; {}; {} in memory at most",
                     latency(&self.foreground_with_snapshots_us),
-                    ratios.join(", "),
+                    times(&self.p99_rounds_us),
                     plural(self.snapshots_meanwhile, "snapshot"),
                     bytes(self.state_bytes_max as f64)
                 ),
@@ -263,9 +269,9 @@ impl KeysReport {
             (
                 "  snapshots",
                 format!(
-                    "{}; p99 {:.2} x; {} each",
+                    "{}; {}; {} each",
                     latency(&moved.writes_with_snapshots_us),
-                    moved.writes_with_snapshots_us.p99 / moved.writes_us.p99.max(1e-3),
+                    times(&moved.p99_rounds_us),
                     micros(moved.beside_writes_seconds * 1e6)
                 ),
             ),
@@ -335,7 +341,7 @@ impl Report for SnapshotReport {
             "transfer to the end: two whole nodes in this process, TCP on loopback, no limit in bytes per second. transfer: from \
              the first byte that a new learner takes to the last; catch-up: from the change that makes it one until it has \
              applied what its leader had then; durable: writes of a client with one under way, alone; the same while snapshots are \
-             written one after the other; and while the new node starts and is brought up"
+             written one after the other, in rounds turn about; and while the new node starts and is brought up"
                 .to_owned(),
             "digest: the pass over all keys that `logdrive group digest` takes on each member, on the core of the group"
                 .to_owned(),
