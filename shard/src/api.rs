@@ -159,6 +159,8 @@ pub struct Report {
     pub durable: LogIndex,
     /// Last index.
     pub last: LogIndex,
+    /// While it campaigns: whose votes it counts, its own among them as soon as that counts.
+    pub votes: Vec<NodeId>,
     /// What this member's disk lost and is not made up for yet.
     pub lost: Lost,
     /// The configuration in force.

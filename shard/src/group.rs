@@ -302,9 +302,17 @@ impl Group {
             last: self.tail.last,
             membership: self.membership().clone(),
             membership_index: self.membership_index(),
+            votes: self.counted_votes(),
             lost: self.lost(),
             peers: peers.collect(),
         }
+    }
+
+    /// Whose votes count in the campaign that this member is in, if it is in one.
+    fn counted_votes(&self) -> Vec<NodeId> {
+        let RoleState::Candidate(candidate) = self.role else { return Vec::new() };
+        let own = candidate.own_vote.then_some(self.cold.me);
+        own.into_iter().chain(candidate.granted.iter().map(|peer| self.id(peer))).collect()
     }
 
     // -- peers ----------------------------------------------------------------------------------------------------

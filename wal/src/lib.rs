@@ -99,7 +99,7 @@ pub use buggify::{Buggify, CUT_BATCH, Point};
 pub use disk::{ALIGNMENT, Completion, Disk, DiskError, Done, FileId, Op, OpenMode, Token};
 pub use ring::{DiskFacts, DurableChoice, DurableWrites, RingDisk, RingError, RingOptions};
 pub use sim::{
-    DurableLog, Fault, FaultKind, NotDurable, OpKind, SimDisk, SimOptions, SimPlatter, list_faults, minimise,
+    DurableLog, Fault, FaultKind, OpKind, SimDisk, SimOptions, SimPlatter, Untrue, list_faults, minimise,
 };
 pub use wal::{
     AppendError, Damage, DamageKind, EntryHeader, Health, LostEntries, OpenError, Options, ReadDone,

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub use self::fault::{Fault, FaultKind, OpKind, list_faults};
-pub use self::follow::{DurableLog, NotDurable};
+pub use self::follow::{DurableLog, Untrue};
 pub use self::handle::SimPlatter;
 pub use self::minimise::minimise;
 use self::platter::Platter;
@@ -221,11 +221,11 @@ impl SimDisk {
         }
     }
 
-    /// Operations that faults delay take no longer than others from now on.
+    /// Operations under way that met a fault take no longer than others from now on, be it that the fault delays them, or that the disk was
+    /// slow when they began.
     pub fn end_delays(&mut self) {
         let Pace::Timed(_, latest) = self.pace else { return };
-        let is_delayed = |pending: &&mut Pending| matches!(pending.fault, Some(FaultKind::Delay(_)));
-        for pending in self.pending.iter_mut().filter(is_delayed) {
+        for pending in self.pending.iter_mut().filter(|pending| pending.fault.is_some()) {
             pending.due = pending.due.min(self.now + latest);
         }
     }

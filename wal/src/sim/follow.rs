@@ -7,14 +7,43 @@ use crate::format::{BATCH_HEADER_BYTES, BLOCK, BatchHeader, FileName, HeaderBloc
 use crate::format::{SegmentHeader, parse_file_name};
 use crate::offline::{Batch, Record};
 
-/// The log says that something is durable, and it is not on the medium.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the log is durable up to {said} by what it says; on the medium no batch follows at {at}")]
-pub struct NotDurable {
-    /// Where the next batch is missing.
-    pub at: u64,
-    /// Up to where the log says that it is durable.
-    pub said: u64,
+/// What a log says of itself is not so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Untrue {
+    /// The log says that something is durable, and it is not on the medium.
+    #[error("the log is durable up to {said} by what it says; on the medium no batch follows at {at}")]
+    NotDurable {
+        /// Where the next batch is missing.
+        at: u64,
+        /// Up to where the log says that it is durable.
+        said: u64,
+    },
+    /// A batch that follows another one than that before it counts.
+    #[error(
+        "the log counts the batch at {at}, which follows one of checksum {follows:#x}; before it is one of {before:#x}"
+    )]
+    Unchained {
+        /// Where it is.
+        at: u64,
+        /// What it names.
+        follows: u32,
+        /// What is there.
+        before: u32,
+    },
+    /// What an open cut off counts again.
+    #[error(
+        "the log counts the batch at {at} in {segment}; an open had found the end of the log at {end}, and began {begun}"
+    )]
+    CameBack {
+        /// Where it is.
+        at: u64,
+        /// In this file.
+        segment: String,
+        /// The end that was found.
+        end: u64,
+        /// The file in which the log went on there.
+        begun: String,
+    },
 }
 
 /// A segment, as it is on the medium.
@@ -23,14 +52,21 @@ struct Place {
     name: String,
     start: Lsn,
     incarnation: Incarnation,
+    /// Checksum of its header.
+    crc: u32,
 }
 
 /// Reads what is durable of a log on a simulated disk, from one position to the next. Only bytes count that are on the medium, in files
 /// whose names are durable.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DurableLog {
     lsn: u64,
     place: Option<Place>,
+    /// Checksum of the batch before the position, or of the header of the segment that begins there, if it is known.
+    chain: Option<u32>,
+    /// The end that an open found, and the segment in which the log went on there: the end is final, in older segments nothing that is
+    /// behind it counts any more.
+    found: Option<(u64, Incarnation)>,
     bytes: Vec<u8>,
 }
 
@@ -43,7 +79,13 @@ impl DurableLog {
     /// Another process has the log open now: where it goes on is looked for anew. What was cut off may still lie behind the position in
     /// the old segment.
     pub fn reopened(&mut self) {
-        self.place = None;
+        (self.place, self.chain) = (None, None);
+    }
+
+    /// A process has opened the log, and found its end at `end`.
+    pub fn opened(&mut self, platter: &SimPlatter, end: u64) {
+        self.reopened();
+        self.found = segments(platter).map(|place| place.incarnation).max().map(|newest| (end, newest));
     }
 
     /// Where the oldest segment on the medium begins: everything before it is gone.
@@ -57,7 +99,7 @@ impl DurableLog {
         platter: &SimPlatter,
         end: u64,
         record: &mut dyn FnMut(&Record<'_>),
-    ) -> Result<bool, NotDurable> {
+    ) -> Result<bool, Untrue> {
         let mut moved_on = false;
         while self.lsn < end {
             let mut header = self.read_batch(platter);
@@ -66,14 +108,33 @@ impl DurableLog {
                 moved_on = true;
                 header = self.read_batch(platter);
             }
-            let Some(header) = header else { return Err(NotDurable { at: self.lsn, said: end }) };
+            let Some(header) = header else { return Err(Untrue::NotDurable { at: self.lsn, said: end }) };
+            self.judge(&header)?;
             let batch = Batch::read(header, &self.bytes);
             for found in batch.records().flatten() {
                 record(&found);
             }
             self.lsn += header.padded();
+            self.chain = Some(header.crc);
         }
         Ok(moved_on)
+    }
+
+    /// Whether the batch at the position may be the next one of the log.
+    fn judge(&self, header: &BatchHeader) -> Result<(), Untrue> {
+        let (at, follows) = (self.lsn, header.previous_crc);
+        if let Some(before) = self.chain.filter(|before| *before != follows) {
+            return Err(Untrue::Unchained { at, follows, before });
+        }
+        match self.found {
+            Some((end, newest)) if at >= end && header.incarnation < newest => Err(Untrue::CameBack {
+                at,
+                segment: header.incarnation.file_name(),
+                end,
+                begun: newest.file_name(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The batch at the position, checked; its bytes are in `bytes`.
@@ -108,10 +169,27 @@ impl DurableLog {
         while let Some(place) = candidates.pop() {
             self.place = Some(place);
             if self.read_batch(platter).is_some() {
+                self.chain = self.chain_before(platter);
                 return;
             }
         }
-        self.place = None;
+        (self.place, self.chain) = (None, None);
+    }
+
+    /// The checksum that the batch at the position has to name, read from the beginning of its segment.
+    fn chain_before(&mut self, platter: &SimPlatter) -> Option<u32> {
+        let end = self.lsn;
+        let Place { start, crc, .. } = *self.place.as_ref()?;
+        self.lsn = start.0;
+        let mut chain = Some(crc);
+        while self.lsn < end && chain.is_some() {
+            let header = self.read_batch(platter);
+            self.lsn += header.map_or(0, |header| header.padded());
+            chain = header.map(|header| header.crc);
+        }
+        let is_there = self.lsn == end;
+        self.lsn = end;
+        chain.filter(|_| is_there)
     }
 }
 
@@ -124,7 +202,7 @@ fn segments(platter: &SimPlatter) -> impl Iterator<Item = Place> {
         platter.read_durable(&name, 0, &mut block);
         match SegmentHeader::decode(&block) {
             HeaderBlock::Header(header) if header.incarnation == incarnation => {
-                Some(Place { name, start: header.start, incarnation })
+                Some(Place { name, start: header.start, incarnation, crc: header.crc })
             }
             _ => None,
         }
@@ -191,6 +269,41 @@ mod tests {
         follower.follow(&platter, log.durable_end(), &mut |_| {}).unwrap();
         let at = log.durable_end();
         let missing = follower.follow(&platter, at + 4096, &mut |_| {}).unwrap_err();
-        assert_eq!(missing, NotDurable { at, said: at + 4096 });
+        assert_eq!(missing, Untrue::NotDurable { at, said: at + 4096 });
+    }
+
+    /// A log of a few entries, read up to its end.
+    fn read_log() -> (SimPlatter, DurableLog, u64) {
+        let mut log = log();
+        let platter = log.disk().platter();
+        let mut follower = DurableLog::default();
+        (1..4).for_each(|index| append(&mut log, index));
+        follower.follow(&platter, log.durable_end(), &mut |_| {}).unwrap();
+        let end = log.durable_end();
+        (1..4).for_each(|index| append(&mut log, index + 3));
+        (platter, follower, end)
+    }
+
+    #[test]
+    fn a_batch_that_follows_another_one_is_seen() {
+        let (platter, mut follower, at) = read_log();
+        let before = follower.chain.unwrap();
+        follower.chain = Some(before ^ 1);
+        let broken = follower.clone().follow(&platter, at + 4096, &mut |_| {}).unwrap_err();
+        assert_eq!(broken, Untrue::Unchained { at, follows: before, before: before ^ 1 });
+        follower.reopened();
+        follower.follow(&platter, at + 4096, &mut |_| {}).unwrap();
+        assert!(follower.chain.is_some_and(|chain| chain != before), "read from the segment's beginning");
+    }
+
+    #[test]
+    fn a_tail_that_was_cut_and_comes_back_is_seen() {
+        let (platter, mut follower, at) = read_log();
+        let newest = segments(&platter).map(|place| place.incarnation).max().unwrap();
+        follower.opened(&platter, at);
+        follower.clone().follow(&platter, at + 4096, &mut |_| {}).unwrap();
+        follower.found = Some((at, newest.next()));
+        let broken = follower.follow(&platter, at + 4096, &mut |_| {}).unwrap_err();
+        assert!(matches!(broken, Untrue::CameBack { at: there, .. } if there == at), "{broken}");
     }
 }

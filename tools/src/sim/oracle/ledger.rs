@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use logdrive::core::Slot;
 use logdrive::wire::{EntryKind, FrameView};
 use logdrive_shard::{AppendOutcome, GroupId, LogIndex, Membership, NodeId, Role, Term};
-use logdrive_wal::DurableLog;
 use logdrive_wal::offline::{Record, RecordKind};
+use logdrive_wal::{DurableLog, Untrue};
 
 use super::agreed::Agreed;
 use super::changes;
@@ -70,8 +70,13 @@ impl Ledger {
                 .map_err(|broken| broken.in_group(id).on_node(node));
         });
         verdict?;
-        let moved_on = followed.map_err(|missing| {
-            Broken::new("what the log calls durable is on the medium", missing.to_string()).on_node(node)
+        let moved_on = followed.map_err(|untrue| {
+            let assertion = match untrue {
+                Untrue::NotDurable { .. } => "what the log calls durable is on the medium",
+                Untrue::Unchained { .. } => "each batch of a log follows the one before it",
+                Untrue::CameBack { .. } => "the end that an open found is final",
+            };
+            Broken::new(assertion, untrue.to_string()).on_node(node)
         })?;
         if moved_on {
             self.judge_segments(world, at)?;
@@ -110,6 +115,10 @@ impl Ledger {
         if now.durable > snapshot.index {
             promises::durable(member, now.durable, core.term_at(changed.slot, now.durable))?;
         }
+        if now.role == Role::Candidate {
+            let votes = core.group_status(changed.slot).raft.votes;
+            self.campaigns(at, group, node, now.term, &votes)?;
+        }
         let seen = self.cores[at.0].memberships.get(&group);
         let (membership, index) = core.membership(changed.slot);
         if now.role == Role::Leader && now.term > Term(0) {
@@ -147,6 +156,23 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether a vote for `candidate` is one that counts: its own if it is durable, another one if it was given.
+    fn counts(&self, at: CoreAt, group: GroupId, candidate: NodeId, term: Term, voter: NodeId) -> bool {
+        if voter == candidate {
+            let member = self.cores[at.0].members.get(&group);
+            return member.is_some_and(|member| member.voted(term, candidate));
+        }
+        self.votes.get(&(group, term, candidate)).is_some_and(|given| given.contains(&voter))
+    }
+
+    /// A candidate counts no vote, its own neither, before that is given for good.
+    fn campaigns(&self, at: CoreAt, group: GroupId, node: NodeId, term: Term, votes: &[NodeId]) -> Verdict {
+        let early = votes.iter().find(|&&voter| !self.counts(at, group, node, term, voter));
+        ensure(early.is_none(), "a candidate counts votes that are durable", || {
+            format!("term {term}: that of node {early:?} is not, counted are {votes:?}")
+        })
+    }
+
     /// A candidate won: with votes that were given, its own among them if it is durable.
     fn elected(
         &self,
@@ -156,10 +182,9 @@ impl Ledger {
         term: Term,
         membership: &Membership,
     ) -> Verdict {
-        let own = self.cores[at.0].members.get(&group).is_some_and(|member| member.voted(term, node));
-        let given = self.votes.get(&(group, term, node)).map_or(&[][..], Vec::as_slice);
-        let has = |voter: NodeId| if voter == node { own } else { given.contains(&voter) };
+        let has = |voter: NodeId| self.counts(at, group, node, term, voter);
         ensure(is_quorum(membership, has), "a leader has the votes of a quorum, durably", || {
+            let (own, given) = (has(node), self.votes.get(&(group, term, node)));
             format!("term {term}: votes of {given:?}, its own durable: {own}, members {membership:?}")
         })
     }
@@ -296,7 +321,7 @@ impl Observer for Ledger {
         }
         let (Some(core), node) = (world.core(at), world.node_id(at)) else { return Ok(()) };
         self.cores[at.0].memberships.clear();
-        self.cores[at.0].log.reopened();
+        self.cores[at.0].log.opened(world.platter(at), core.log().durable_end());
         // What was applied of a life that is over by the end of the log is void.
         let summaries = world.summaries(at);
         let stands = |applied: &Applied| applied.index <= summaries[applied.slot as usize].applied;
@@ -396,5 +421,25 @@ impl Observer for Ledger {
 
     fn finished(&mut self, world: &World) -> Verdict {
         super::crash::judge_all(self, world)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::member::tests::member;
+    use super::*;
+
+    #[test]
+    fn a_candidate_that_counts_votes_too_early_is_seen() {
+        let (group, at, [one, two]) = (GroupId(1), CoreAt(0), [1, 2].map(NodeId));
+        let mut ledger = Ledger { cores: vec![CoreLedger::default()], ..Ledger::default() };
+        ledger.campaigns(at, group, one, Term(2), &[]).unwrap();
+        for voter in [one, two] {
+            let broken = ledger.campaigns(at, group, one, Term(2), &[voter]).unwrap_err();
+            assert_eq!(broken.assertion, "a candidate counts votes that are durable");
+        }
+        ledger.votes.insert((group, Term(2), one), vec![two]);
+        ledger.cores[0].members.insert(group, member(&mut Agreed::default(), &[3]));
+        ledger.campaigns(at, group, one, Term(2), &[one, two]).unwrap();
     }
 }

@@ -15,6 +15,7 @@
 //! | `changes` | configurations are those of their entries; one change at a time |
 //! | `rehearsals` | whoever is refused for its term asks again at once |
 //! | `doubts` | who is in doubt about its vote vouches for nothing, and asks everybody who is named |
+//! | `snapshot_answers` | what is said late of a snapshot changes nothing |
 //! | `crash` | what a loss of power leaves at the end is what was durable |
 
 mod agreed;
@@ -30,6 +31,7 @@ mod own_bytes;
 mod promises;
 mod raft;
 mod rehearsals;
+mod snapshot_answers;
 mod terms;
 
 pub use bounds::Bounds;
@@ -40,6 +42,7 @@ pub use linear::Linear;
 pub use own_bytes::OwnBytes;
 pub use raft::Raft;
 pub use rehearsals::Rehearsals;
+pub use snapshot_answers::SnapshotAnswers;
 pub use terms::Terms;
 
 use super::observer::Observer;
@@ -56,6 +59,7 @@ pub fn all(_plan: &Plan) -> Vec<Box<dyn Observer>> {
         Box::<OwnBytes>::default(),
         Box::<Rehearsals>::default(),
         Box::<Doubts>::default(),
+        Box::<SnapshotAnswers>::default(),
         Box::<Bounds>::default(),
     ]
 }

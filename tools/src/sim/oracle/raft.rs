@@ -45,6 +45,8 @@ struct Group {
     members: BTreeMap<NodeId, Seen>,
     votes: BTreeMap<(NodeId, Term), NodeId>,
     promises: BTreeMap<NodeId, Promise>,
+    /// Members whose last entry is of the term that they are in: term and index.
+    in_term: BTreeMap<NodeId, (Term, LogIndex)>,
 }
 
 /// The check.
@@ -127,7 +129,20 @@ impl Group {
         }
     }
 
+    /// A member's log ends with `last`, of the term `of`. What the leader of a term sent is in that leader's log, which only grows: it stays
+    /// as long as the member is in that term, whatever else comes.
+    fn keeps(&mut self, node: NodeId, term: Term, last: LogIndex, of: Option<Term>) -> Verdict {
+        let before = self.in_term.remove(&node).filter(|before| before.0 == term);
+        if of == Some(term) {
+            self.in_term.insert(node, (term, last));
+        }
+        ensure(before.is_none_or(|before| last >= before.1), "entries of a term stay while it lasts", || {
+            format!("the log ends with {last} of {of:?} in term {term}; it had {before:?}")
+        })
+    }
+
     fn begins_anew(&mut self, node: NodeId) {
+        self.in_term.remove(&node);
         if let Some(promise) = self.promises.get_mut(&node) {
             promise.matched = LogIndex(0);
         }
@@ -185,6 +200,8 @@ impl Observer for Raft {
         for slot in 0..world.groups_of(core).len() as u32 {
             let status = live.group_status(logdrive::core::Slot(slot));
             let group = self.groups.entry(status.id).or_default();
+            // What was not durable may be gone.
+            group.in_term.remove(&node);
             let verdict = group
                 .came_back(node, &status)
                 .and_then(|()| group.see(node, &status, |node| lied(world, node)));
@@ -205,8 +222,10 @@ impl Observer for Raft {
             }
             let status = live.group_status(changed.slot);
             let group = self.groups.entry(status.id).or_default();
+            let of = live.term_at(changed.slot, status.raft.last);
             group
                 .see(node, &status, |node| lied(world, node))
+                .and_then(|()| group.keeps(node, status.raft.term, status.raft.last, of))
                 .map_err(|broken| broken.in_group(status.id).on_node(node))?;
         }
         Ok(())
@@ -237,5 +256,22 @@ impl Observer for Raft {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_the_term_that_go_are_seen() {
+        let (mut group, node) = (Group::default(), NodeId(1));
+        let mut keeps = |term, last, of| group.keeps(node, Term(term), LogIndex(last), Some(Term(of)));
+        keeps(3, 7, 2).unwrap();
+        keeps(3, 5, 3).unwrap();
+        keeps(3, 9, 3).unwrap();
+        assert_eq!(keeps(3, 8, 3).unwrap_err().assertion, "entries of a term stay while it lasts");
+        keeps(3, 9, 3).unwrap();
+        keeps(4, 6, 2).unwrap();
     }
 }
