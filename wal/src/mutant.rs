@@ -9,7 +9,8 @@ pub(crate) const OLD_SEGMENT_UNSYNCED: bool = cfg!(mutant_old_segment_unsynced);
 pub(crate) const DIRECTORY_UNSYNCED: bool = cfg!(mutant_directory_unsynced);
 /// A damaged batch is taken for the end of the log, whatever attests that it was durable (FAST'18).
 pub(crate) const CUT_ACKNOWLEDGED: bool = cfg!(mutant_cut_acknowledged);
-/// Batches do not name their predecessors.
+/// Batches do not name their predecessors. (Only where a segment is gone on with can one follow another than it was written behind, and what
+/// is left there is erased: that is left out as well.)
 pub(crate) const UNCHAINED: bool = cfg!(mutant_unchained);
 /// What recovery read is not flushed before it is used.
 pub(crate) const RECOVERY_UNFLUSHED: bool = cfg!(mutant_recovery_unflushed);

@@ -12,6 +12,9 @@ use super::plan::Plan;
 use super::random::{Purpose, chance, stream};
 use super::world::Counts;
 
+/// The place that a trap insists on.
+const CACHE: &str = "cached entries given up";
+
 /// The places, as production code names them and as the summary does, and one in how many times they strike, mostly.
 pub const PLACES: [(&str, &str, u64); 8] = [
     ("log batches cut short", "buggify: log batches cut short", 3),
@@ -19,7 +22,7 @@ pub const PLACES: [(&str, &str, u64); 8] = [
     ("appends of one entry", "buggify: appends of one entry", 2),
     ("early election timeouts", "buggify: early election timeouts", 4),
     ("slices of snapshots of one byte", "buggify: slices of snapshots of one byte", 4),
-    ("cached entries given up", "buggify: cached entries given up", 6),
+    (CACHE, "buggify: cached entries given up", 6),
     ("one entry applied in a turn", "buggify: one entry applied in a turn", 2),
     ("one part of a snapshot in a turn", "buggify: one part of a snapshot in a turn", 2),
 ];
@@ -31,6 +34,8 @@ pub struct Whims {
     /// By place: it strikes one in so many times; 0: never.
     one_in: [u64; PLACES.len()],
     is_on: Cell<bool>,
+    /// Cores whose cache gives up what it can in every turn.
+    forgetful: Cell<(usize, usize)>,
     struck: RefCell<[u64; PLACES.len()]>,
 }
 
@@ -46,18 +51,30 @@ impl Whims {
             _ => 0,
         });
         let struck = RefCell::new([0; PLACES.len()]);
-        Rc::new(Whims { seed: plan.seed, one_in, is_on: Cell::new(true), struck })
+        let (is_on, forgetful) = (Cell::new(true), Cell::new((0, 0)));
+        Rc::new(Whims { seed: plan.seed, one_in, is_on, forgetful, struck })
     }
 
     /// Those of a core in one of its boots.
     pub(super) fn of_core(whims: &Rc<Whims>, core: usize, boot: u64) -> CoreWhims {
         let random = stream(whims.seed, Purpose::Buggify, 1 + ((core as u64) << 32 | boot));
-        CoreWhims { whims: Rc::clone(whims), random }
+        CoreWhims { whims: Rc::clone(whims), core, random }
+    }
+
+    /// From now on these cores have nothing cached for longer than a turn.
+    pub(super) fn insist(&self, cores: std::ops::Range<usize>) {
+        self.forgetful.set((cores.start, cores.end));
+    }
+
+    /// No more.
+    pub(super) fn relent(&self) {
+        self.forgetful.set((0, 0));
     }
 
     /// From now on nothing strikes.
     pub(super) fn end(&self) {
         self.is_on.set(false);
+        self.relent();
     }
 
     /// Adds what struck to the paths that were reached.
@@ -74,13 +91,18 @@ impl Whims {
 #[derive(Debug)]
 pub struct CoreWhims {
     whims: Rc<Whims>,
+    core: usize,
     random: Random,
 }
 
 impl CoreWhims {
     pub(super) fn strikes(&mut self, point: Point) -> bool {
         let Some(place) = PLACES.iter().position(|(name, ..)| *name == point.0) else { return false };
-        let one_in = self.whims.one_in[place];
+        let (from, to) = self.whims.forgetful.get();
+        let one_in = match (from..to).contains(&self.core) && point.0 == CACHE {
+            true => 1,
+            false => self.whims.one_in[place],
+        };
         if one_in == 0 || !self.whims.is_on.get() || !chance(&mut self.random, one_in) {
             return false;
         }
@@ -93,6 +115,18 @@ impl CoreWhims {
 mod tests {
     use super::*;
     use crate::sim::plan::Profile;
+
+    #[test]
+    fn a_place_that_is_insisted_on_strikes_every_time_where_it_is() {
+        let whims = Whims::of(&Plan::new(Profile::Swarm, 1), false);
+        let mut cores = [3, 4].map(|core| Whims::of_core(&whims, core, 1));
+        let mut strikes = || cores.each_mut().map(|core| core.strikes(Point(CACHE)));
+        assert_eq!(strikes(), [false, false]);
+        whims.insist(4..6);
+        assert_eq!(strikes(), [false, true]);
+        whims.relent();
+        assert_eq!(strikes(), [false, false]);
+    }
 
     #[test]
     fn places_strike_in_some_runs_by_the_seed_alone_and_never_when_the_troubles_have_ended() {

@@ -42,6 +42,7 @@ pub mod faults;
 mod heal;
 pub mod listing;
 mod lives;
+mod log_traps;
 pub mod machine;
 pub mod many;
 mod mesh;

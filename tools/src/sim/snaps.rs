@@ -167,6 +167,7 @@ impl World {
             ("snapshots failed", snapshots.failed),
             ("logs cut", snapshots.logs_cut),
             ("snapshots installed", snapshots.installed),
+            ("snapshots that a log goes on behind", snapshots.fast_forwards),
             ("installations given up", snapshots.installs_failed),
             ("logs of groups full", snapshots.logs_full),
             ("transfers begun", transfers.begun),

@@ -9,7 +9,7 @@ use super::run::Outcome;
 use super::world::Counts;
 
 /// Paths that runs are expected to reach, over a number of them. Others are counted as they come.
-pub const PATHS: [&str; 53] = [
+pub const PATHS: [&str; 54] = [
     "appends held back",
     "appends refused",
     "buggify: appends of one entry",
@@ -54,6 +54,7 @@ pub const PATHS: [&str; 53] = [
     "snapshot parts refused",
     "snapshots failed",
     "snapshots installed",
+    "snapshots that a log goes on behind",
     "snapshots written",
     "sockets full",
     "starts",

@@ -48,6 +48,10 @@ pub enum Trap {
     /// A follower comes back without what it wrote last, term and vote among it. Somebody whom it has to ask cannot be asked: the leader, while
     /// another one asks it for its vote; or a voter that it has not heard of.
     Doubt,
+    /// The leader's process ends with writes under way, and the next ones end as soon as they have started, or while they start.
+    LateWrites,
+    /// A follower cannot read what it has to apply, and what it asks for is in no log any more.
+    Unread,
 }
 
 /// What a trap has done.
@@ -59,7 +63,7 @@ pub(super) struct Sprung {
     /// The disks of a node take up to so long.
     pub(super) slow: Option<(usize, Nanos)>,
     /// The followers that it is about.
-    others: Vec<usize>,
+    pub(super) others: Vec<usize>,
     /// Parts of snapshots that each core has taken.
     parts: Vec<u64>,
     broken: u32,
@@ -67,7 +71,7 @@ pub(super) struct Sprung {
 
 impl Trap {
     /// All of them.
-    pub const ALL: [Trap; 9] = [
+    pub const ALL: [Trap; 11] = [
         Trap::OldWrites,
         Trap::SupporterRestarts,
         Trap::SupporterLeaves,
@@ -77,6 +81,8 @@ impl Trap {
         Trap::Transfer,
         Trap::OnlyCopy,
         Trap::Doubt,
+        Trap::LateWrites,
+        Trap::Unread,
     ];
 
     /// Its name in reports.
@@ -91,6 +97,8 @@ impl Trap {
             Trap::Transfer => "trap: transfer broken",
             Trap::OnlyCopy => "trap: entries only the leader had",
             Trap::Doubt => "trap: vote in doubt",
+            Trap::LateWrites => "trap: writes of a process that is gone",
+            Trap::Unread => "trap: entries that cannot be read",
         }
     }
 
@@ -105,6 +113,8 @@ impl Trap {
             Trap::Transfer => 6..16,
             Trap::OnlyCopy => 8..14,
             Trap::Doubt => 12..17,
+            Trap::LateWrites => 6..12,
+            Trap::Unread => 5..12,
         };
         within(random, halves) * unit / 2
     }
@@ -143,6 +153,8 @@ impl World {
             }
             Trap::OnlyCopy => self.only_copy(active, step, group, node)?,
             Trap::Doubt => self.doubt(active, step, group, node, choice)?,
+            Trap::LateWrites => self.late_writes(active, step, node, choice)?,
+            Trap::Unread => self.unread(active, step, group, node, choice)?,
         }
         self.queue.put(self.now + pause.max(LOOK), Event::Second { active: active as u32 });
         Ok(())
@@ -159,6 +171,7 @@ impl World {
                 self.resume(node);
             }
             FaultKind::Trap { what: Trap::FullDisk, .. } => self.empty_disks(node),
+            FaultKind::Trap { what: Trap::Unread, .. } => self.whims.relent(),
             _ => {}
         }
     }
@@ -495,13 +508,13 @@ impl World {
         self.work_out_ways();
     }
 
-    fn slow_down(&mut self, active: usize, node: usize, up_to: Nanos) {
+    pub(super) fn slow_down(&mut self, active: usize, node: usize, up_to: Nanos) {
         self.active[active].sprung.slow = Some((node, up_to));
         self.slow_disks();
     }
 
     /// The voters of a group beside its leader that run, by what the leader knows.
-    fn other_voters(&self, group: GroupId, leader: usize) -> Vec<usize> {
+    pub(super) fn other_voters(&self, group: GroupId, leader: usize) -> Vec<usize> {
         let (at, slot) = self.home(leader, group);
         let Some(core) = self.core(at) else { return Vec::new() };
         let voters = core.membership(slot).0.voters().iter().map(|voter| voter.0 as usize - 1);
@@ -532,7 +545,7 @@ impl World {
     }
 
     /// Some groups take a write at their leaders.
-    fn write_everywhere(&mut self, count: u32, first: u32) -> Verdict {
+    pub(super) fn write_everywhere(&mut self, count: u32, first: u32) -> Verdict {
         for group in 0..count.min(self.plan.groups) {
             let group = self.group(first.wrapping_add(group));
             if let Some(leader) =

@@ -17,6 +17,7 @@ use super::space::Segment;
 use super::tail::{PIECE_BYTES, write_piece};
 use crate::disk::{Disk, DiskError};
 use crate::format::{HeaderBlock, Incarnation};
+use crate::mutant;
 
 /// Makes the last segment the active one. False if that cannot be done.
 pub(super) fn resume_last<D: Disk>(wal: &mut Wal<D>, segments: &[Found]) -> Result<bool, DiskError> {
@@ -66,6 +67,9 @@ pub(super) fn resume_last<D: Disk>(wal: &mut Wal<D>, segments: &[Found]) -> Resu
 /// Writes zeros from the end of the active segment to the end of its file. False if even that finds no room.
 fn erase_rest<D: Disk>(wal: &mut Wal<D>) -> Result<bool, DiskError> {
     let Some(last) = wal.segments.last() else { return Ok(false) };
+    if mutant::UNCHAINED {
+        return Ok(true);
+    }
     let (file, from, to) = (last.file, last.offset(last.end), last.bytes);
     let zeros = vec![0; PIECE_BYTES];
     for offset in (from..to).step_by(PIECE_BYTES) {

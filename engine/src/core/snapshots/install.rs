@@ -338,6 +338,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             assert!(poisoned, "slot {slot}: the log had room to be moved: {error}");
         }
         if keeps {
+            self.snapshots.counters.fast_forwards += 1;
             self.io.cache.release(&mut self.io.lanes[at].window, index.0 + 1);
             self.io.loads.void(slot, 0);
         } else {

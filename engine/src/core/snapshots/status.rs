@@ -19,6 +19,8 @@ pub struct SnapshotCounters {
     pub logs_cut: u64,
     /// From other nodes, installed.
     pub installed: u64,
+    /// Of these, so many that the log went on behind: they stand for what could not be read of it.
+    pub fast_forwards: u64,
     /// From other nodes, complete, and not to be used.
     pub installs_failed: u64,
     /// Times that a group's log came to its bound, and the group took no proposals until a snapshot was durable.
