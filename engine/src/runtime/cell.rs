@@ -382,6 +382,7 @@ impl<M: StateMachine> CoreCell<M> {
             armed_for = armed_for.min(self.next_deadline.get());
         }
         self.armed_for.set(armed_for);
+        self.base.node.inbox(self.base.id).awake_by(armed_for);
         armed_for.since(now)
     }
 

@@ -21,6 +21,7 @@ use super::settings::{NodeSettings, PeerAddress};
 use super::shared::Node;
 use super::start_error::{SettingsError, StartError};
 use super::thread::{self, CoreStart};
+use super::watch::Watch;
 use super::{PeerStatus, RuntimeCounters, Service};
 
 /// Groups of one cluster, at most: what one handshake can list for one core.
@@ -31,6 +32,7 @@ pub struct Engine {
     node: Arc<Node>,
     address: SocketAddr,
     threads: Vec<JoinHandle<()>>,
+    _watch: Watch,
     /// Dropped last: it holds the lock of the directory.
     _keeper: Keeper,
 }
@@ -90,8 +92,9 @@ impl Engine {
             let machine = machine.clone();
             starting.spawn(core, go_sender, move || thread::run(start, |id| machine(id)))?;
         }
+        let watch = Watch::start(node.clone()).map_err(|error| StartError::Executor { core: 0, error })?;
         let threads = starting.finish()?;
-        Ok(Engine { node, address, threads, _keeper: keeper })
+        Ok(Engine { node, address, threads, _keeper: keeper, _watch: watch })
     }
 
     /// A handle to a group, from any thread.

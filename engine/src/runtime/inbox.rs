@@ -1,12 +1,12 @@
 //! What other threads bring to a core: the other cores of the node (lanes of the mesh) and the program that embeds it (a queue).
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use logdrive_shard::{MembershipChange, NodeId};
+use logdrive_shard::{MembershipChange, Moment, NodeId};
 
 use crate::api::{Busy, Error, ReadPolicy};
 use crate::core::{CoreStatus, Fatal, GroupDigest, GroupStatus, GroupSummary, Slot};
@@ -107,6 +107,8 @@ pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     signalled: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    /// When the core is awake again at the latest, by what it has armed; 0: it has not begun.
+    awake_by: AtomicU64,
     requests_max: u32,
     bytes_max: u64,
 }
@@ -118,6 +120,7 @@ impl Inbox {
             queue: Mutex::default(),
             signalled: AtomicBool::new(false),
             waker: Mutex::new(None),
+            awake_by: AtomicU64::new(0),
             requests_max,
             bytes_max,
         }
@@ -173,6 +176,21 @@ impl Inbox {
         }
     }
 
+    /// The core has armed a timer for then. Told before each.
+    pub(crate) fn awake_by(&self, at: Moment) {
+        self.awake_by.store(at.0, Ordering::Relaxed);
+    }
+
+    /// Wakes the core's executor, whatever it believes, if it should have been awake so long ago. Whether it was so.
+    pub(crate) fn rouse_if_due(&self, now: Moment, late: Duration) -> bool {
+        let awake_by = self.awake_by.load(Ordering::Relaxed);
+        if awake_by == 0 || now <= Moment(awake_by).after(late) {
+            return false;
+        }
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        waker.as_ref().inspect(|waker| waker.wake_by_ref()).is_some()
+    }
+
     /// For the one task of the core that looks after the inbox. The waker of its first poll is kept: a waker that crosses
     /// threads costs more than one that stays, and the task never changes.
     pub(crate) fn poll_signal(&self, context: &mut Context<'_>) -> Poll<()> {
@@ -212,6 +230,35 @@ mod tests {
     fn proposal(bytes: usize, count: usize) -> (Item, crate::runtime::reply::Waiting<Vec<Outcome>>) {
         let (sender, waiting) = reply();
         (Item::Propose { slot: Slot(0), payloads: vec![vec![0; bytes]; count], reply: sender }, waiting)
+    }
+
+    #[derive(Default)]
+    struct Count(AtomicU64);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_core_that_is_late_is_woken_though_it_was_signalled_before() {
+        let late = Duration::from_nanos(100);
+        let inbox = Inbox::new(1, 3, 100);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        assert!(!inbox.rouse_if_due(Moment(1_000), late), "it has not begun");
+        inbox.awake_by(Moment(500));
+        assert!(!inbox.rouse_if_due(Moment(1_000), late), "there is nobody to wake");
+        assert!(inbox.poll_signal(&mut Context::from_waker(&waker)).is_pending());
+        inbox.signal();
+        inbox.signal();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1, "once until it looks");
+        assert!(!inbox.rouse_if_due(Moment(600), late));
+        assert!(inbox.rouse_if_due(Moment(601), late) && inbox.rouse_if_due(Moment(700), late));
+        assert_eq!(count.0.load(Ordering::Relaxed), 3);
+        inbox.close();
+        assert!(!inbox.rouse_if_due(Moment(1_000), late), "it has ended");
     }
 
     #[test]

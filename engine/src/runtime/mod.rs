@@ -33,6 +33,7 @@ mod shared;
 mod start_error;
 mod tasks;
 mod thread;
+mod watch;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -77,4 +78,7 @@ pub struct RuntimeCounters {
     pub writes_blocked: u64,
     /// Times that a core over its bounds kept the links from being read.
     pub reads_paused: u64,
+    /// Times that a core was not awake when it was to be, and was woken from outside: it had gone to sleep with work to do, or the
+    /// machine did not let it run.
+    pub executors_roused: u64,
 }

@@ -67,6 +67,7 @@ pub(crate) struct Counters {
     pub(crate) dials_failed: AtomicU64,
     pub(crate) writes_blocked: AtomicU64,
     pub(crate) reads_paused: AtomicU64,
+    pub(crate) executors_roused: AtomicU64,
 }
 
 /// Adds one; nobody orders anything by these.
@@ -183,6 +184,7 @@ impl Node {
             dials_failed: read(&self.counters.dials_failed),
             writes_blocked: read(&self.counters.writes_blocked),
             reads_paused: read(&self.counters.reads_paused),
+            executors_roused: read(&self.counters.executors_roused),
         }
     }
 
