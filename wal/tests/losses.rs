@@ -86,7 +86,7 @@ fn field_43_the_damaged_last_record_of_a_stream_is_told_by_what_stands_behind_it
         let (wal, told) = open(&copy);
         assert_eq!(told.damaged, [(2, 2, 2)], "{behind} behind");
         assert_eq!(told.missing(&model, "entry"), 1);
-        assert!(told.in_doubt.is_empty() && !told.unknown);
+        assert!(told.in_doubt.is_empty() && !told.unknown && told.before_unknown.is_empty());
         assert!(wal.recovered().damage[0].is_exact);
 
         // A state is written once more as soon as the next segment has begun: until then the directory tells of it.
@@ -125,11 +125,33 @@ fn field_43_where_a_batch_and_the_copy_of_its_directory_are_lost_every_stream_wi
     // Of the second batch the directory is there: the state was stream 2's, and the only one.
     assert_eq!(told.in_doubt, [2]);
     assert!(told.unknown, "a stream may have had its only record there");
+    // That is said in its place: what comes behind it may speak of entries that replaced those before it.
+    assert_eq!(told.before_unknown, [3]);
     assert_eq!(told.missing(&model, "two batches"), 1);
     assert!(!wal.recovered().damage[0].is_exact);
     // A stream that the log never named may have lost everything.
     let stranger = wal.stream(StreamId(77));
     assert_eq!((wal.is_tainted(stranger), wal.is_state_in_doubt(stranger)), (Some(0), true));
+}
+
+#[test]
+fn an_entry_that_replaced_nothing_is_not_taken_for_the_replacement_that_was_lost_before_it() {
+    let (mut wal, platter) = new_log();
+    let (mut model, mut now) = (Streams::default(), 0);
+    // Another leader replaces the last three.
+    for index in [1, 2, 3, 4, 5, 3, 4, 5] {
+        append(&mut wal, &mut model, 2, index, &mut now);
+    }
+    append(&mut wal, &mut model, 1, 1, &mut now);
+    wal.close(now).unwrap();
+    // All three, so that it is known of the last one alone what it was.
+    for place in &batches(&platter)[5..8] {
+        destroy(&platter, place);
+    }
+    let (_, told) = open(&platter);
+    assert_eq!(told.damaged[0], (2, 5, 5));
+    assert!(told.damaged.contains(&(2, 1, u64::MAX)), "3 and 4 are not what they were: {:?}", told.damaged);
+    assert_eq!(told.before_unknown, [5]);
 }
 
 #[test]

@@ -161,6 +161,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         if let Some(unknown) = replay.unknown {
             return Err(unknown.into());
         }
+        replay.finish();
         replay.applier.flush(&ids);
         if replay.strangers > 0 {
             tracing::warn!(records = replay.strangers, "the log has records of groups that do not live here");
@@ -236,8 +237,10 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         self.groups.push(group_state);
         let alone = repairs && self.groups[at].membership().voters() == [self.io.me];
-        if start.log_is_void && !alone {
-            self.begin_log(slot, start.applied, last, hard_state)
+        let suspected = self.suspected_until(slot).filter(|&suspected| suspected > start.log.last);
+        if (start.log_is_void || suspected.is_some()) && !alone {
+            let (behind, last) = (start.log.last, suspected.map_or(last, |suspected| last.max(suspected)));
+            self.begin_log(slot, behind, last, hard_state)
                 .map_err(|error| OpenError::NoRoom { group, error })?;
         } else if !alone {
             self.close_up_log(slot, start.log.last).map_err(|error| OpenError::NoRoom { group, error })?;
@@ -308,6 +311,14 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.io.lanes[at].stream = new;
         self.io.streams[at] = new;
         Ok(())
+    }
+
+    /// The end of a log of which anything may have been replaced in a place that cannot be read. What this member does not keep of it must
+    /// not come back when the suspicion is dealt with.
+    fn suspected_until(&self, slot: u32) -> Option<LogIndex> {
+        let (wal, stream) = (&self.io.wal, self.io.lanes[slot as usize].stream);
+        let (_, found) = wal.entries(stream).filter(|_| wal.is_tainted(stream).is_some())?;
+        Some(LogIndex(found))
     }
 
     /// The disk lost the end of the log, and a snapshot stands for it: the log goes on behind the snapshot, and the stream as well.

@@ -49,6 +49,9 @@ pub(super) struct Replayed {
     detached: bool,
     /// Entries behind `log.last` that were acknowledged are damaged: the log is cut there.
     gap: Option<Gap>,
+    /// Entries behind the first and up to the second may have been replaced in a place that cannot be read: what later records call committed
+    /// may be what replaced them.
+    unsure: Option<(u64, u64)>,
     /// The newest term and vote may be lost.
     in_doubt: bool,
     /// The founding configuration, if this node knows it, and those in the log.
@@ -81,6 +84,7 @@ impl Replayed {
             tail: VecDeque::new(),
             detached: false,
             gap: None,
+            unsure: None,
             in_doubt: false,
             memberships: founding.into_iter().map(|founding| (LogIndex(0), founding)).collect(),
             life: Life::default(),
@@ -112,6 +116,7 @@ impl Replayed {
         self.log = empty_log();
         self.tail.clear();
         (self.gap, self.detached, self.fresh, self.log_bytes) = (None, false, false, 0);
+        self.unsure = None;
     }
 
     fn base_index(&self) -> u64 {
@@ -248,6 +253,18 @@ impl Replayed {
         Ok(())
     }
 
+    /// Bytes of whatever streams were lost here: an entry that is not known to be committed may have been replaced.
+    fn unknown_lost(&mut self) {
+        let known = self.unsure.map_or(self.commit.max(self.applied), |unsure| unsure.0);
+        self.unsure = (known < self.log.last.0).then_some((known, self.log.last.0));
+    }
+
+    /// How far what is known to be committed may be applied.
+    fn sure_until(&self) -> u64 {
+        let known = self.unsure.filter(|unsure| self.applied <= unsure.1).map_or(u64::MAX, |unsure| unsure.0);
+        self.commit.min(self.log.last.0).min(known)
+    }
+
     /// Entries `first ..= last` were acknowledged and cannot be read. What a follower needs is an unbroken log: it is cut before
     /// them, and the group is told how far it once went.
     fn damaged(&mut self, first: u64, last: u64) {
@@ -328,6 +345,10 @@ impl Replayed {
     /// Takes the log back before `index`. Configurations that were applied stay.
     fn cut(&mut self, index: u64) {
         self.tail.truncate(index.saturating_sub(self.applied + 1) as usize);
+        self.unsure = self
+            .unsure
+            .map(|(known, last)| (known, last.min(index - 1)))
+            .filter(|(known, last)| known < last);
         let committed = if self.went_on() { self.applied } else { 0 };
         while self.memberships.last().is_some_and(|newest| newest.0.0 >= index && newest.0.0 > committed) {
             self.memberships.pop();
@@ -441,10 +462,19 @@ impl<M: StateMachine> Replay<'_, M> {
         self.unknown = Some(OpenError::State { stream: stream.0, found, supported: STATE_VERSION });
     }
 
+    /// Everything was read, and what may have been replaced is cut off: what is left is what it was.
+    pub(super) fn finish(&mut self) {
+        for slot in 0..self.groups.len() {
+            if self.groups[slot].unsure.take().is_some() {
+                self.advance(slot);
+            }
+        }
+    }
+
     /// Applies what is known to be committed of a group.
     fn advance(&mut self, slot: usize) {
         let group = &mut self.groups[slot];
-        while !group.detached && group.applied < group.commit.min(group.log.last.0) {
+        while !group.detached && group.applied < group.sure_until() {
             let Some(entry) = group.tail.pop_front() else { break };
             group.applied += 1;
             group.applied_term = entry.term;
@@ -513,6 +543,10 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
             }
             self.advance(slot);
         }
+    }
+
+    fn unknown_lost_here(&mut self) {
+        self.groups.iter_mut().for_each(Replayed::unknown_lost);
     }
 
     fn state_in_doubt(&mut self, stream: StreamId) {

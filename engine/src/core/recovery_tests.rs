@@ -212,6 +212,36 @@ fn damage_at_the_end_takes_the_term_of_the_hard_state_and_taint_has_no_end() {
 }
 
 #[test]
+fn nothing_is_applied_that_may_have_been_replaced_in_a_place_that_cannot_be_read() {
+    let committed = |commit| {
+        let state = HardState { term: Term(2), commit: LogIndex(commit), ..HardState::default() };
+        encode_state(state, 44)
+    };
+    for was_replaced in [true, false] {
+        let (groups, applied, _) = replay(|replay| {
+            for group in [5, 9] {
+                for index in 1..=4 {
+                    entry(replay, group, index, 1, index / 2);
+                }
+            }
+            replay.unknown_lost_here();
+            // What it says may be of entries of another leader; group 9 has all that was sent anew.
+            replay.state(StreamId(5), &committed(4));
+            entry(replay, 9, 3, 2, 2);
+            entry(replay, 9, 4, 2, 3);
+            assert_eq!([replay.groups[0].applied, replay.groups[1].applied], [2, 3]);
+            if was_replaced {
+                replay.damaged(StreamId(5), 1, u64::MAX);
+            }
+            replay.finish();
+        });
+        let kept = if was_replaced { 2 } else { 4 };
+        assert_eq!(applied.iter().filter(|applied| applied.0 == 0).count(), kept);
+        assert_eq!((groups[0].applied, groups[1].applied), (kept as u64, 3));
+    }
+}
+
+#[test]
 fn what_a_leader_replaced_is_not_missing_any_more() {
     let (groups, ..) = replay(|replay| {
         for index in 1..=3 {

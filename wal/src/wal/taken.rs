@@ -45,6 +45,8 @@ struct Unknown {
     /// Whether it held states, and entries that replaced others: `None` until a batch behind it says so.
     held_states: Option<bool>,
     held_replacements: Option<bool>,
+    /// Entries replaced before it.
+    replaced: u32,
     /// Streams with an entry behind it, and with a state behind it.
     entries_after: BTreeSet<u32>,
     states_after: BTreeSet<u32>,
@@ -82,7 +84,10 @@ impl Taken {
     fn count(&mut self, states: u32, replaced: u32) {
         if let Some(unknown) = &mut self.unknown {
             unknown.held_states.get_or_insert(states != self.states);
-            unknown.held_replacements.get_or_insert(replaced != self.replaced);
+            // What is known of the place since says nothing of this: an entry that replaces nothing seems to, if what was there before it
+            // was replaced in the part that is not known.
+            let before = unknown.replaced;
+            unknown.held_replacements.get_or_insert(replaced != before);
         }
         (self.states, self.replaced) = (states, replaced);
     }
@@ -276,6 +281,7 @@ impl Taken {
         if let Some(head) = &hole.head {
             self.count(head.states, head.replaced);
         }
+        let counted = (self.states, self.replaced);
         let mut saved = hole.salvage().into_iter().peekable();
         let (effects, whole) = match &hole.directory {
             Directories::Whole(bytes) => (Effects::new(bytes), true),
@@ -284,7 +290,7 @@ impl Taken {
         };
         damage.is_exact = whole;
         if !whole {
-            self.begin_unknown(hole);
+            self.begin_unknown(recovery, hole, counted.1);
             // Without a complete directory what is saved comes first: it cannot be put in its place among the rest.
             for (lsn, record) in saved.by_ref() {
                 let _ = self.take(recovery, lsn, &record);
@@ -311,7 +317,8 @@ impl Taken {
         if saved.peek().is_some() {
             // The directory is another batch's: it tells nothing.
             damage.is_exact = false;
-            self.begin_unknown(hole);
+            self.states = counted.0;
+            self.begin_unknown(recovery, hole, counted.1);
         } else if let Directories::Whole(bytes) = &hole.directory {
             // If nothing was written behind it, the next batch says it once more: what told it now may be gone by then.
             self.directory.set(bytes);
@@ -319,7 +326,9 @@ impl Taken {
         }
     }
 
-    fn begin_unknown(&mut self, hole: &Hole) {
+    /// `replaced`: how many entries had been when the place began.
+    fn begin_unknown(&mut self, recovery: &mut dyn Recovery, hole: &Hole, replaced: u32) {
+        recovery.unknown_lost_here();
         let before = self.unknown.take();
         self.gaps = true;
         self.moves.interrupt(&mut self.index, hole.start);
@@ -328,6 +337,10 @@ impl Taken {
             end: hole.end,
             held_states: before.as_ref().and_then(|b| b.held_states).filter(|&held| held),
             held_replacements: before.as_ref().and_then(|b| b.held_replacements).filter(|&held| held),
+            replaced: before
+                .as_ref()
+                .filter(|b| b.held_replacements.is_none())
+                .map_or(replaced, |b| b.replaced),
             entries_after: BTreeSet::new(),
             states_after: BTreeSet::new(),
             begun: before.map(|b| b.begun).unwrap_or_default(),

@@ -115,6 +115,10 @@ pub trait Recovery {
     fn repaired(&mut self, stream: StreamId, header: EntryHeader, payload: &[u8]) {
         let _ = (stream, header, payload);
     }
+    /// Acknowledged bytes were lost in this place, and nothing says what they were: entries that have come so far may have been replaced
+    /// there. Whether any were is told by [`Recovery::damaged`], after the last record. Until then a later record that calls an index
+    /// committed may mean what stood in its place.
+    fn unknown_lost_here(&mut self) {}
     /// The newest state of the stream may be lost: what [`Recovery::state`] said last, if anything, may be an older one.
     /// Called after the last record; each open calls it again until [`Wal::heal`](crate::Wal::heal).
     fn state_in_doubt(&mut self, stream: StreamId) {

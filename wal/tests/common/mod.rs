@@ -79,6 +79,8 @@ pub(crate) struct Told {
     pub(crate) repaired: Vec<(u64, u64)>,
     pub(crate) in_doubt: Vec<u64>,
     pub(crate) unknown: bool,
+    /// Entries that had been told when it was said that nobody knows what was lost.
+    pub(crate) before_unknown: Vec<usize>,
 }
 
 impl Recovery for Told {
@@ -101,6 +103,9 @@ impl Recovery for Told {
         self.repaired.push((stream.0, header.index));
         let entry = (header.tag, header.note, payload.to_vec());
         self.streams.entries.entry(stream.0).or_default().insert(header.index, entry);
+    }
+    fn unknown_lost_here(&mut self) {
+        self.before_unknown.push(self.streams.entries.values().map(|entries| entries.len()).sum());
     }
     fn state_in_doubt(&mut self, stream: StreamId) {
         self.in_doubt.push(stream.0);
