@@ -111,12 +111,11 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
     /// One group's state.
     pub fn group_status(&self, slot: Slot) -> GroupStatus {
         let at = slot.0 as usize;
-        let unreadable = self.io.wal.damaged_ranges(self.io.lanes[at].stream).first();
         GroupStatus {
             id: self.ids[at],
             raft: self.groups[at].report(),
             applied: self.io.lanes[at].applied,
-            unreadable: unreadable.map(|(first, last)| (LogIndex(*first), LogIndex(*last))),
+            unreadable: self.unreadable(slot),
             sessions: self.sessions.open(slot.0) as u32,
             snapshot: self.snapshot_status(slot),
             transfers: self.transfer_status(slot),
@@ -127,6 +126,12 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 .map(|entry| (self.io.now.since(entry.at).as_nanos() as u64, entry))
                 .collect(),
         }
+    }
+
+    /// The first entries of a group that its log has and cannot read; cheap.
+    pub fn unreadable(&self, slot: Slot) -> Option<(LogIndex, LogIndex)> {
+        let ranges = self.io.wal.damaged_ranges(self.io.lanes[slot.0 as usize].stream);
+        ranges.first().map(|(first, last)| (LogIndex(*first), LogIndex(*last)))
     }
 
     /// The digest of a group's state. Takes time in its size: whatever else the core does waits for it.

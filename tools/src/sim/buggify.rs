@@ -12,8 +12,8 @@ use super::plan::Plan;
 use super::random::{Purpose, chance, stream};
 use super::world::Counts;
 
-/// The place that a trap insists on.
-const CACHE: &str = "cached entries given up";
+/// The place that traps make strike.
+const CACHE_EMPTIED: &str = "cached entries given up";
 
 /// The places, as production code names them and as the summary does, and one in how many times they strike, mostly.
 pub const PLACES: [(&str, &str, u64); 8] = [
@@ -22,7 +22,7 @@ pub const PLACES: [(&str, &str, u64); 8] = [
     ("appends of one entry", "buggify: appends of one entry", 2),
     ("early election timeouts", "buggify: early election timeouts", 4),
     ("slices of snapshots of one byte", "buggify: slices of snapshots of one byte", 4),
-    (CACHE, "buggify: cached entries given up", 6),
+    (CACHE_EMPTIED, "buggify: cached entries given up", 6),
     ("one entry applied in a turn", "buggify: one entry applied in a turn", 2),
     ("one part of a snapshot in a turn", "buggify: one part of a snapshot in a turn", 2),
 ];
@@ -34,8 +34,8 @@ pub struct Whims {
     /// By place: it strikes one in so many times; 0: never.
     one_in: [u64; PLACES.len()],
     is_on: Cell<bool>,
-    /// Cores whose cache gives up what it can in every turn.
-    forgetful: Cell<(usize, usize)>,
+    /// Cores whose caches give up what they hold in every turn, as bits.
+    forgetful: Cell<u64>,
     struck: RefCell<[u64; PLACES.len()]>,
 }
 
@@ -51,8 +51,7 @@ impl Whims {
             _ => 0,
         });
         let struck = RefCell::new([0; PLACES.len()]);
-        let (is_on, forgetful) = (Cell::new(true), Cell::new((0, 0)));
-        Rc::new(Whims { seed: plan.seed, one_in, is_on, forgetful, struck })
+        Rc::new(Whims { seed: plan.seed, one_in, is_on: Cell::new(true), forgetful: Cell::new(0), struck })
     }
 
     /// Those of a core in one of its boots.
@@ -61,20 +60,15 @@ impl Whims {
         CoreWhims { whims: Rc::clone(whims), core, random }
     }
 
-    /// From now on these cores have nothing cached for longer than a turn.
-    pub(super) fn insist(&self, cores: std::ops::Range<usize>) {
-        self.forgetful.set((cores.start, cores.end));
-    }
-
-    /// No more.
-    pub(super) fn relent(&self) {
-        self.forgetful.set((0, 0));
-    }
-
     /// From now on nothing strikes.
     pub(super) fn end(&self) {
         self.is_on.set(false);
-        self.relent();
+        self.forgetful.set(0);
+    }
+
+    /// From now on the caches of these cores, and of no others, keep nothing.
+    pub(super) fn empty_caches(&self, cores: impl Iterator<Item = usize>) {
+        self.forgetful.set(cores.fold(0, |bits, core| bits | 1 << core));
     }
 
     /// Adds what struck to the paths that were reached.
@@ -98,11 +92,12 @@ pub struct CoreWhims {
 impl CoreWhims {
     pub(super) fn strikes(&mut self, point: Point) -> bool {
         let Some(place) = PLACES.iter().position(|(name, ..)| *name == point.0) else { return false };
-        let (from, to) = self.whims.forgetful.get();
-        let one_in = match (from..to).contains(&self.core) && point.0 == CACHE {
-            true => 1,
-            false => self.whims.one_in[place],
-        };
+        let one_in = self.whims.one_in[place];
+        if PLACES[place].0 == CACHE_EMPTIED && self.whims.forgetful.get() >> self.core & 1 == 1 {
+            // Nothing is drawn: whatever else strikes stays as it is.
+            self.whims.struck.borrow_mut()[place] += 1;
+            return true;
+        }
         if one_in == 0 || !self.whims.is_on.get() || !chance(&mut self.random, one_in) {
             return false;
         }
@@ -120,11 +115,11 @@ mod tests {
     fn a_place_that_is_insisted_on_strikes_every_time_where_it_is() {
         let whims = Whims::of(&Plan::new(Profile::Swarm, 1), false);
         let mut cores = [3, 4].map(|core| Whims::of_core(&whims, core, 1));
-        let mut strikes = || cores.each_mut().map(|core| core.strikes(Point(CACHE)));
+        let mut strikes = || cores.each_mut().map(|core| core.strikes(Point(CACHE_EMPTIED)));
         assert_eq!(strikes(), [false, false]);
-        whims.insist(4..6);
+        whims.empty_caches(4..6);
         assert_eq!(strikes(), [false, true]);
-        whims.relent();
+        whims.empty_caches(0..0);
         assert_eq!(strikes(), [false, false]);
     }
 

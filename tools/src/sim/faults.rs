@@ -364,7 +364,7 @@ impl FaultKind {
     }
 
     /// All names.
-    pub const NAMES: [&str; 53] = [
+    pub const NAMES: [&str; 57] = [
         "clean stop",
         "kill",
         "power loss",
@@ -379,6 +379,10 @@ impl FaultKind {
         "trap: transfer broken",
         "trap: entries only the leader had",
         "trap: vote in doubt",
+        "trap: writes of a process that is gone",
+        "trap: entries that cannot be read",
+        "trap: leader not heard in one group",
+        "trap: repairs held back",
         "slow leader lost",
         "blackout",
         "pause",

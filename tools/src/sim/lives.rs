@@ -28,7 +28,7 @@ fn snapshot_platter(log: SimOptions) -> SimPlatter {
 }
 
 /// Writes of a life whose blocks are remembered in the next one.
-const LAST_WRITES: usize = 8;
+const LAST_WRITES: usize = 12;
 /// A node that its damaged disks refused so often in a row is given up.
 const REFUSALS_MAX: u32 = 5;
 

@@ -82,7 +82,8 @@ impl World {
                     return Ok(());
                 }
                 self.lose_reads(caught, group);
-                self.whims.insist(self.nodes[caught].cores.clone());
+                self.active[active].sprung.forgets = self.nodes[caught].cores.clone();
+                self.empty_caches();
                 let others = (0..self.nodes.len()).filter(|&node| node != caught);
                 let deaf = others.map(|node| (caught, node)).collect();
                 self.active[active].sprung.cuts = deaf;
@@ -104,7 +105,10 @@ impl World {
                 self.work_out_ways();
                 self.deliver_what_waited();
             }
-            16 => self.whims.relent(),
+            16 => {
+                self.active[active].sprung.forgets = 0..0;
+                self.empty_caches();
+            }
             _ => {}
         }
         self.write_everywhere(all, choice.wrapping_add(step as u32))

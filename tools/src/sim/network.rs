@@ -268,6 +268,11 @@ impl World {
     pub(super) fn send_frame(&mut self, connection: usize, to: usize, frame: &[u8]) {
         let [a, b] = self.nodes_of(connection);
         let trouble = if to == 1 { self.way(a, b).trouble } else { self.way(b, a).trouble };
+        if self.is_muted(if to == 1 { a } else { b }, self.connections[connection].ends[to], frame) {
+            self.reach("frames lost");
+            self.connections[connection].is_astray = true;
+            return;
+        }
         let mut bytes = self.scratch.spare.pop().unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(frame);

@@ -36,7 +36,8 @@ impl World {
     }
 
     /// A fault strikes now.
-    pub fn strike(&mut self, fault: Fault) -> Verdict {
+    pub fn strike(&mut self, mut fault: Fault) -> Verdict {
+        self.aim(&mut fault.what);
         let Some(node) = self.who_is_hit(&fault.what) else { return Ok(()) };
         let name = fault.what.name();
         self.trace.tell(self.now, NodeId::NONE, None, What::Strikes(fault.id, name));
@@ -301,9 +302,11 @@ impl World {
             ways[from * nodes + to].is_cut = true;
         }
         self.ways = ways;
+        let trapped = self.active.iter().filter(|active| !active.is_over);
+        self.muted = trapped.filter_map(|active| active.sprung.muted).collect();
     }
 
-    fn reset_what_went_astray(&mut self) {
+    pub(super) fn reset_what_went_astray(&mut self) {
         for connection in 0..self.connections.len() {
             if self.connections[connection].is_astray {
                 let notice = [(); 2].map(|()| self.random.strike.below(50 * MILLISECOND));

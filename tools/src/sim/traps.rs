@@ -1,8 +1,10 @@
 //! Traps: several things in a row that come together by chance hardly ever, each of them harmless, and each of a kind that happens. A trap
 //! catches the leader of a group.
 
+use std::ops::Range;
+
 use logdrive::core::{Event as CoreEvent, TransferStep};
-use logdrive_shard::{GroupId, MemberStep, NodeId, Random};
+use logdrive_shard::{GroupId, NodeId, Random};
 use serde::{Deserialize, Serialize};
 
 use super::clock::{MILLISECOND, Nanos};
@@ -15,6 +17,11 @@ use super::queue::Event;
 use super::random::within;
 use super::strike::Active;
 use super::world::World;
+
+mod doubt;
+pub(super) mod muted;
+mod unheard;
+mod wounds;
 
 /// Steps of a trap, equally long but where something is watched for.
 const STEPS: u64 = 24;
@@ -45,8 +52,14 @@ pub enum Trap {
     Transfer,
     /// The leader alone has an entry, comes back with it, and its disk loses it.
     OnlyCopy,
-    /// A follower comes back without what it wrote last, term and vote among it. Somebody whom it has to ask cannot be asked: the leader, while
-    /// another one asks it for its vote; or a voter that it has not heard of.
+    /// The leader hears a follower and is heard by it, as nodes; but what it says for one group does not arrive there. The follower leaves
+    /// it, and the leader does not notice: it cannot hear the rest of the group.
+    Unheard,
+    /// A follower comes back with entries that it has not applied, and its disk loses them. What the others send to make up for them is lost on
+    /// the way, and writes go on.
+    Wounds,
+    /// A follower votes, and comes back without that vote. Somebody whom it has to ask cannot be asked: the leader, while another one asks it for
+    /// its vote; or a voter that it has not heard of.
     Doubt,
     /// The leader's process ends with writes under way, and the next ones end as soon as they have started, or while they start.
     LateWrites,
@@ -62,6 +75,10 @@ pub(super) struct Sprung {
     pub(super) cuts: Vec<(usize, usize)>,
     /// The disks of a node take up to so long.
     pub(super) slow: Option<(usize, Nanos)>,
+    /// These frames are lost.
+    pub(super) muted: Option<muted::Muted>,
+    /// The caches of these cores keep nothing.
+    pub(super) forgets: Range<usize>,
     /// The followers that it is about.
     pub(super) others: Vec<usize>,
     /// Parts of snapshots that each core has taken.
@@ -71,7 +88,7 @@ pub(super) struct Sprung {
 
 impl Trap {
     /// All of them.
-    pub const ALL: [Trap; 11] = [
+    pub const ALL: [Trap; 13] = [
         Trap::OldWrites,
         Trap::SupporterRestarts,
         Trap::SupporterLeaves,
@@ -83,6 +100,8 @@ impl Trap {
         Trap::Doubt,
         Trap::LateWrites,
         Trap::Unread,
+        Trap::Unheard,
+        Trap::Wounds,
     ];
 
     /// Its name in reports.
@@ -99,6 +118,8 @@ impl Trap {
             Trap::Doubt => "trap: vote in doubt",
             Trap::LateWrites => "trap: writes of a process that is gone",
             Trap::Unread => "trap: entries that cannot be read",
+            Trap::Unheard => "trap: leader not heard in one group",
+            Trap::Wounds => "trap: repairs held back",
         }
     }
 
@@ -111,16 +132,36 @@ impl Trap {
             Trap::Sleeper => 9..13,
             Trap::FullDisk => 4..10,
             Trap::Transfer => 6..16,
-            Trap::OnlyCopy => 8..14,
+            Trap::OnlyCopy => 14..20,
             Trap::Doubt => 12..17,
             Trap::LateWrites => 6..12,
             Trap::Unread => 5..12,
+            Trap::Unheard => 9..13,
+            Trap::Wounds => 6..12,
         };
         within(random, halves) * unit / 2
     }
 }
 
 impl World {
+    /// A trap is about a group that has a leader that runs, and that fits: the first one from the group of the list on.
+    pub(super) fn aim(&self, what: &mut FaultKind) {
+        let FaultKind::Trap { group, what, .. } = what else { return };
+        let groups = || (0..self.plan.groups).map(|more| group.wrapping_add(more));
+        let leader = |group: u32| {
+            self.leader_of(self.group(group)).filter(|&leader| self.nodes[leader].responds(self.now))
+        };
+        let is_led = |&group: &u32| leader(group).is_some();
+        let fits = |&group: &u32| {
+            leader(group).is_some_and(|leader| {
+                *what != Trap::Doubt || self.outsider(self.group(group), leader).is_some()
+            })
+        };
+        if let Some(found) = groups().find(fits).or_else(|| groups().find(is_led)) {
+            *group = found;
+        }
+    }
+
     /// The next step of a trap.
     pub(super) fn spring(&mut self, active: usize) -> Verdict {
         let Active { fault, node, is_over, sprung } = &mut self.active[active];
@@ -152,9 +193,20 @@ impl World {
                 }
             }
             Trap::OnlyCopy => self.only_copy(active, step, group, node)?,
-            Trap::Doubt => self.doubt(active, step, group, node, choice)?,
             Trap::LateWrites => self.late_writes(active, step, node, choice)?,
             Trap::Unread => self.unread(active, step, group, node, choice)?,
+            Trap::Doubt => {
+                self.doubt(active, step, group, node, choice)?;
+                if step == 0 {
+                    // The vote is to be among what is written last.
+                    pause = doubt::VOTES_WITHIN;
+                }
+            }
+            Trap::Unheard => self.unheard(active, step, group, node)?,
+            Trap::Wounds => {
+                self.wounds(active, step, group, node)?;
+                pause = self.wounds_pause(active, step);
+            }
         }
         self.queue.put(self.now + pause.max(LOOK), Event::Second { active: active as u32 });
         Ok(())
@@ -166,12 +218,13 @@ impl World {
         self.work_out_ways();
         self.slow_disks();
         self.deliver_what_waited();
+        self.empty_caches();
         match self.active[active].fault.what {
+            FaultKind::Trap { what: Trap::Unheard | Trap::Wounds, .. } => self.reset_what_went_astray(),
             FaultKind::Trap { what: Trap::Sleeper, .. } if self.nodes[node].paused_until <= self.now => {
                 self.resume(node);
             }
             FaultKind::Trap { what: Trap::FullDisk, .. } => self.empty_disks(node),
-            FaultKind::Trap { what: Trap::Unread, .. } => self.whims.relent(),
             _ => {}
         }
     }
@@ -404,77 +457,19 @@ impl World {
                 self.work_out_ways();
                 self.deliver_what_waited();
                 self.rot_last_life(leader, group);
+                // What it has to send it has to read.
+                self.active[active].sprung.forgets = self.home_alone(leader, group);
+                self.empty_caches();
                 for other in self.active[active].sprung.others.clone() {
                     self.start_later(other, LOOK);
                 }
                 Ok(())
             }
-            6..12 => {
+            6..14 => {
                 self.order_campaign(group, leader);
                 Ok(())
             }
             _ => Ok(()),
-        }
-    }
-
-    fn doubt(&mut self, active: usize, step: u64, group: GroupId, leader: usize, choice: u32) -> Verdict {
-        if step == 0 {
-            let others = self.other_voters(group, leader);
-            let outsider = self.outsider(group, leader).filter(|_| choice & 1 == 1);
-            let [member, candidate, ..] = others[..] else { return Ok(()) };
-            if let Some(outsider) = outsider {
-                let all: Vec<usize> = (0..self.nodes.len()).filter(|&node| node != member).collect();
-                self.cut_off(active, member, &all);
-                self.active[active].sprung.others = vec![member, candidate, outsider];
-            } else {
-                self.active[active].sprung.others = vec![member, candidate];
-            }
-            return Ok(());
-        }
-        let caught = self.active[active].sprung.others.clone();
-        match (&caught[..], step) {
-            (&[_, _, outsider], ..9) => {
-                if let Some(leader) = self.leader_of(group) {
-                    let voter = NodeId(outsider as u32 + 1);
-                    self.order_steps(group, leader, &[MemberStep::AddVoter(voter)]);
-                }
-                Ok(())
-            }
-            (&[member, candidate, ref rest @ ..], 9) => {
-                if !self.nodes[member].is_up || !self.may_damage(member) {
-                    self.active[active].sprung.others.clear();
-                    return Ok(());
-                }
-                self.stop_node(member, Stop::Clean)?;
-                self.rot_newest(member, group);
-                self.start_later(member, LOOK);
-                self.active[active].sprung.cuts.clear();
-                let (node, unheard) = match rest.first() {
-                    Some(&outsider) => (outsider, vec![member]),
-                    None => (leader, vec![member, candidate]),
-                };
-                self.cut_off(active, node, &unheard);
-                self.deliver_what_waited();
-                Ok(())
-            }
-            (&[_, candidate], 12..) => {
-                self.order_campaign(group, candidate);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What a node that was stopped in order wrote last cannot be read any more. (It is not too new: the last mark says that it is there.)
-    fn rot_newest(&mut self, node: usize, group: GroupId) {
-        let (at, _) = self.home(node, group);
-        let blocks = self.cores[at.0].last_blocks.clone();
-        for (file, block) in blocks.into_iter().filter(|(file, _)| file.ends_with(".seg")) {
-            let rot = Rot::Unreadable;
-            if self.cores[at.0].platter.damage(&file, block * logdrive_wal::ALIGNMENT as u64, rot.kind()) {
-                self.note_damage(at, &file, block, rot.name());
-                *self.injected.entry(rot.name()).or_default() += 1;
-            }
         }
     }
 
@@ -508,6 +503,18 @@ impl World {
         self.work_out_ways();
     }
 
+    /// The core of a node that has the group.
+    fn home_alone(&self, node: usize, group: GroupId) -> Range<usize> {
+        let (at, _) = self.home(node, group);
+        at.0..at.0 + 1
+    }
+
+    /// Caches keep nothing as long as a trap wants that.
+    pub(super) fn empty_caches(&self) {
+        let trapped = self.active.iter().filter(|active| !active.is_over);
+        self.whims.empty_caches(trapped.flat_map(|active| active.sprung.forgets.clone()));
+    }
+
     pub(super) fn slow_down(&mut self, active: usize, node: usize, up_to: Nanos) {
         self.active[active].sprung.slow = Some((node, up_to));
         self.slow_disks();
@@ -519,16 +526,6 @@ impl World {
         let Some(core) = self.core(at) else { return Vec::new() };
         let voters = core.membership(slot).0.voters().iter().map(|voter| voter.0 as usize - 1);
         voters.filter(|&voter| voter != leader && self.nodes[voter].responds(self.now)).collect()
-    }
-
-    /// A node that is no member of a group, as its leader knows the members.
-    fn outsider(&self, group: GroupId, leader: usize) -> Option<usize> {
-        let (at, slot) = self.home(leader, group);
-        let membership = self.core(at)?.membership(slot).0;
-        (0..self.nodes.len()).find(|&node| {
-            let state = &self.nodes[node];
-            state.responds(self.now) && !state.is_spoiled && !membership.contains(state.id)
-        })
     }
 
     fn order_campaign(&mut self, group: GroupId, node: usize) {

@@ -26,6 +26,7 @@ use super::random::{Purpose, stream};
 use super::shape::Shape;
 use super::strike::Active;
 use super::trace::{Trace, What};
+use super::traps::muted::Muted;
 
 /// The cluster's number.
 pub(super) const CLUSTER: u64 = 0x5EED;
@@ -62,6 +63,8 @@ pub struct World {
     pub(super) connections: Vec<Connection>,
     /// What the network does from one node to another: `from * nodes + to`.
     pub(super) ways: Vec<Way>,
+    /// Frames that traps want to be lost.
+    pub(super) muted: Vec<Muted>,
     /// Where each group lives: `node * groups + group - 1`.
     pub(super) homes: Vec<(CoreAt, Slot)>,
     /// Of each group, in order.
@@ -132,6 +135,7 @@ impl World {
             cores: Vec::new(),
             nodes: Vec::new(),
             connections: Vec::new(),
+            muted: Vec::new(),
             ways: vec![Way::default(); (plan.nodes * plan.nodes) as usize],
             homes: Vec::new(),
             founders: Vec::new(),

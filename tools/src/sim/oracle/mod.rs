@@ -16,6 +16,7 @@
 //! | `rehearsals` | whoever is refused for its term asks again at once |
 //! | `doubts` | who is in doubt about its vote vouches for nothing, and asks everybody who is named |
 //! | `snapshot_answers` | what is said late of a snapshot changes nothing |
+//! | `unreadable` | no commit rests on who cannot read its log; whoever leads and cannot send what others wait for makes way |
 //! | `crash` | what a loss of power leaves at the end is what was durable |
 
 mod agreed;
@@ -33,6 +34,7 @@ mod raft;
 mod rehearsals;
 mod snapshot_answers;
 mod terms;
+mod unreadable;
 
 pub use bounds::Bounds;
 pub use commands::Commands;
@@ -44,6 +46,7 @@ pub use raft::Raft;
 pub use rehearsals::Rehearsals;
 pub use snapshot_answers::SnapshotAnswers;
 pub use terms::Terms;
+pub use unreadable::Unreadable;
 
 use super::observer::Observer;
 use super::plan::Plan;
@@ -60,6 +63,7 @@ pub fn all(_plan: &Plan) -> Vec<Box<dyn Observer>> {
         Box::<Rehearsals>::default(),
         Box::<Doubts>::default(),
         Box::<SnapshotAnswers>::default(),
+        Box::<Unreadable>::default(),
         Box::<Bounds>::default(),
     ]
 }
