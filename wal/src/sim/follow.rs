@@ -120,6 +120,11 @@ impl DurableLog {
         Ok(moved_on)
     }
 
+    /// Whether what a segment has at the position was behind the end that an open found.
+    fn is_cut(&self, incarnation: Incarnation) -> bool {
+        self.found.is_some_and(|(end, newest)| self.lsn >= end && incarnation < newest)
+    }
+
     /// Whether the batch at the position may be the next one of the log.
     fn judge(&self, header: &BatchHeader) -> Result<(), Untrue> {
         let (at, follows) = (self.lsn, header.previous_crc);
@@ -127,7 +132,7 @@ impl DurableLog {
             return Err(Untrue::Unchained { at, follows, before });
         }
         match self.found {
-            Some((end, newest)) if at >= end && header.incarnation < newest => Err(Untrue::CameBack {
+            Some((end, newest)) if self.is_cut(header.incarnation) => Err(Untrue::CameBack {
                 at,
                 segment: header.incarnation.file_name(),
                 end,
@@ -164,8 +169,8 @@ impl DurableLog {
         let candidates = segments(platter).filter(|place| place.start.0 <= self.lsn);
         let mut candidates: Vec<Place> = candidates.collect();
         // The one that begins last has it, if it is there at all; of an empty segment and its successor, which begin at the same
-        // place, the successor.
-        candidates.sort_by_key(|place| (place.start.0, place.incarnation.0));
+        // place, the successor. What an open cut off may begin later than where the log went on, and has it only if the log is wrong.
+        candidates.sort_by_key(|place| (!self.is_cut(place.incarnation), place.start.0, place.incarnation.0));
         while let Some(place) = candidates.pop() {
             self.place = Some(place);
             if self.read_batch(platter).is_some() {
@@ -294,6 +299,19 @@ mod tests {
         follower.reopened();
         follower.follow(&platter, at + 4096, &mut |_| {}).unwrap();
         assert!(follower.chain.is_some_and(|chain| chain != before), "read from the segment's beginning");
+    }
+
+    #[test]
+    fn what_older_segments_have_behind_the_end_that_an_open_found_is_cut_off_and_nothing_else() {
+        let (platter, mut follower, at) = read_log();
+        follower.opened(&platter, at);
+        follower.find(&platter);
+        let newest = follower.place.clone().unwrap().incarnation;
+        assert!(!follower.is_cut(newest));
+        follower.found = Some((at, newest.next()));
+        assert!(follower.is_cut(newest));
+        follower.lsn -= 4096;
+        assert!(!follower.is_cut(newest), "before the end nothing is");
     }
 
     #[test]
