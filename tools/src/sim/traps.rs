@@ -197,7 +197,7 @@ impl World {
             Trap::Unread => self.unread(active, step, group, node, choice)?,
             Trap::Doubt => {
                 self.doubt(active, step, group, node, choice)?;
-                if step == 0 {
+                if step < 2 {
                     // The vote is to be among what is written last.
                     pause = doubt::VOTES_WITHIN;
                 }
