@@ -220,7 +220,7 @@ impl Group {
         }
     }
 
-    /// The index of the configuration in force at `index`, which is not below the commit index.
+    /// The index of the configuration in force at `index`. Below the commit index it may be forgotten.
     pub(crate) fn membership_index_at(&self, index: LogIndex) -> Option<LogIndex> {
         self.cold.members.kept.iter().rfind(|kept| kept.0 <= index).map(|kept| kept.0)
     }

@@ -299,9 +299,11 @@ impl Group {
     }
 
     /// Whether a snapshot comes with another configuration than the one in force at its index in this log, which has its last entry
-    /// and hence all before it.
+    /// and hence all before it. What was in force before the newest committed configuration is not remembered: of a snapshot from
+    /// there, which only a member wants that cannot read its log, nothing says so.
     fn is_stale(&self, snapshot: &SnapshotMeta) -> bool {
-        self.membership_index_at(snapshot.index) != Some(snapshot.membership_index)
+        let known = self.membership_index_at(snapshot.index);
+        known.map_or(snapshot.index >= self.commit, |known| known != snapshot.membership_index)
     }
 
     fn fast_forward(&mut self, snapshot: &SnapshotMeta) {

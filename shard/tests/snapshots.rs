@@ -294,6 +294,27 @@ fn a_member_that_cannot_read_its_log_takes_a_snapshot_of_what_is_committed_there
 }
 
 #[test]
+fn a_member_that_cannot_read_its_log_takes_a_snapshot_from_before_its_configuration() {
+    let mut cluster = led_by_one(4);
+    cluster.propose(1, 4, 1).unwrap();
+    cluster.stabilize();
+    assert!(cluster.take_snapshot(1, None, 0));
+    let (snapshot, from) = (snapshot_of(&cluster, 1), cluster.group(1).commit());
+    cluster.change(1, &MembershipChange::of(&[MemberStep::AddLearner(NodeId(4))])).unwrap();
+    cluster.propose(1, 2, 1).unwrap();
+    cluster.stabilize();
+    cluster.plain(1, |group, env| group.flush_commit(env));
+    cluster.stabilize();
+    let (last, changed) = (cluster.group(3).commit(), cluster.group(3).membership_index());
+    assert!(changed > from && last > changed, "{from:?} {changed:?} {last:?}");
+    cluster.plain(3, |group, env| group.set_fit(env, false));
+    cluster.install_snapshot(NodeId(1), 3, Term(1), &snapshot);
+    let group = cluster.group(3);
+    assert_eq!((group.first_index(), group.commit(), group.durable()), (LogIndex(from.0 + 1), last, last));
+    assert_eq!((group.membership_index(), group.membership().learners()), (changed, &[NodeId(4)][..]));
+}
+
+#[test]
 fn nothing_waits_for_ever() {
     let wanted = |cluster: &Cluster| cluster.requests.len();
     // The word that it is installed is lost; the leader asks.

@@ -143,6 +143,11 @@ impl Trap {
     }
 }
 
+/// Whether this is the name of a segment of a log.
+fn is_segment(name: &str) -> bool {
+    name.starts_with("wal-") && name.ends_with(".seg")
+}
+
 impl World {
     /// A trap is about a group that has a leader that runs, and that fits: the first one from the group of the list on.
     pub(super) fn aim(&self, what: &mut FaultKind) {
@@ -473,18 +478,24 @@ impl World {
         }
     }
 
-    /// The blocks that the life before the present one wrote to last cannot be read any more, if the atlas allows it. (They are not too new: the header
-    /// of the segment that this life began with says that they are there.)
+    /// The blocks that the life before the present one wrote to last cannot be read any more, if the atlas allows it. They are not too new if
+    /// the header of the segment that this life began with says that they are there. A log that went on in its last segment, because the disk
+    /// was full, has no such header, and the marks are what says it then: neither is touched.
     fn rot_last_life(&mut self, node: usize, group: GroupId) {
         if !self.may_damage(node) {
             return self.reach("damage not allowed by the atlas");
         }
         let (at, _) = self.home(node, group);
         let last = self.cores[at.0].last_blocks.clone();
+        let names = self.cores[at.0].platter.list().into_iter().map(|(name, _)| name);
         let Some(live) = &mut self.cores[at.0].live else { return };
         let disk = live.core.wal().disk();
-        let blocks: Vec<_> =
-            last.into_iter().filter(|(file, block)| !disk.was_written(file, *block)).collect();
+        let began = names.filter(|name| is_segment(name) && disk.was_written(name, 0)).max();
+        let is_attested = |file: &str| is_segment(file) && Some(file) < began.as_deref();
+        let blocks: Vec<_> = last
+            .into_iter()
+            .filter(|(file, block)| is_attested(file) && !disk.was_written(file, *block))
+            .collect();
         for (file, block) in blocks {
             let rot = Rot::Unreadable;
             if self.cores[at.0].platter.damage(&file, block * logdrive_wal::ALIGNMENT as u64, rot.kind()) {
