@@ -237,10 +237,8 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         }
         self.groups.push(group_state);
         let alone = repairs && self.groups[at].membership().voters() == [self.io.me];
-        let suspected = self.suspected_until(slot).filter(|&suspected| suspected > start.log.last);
-        if (start.log_is_void || suspected.is_some()) && !alone {
-            let (behind, last) = (start.log.last, suspected.map_or(last, |suspected| last.max(suspected)));
-            self.begin_log(slot, behind, last, hard_state)
+        if start.log_is_void && !alone {
+            self.begin_log(slot, start.applied, last, hard_state)
                 .map_err(|error| OpenError::NoRoom { group, error })?;
         } else if !alone {
             self.close_up_log(slot, start.log.last).map_err(|error| OpenError::NoRoom { group, error })?;
@@ -311,14 +309,6 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         self.io.lanes[at].stream = new;
         self.io.streams[at] = new;
         Ok(())
-    }
-
-    /// The end of a log of which anything may have been replaced in a place that cannot be read. What this member does not keep of it must
-    /// not come back when the suspicion is dealt with.
-    fn suspected_until(&self, slot: u32) -> Option<LogIndex> {
-        let (wal, stream) = (&self.io.wal, self.io.lanes[slot as usize].stream);
-        let (_, found) = wal.entries(stream).filter(|_| wal.is_tainted(stream).is_some())?;
-        Some(LogIndex(found))
     }
 
     /// The disk lost the end of the log, and a snapshot stands for it: the log goes on behind the snapshot, and the stream as well.

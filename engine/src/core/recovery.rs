@@ -513,6 +513,11 @@ impl<M: StateMachine> Recovery for Replay<'_, M> {
         (group.fresh, group.has_state) = (false, true);
         group.state = state;
         group.history = history;
+        if group.unsure.is_some() && state.lost.log.is_some() {
+            // An earlier start found out that entries were lost, and kept what it was sure of: what had been called committed before
+            // may be what was lost, and the entries that it did not keep can still be read.
+            group.commit = group.applied;
+        }
         group.commit = group.commit.max(state.commit.0);
         self.advance(slot);
     }

@@ -242,6 +242,30 @@ fn nothing_is_applied_that_may_have_been_replaced_in_a_place_that_cannot_be_read
 }
 
 #[test]
+fn what_an_earlier_start_did_not_keep_is_not_applied_by_the_next_one() {
+    let end = LogEnd { term: Term(2), index: LogIndex(u64::MAX) };
+    let state = HardState { term: Term(2), commit: LogIndex(4), ..HardState::default() };
+    let kept = HardState { commit: LogIndex(2), lost: Lost { log: Some(end), state: false }, ..state };
+    for was_dealt_with in [true, false] {
+        let (groups, applied, _) = replay(|replay| {
+            for index in 1..=4 {
+                entry(replay, 5, index, 1, index / 2);
+            }
+            replay.unknown_lost_here();
+            replay.state(StreamId(5), &encode_state(state, 44));
+            if was_dealt_with {
+                replay.state(StreamId(5), &encode_state(kept, 44));
+            }
+            replay.finish();
+        });
+        let sure = if was_dealt_with { 2 } else { 4 };
+        assert_eq!(applied.iter().filter(|applied| applied.0 == 0).count(), sure);
+        assert_eq!((groups[0].applied, groups[0].log.last), (sure as u64, LogIndex(4)));
+        assert_eq!(groups[0].hard_state().commit, LogIndex(sure as u64));
+    }
+}
+
+#[test]
 fn what_a_leader_replaced_is_not_missing_any_more() {
     let (groups, ..) = replay(|replay| {
         for index in 1..=3 {
