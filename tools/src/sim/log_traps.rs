@@ -119,7 +119,9 @@ impl World {
         let (at, _) = self.home(node, group);
         let fails = Fault::next(DiskOpKind::Read, DiskFaultKind::Errno(libc::EIO));
         self.note_damage(at, "whatever it is", 0, "read fails");
-        self.cores[at.0].platter.inject(Fault { times: READS, ..fails });
+        // Of the marks nothing is to be applied, and the scrubber reads them in each round: what it repairs must not be lost at once again.
+        let name_contains = ".seg".to_owned();
+        self.cores[at.0].platter.inject(Fault { times: READS, name_contains, ..fails });
     }
 
     /// It can be read again. What was put back must not be lost once more, or else the disk is given up.
