@@ -153,6 +153,17 @@ impl Proposals {
         Some(pending)
     }
 
+    /// Takes the proposals up to `index` off a group's queue, each into `gone`.
+    pub(super) fn cut_until(&mut self, lane: &mut Lane, index: u64, mut gone: impl FnMut(Pending)) {
+        while lane.pending_head != NIL && self.slab[lane.pending_head as usize].index <= index {
+            let at = lane.pending_head;
+            let pending = self.slab[at as usize];
+            lane.pending_head = pending.next;
+            self.free.push(at);
+            gone(pending);
+        }
+    }
+
     /// Takes the proposals behind `index` off a group's queue, each into `gone`.
     pub(super) fn cut_after(&mut self, lane: &mut Lane, index: u64, mut gone: impl FnMut(Pending)) {
         let mut kept = NIL;

@@ -74,6 +74,27 @@ fn proposals_are_answered_by_index_and_those_behind_the_commit_index_fail() {
 }
 
 #[test]
+fn proposals_that_a_snapshot_stands_for_do_not_hold_up_those_behind_them() {
+    let mut lane = Lane::new(StreamSlot(0), 1, LogIndex(0));
+    let mut proposals = Proposals::default();
+    for index in [2, 3, 5] {
+        proposals.push(&mut lane, PortId(0), index * 10, index, 1);
+    }
+    assert!(proposals.pop_at(&mut lane, 5).is_none(), "what was proposed first is answered first");
+    let mut gone = Vec::new();
+    proposals.cut_until(&mut lane, 1, |pending| gone.push(pending.index));
+    assert!(gone.is_empty());
+    proposals.cut_until(&mut lane, 4, |pending| gone.push(pending.index));
+    assert_eq!(gone, [2, 3]);
+    assert_eq!(proposals.pop_at(&mut lane, 5).expect("behind the snapshot").token, 50);
+    proposals.push(&mut lane, PortId(0), 60, 6, 1);
+    proposals.cut_until(&mut lane, 6, |pending| gone.push(pending.index));
+    assert_eq!((gone.len(), lane.pending_head), (3, NIL));
+    proposals.push(&mut lane, PortId(0), 70, 7, 1);
+    assert_eq!(proposals.pop_at(&mut lane, 7).expect("new").token, 70);
+}
+
+#[test]
 fn reads_are_served_in_order_once_confirmed_and_applied() {
     let mut reads = Reads::new(1);
     assert!(!reads.push(0, (PortId(0), 1), 1, b"a", Moment(1)));

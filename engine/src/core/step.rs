@@ -245,6 +245,18 @@ impl<D: Disk> Io<D> {
         });
     }
 
+    /// A snapshot took the place of the entries up to `index`, which this member had proposed as a leader, knew to be committed, and could
+    /// not read to apply them: what came of them nobody knows here, and those behind them wait for them.
+    pub(super) fn skip_waiting(&mut self, slot: u32, index: LogIndex) {
+        self.finish_changes(slot, index);
+        let Io { lanes, proposals, ports, requests, request_bytes, .. } = self;
+        proposals.cut_until(&mut lanes[slot as usize], index.0, |gone| {
+            *requests -= 1;
+            *request_bytes -= u64::from(gone.bytes);
+            ports.answer(gone.port, gone.token, Err(Error::Indeterminate), &[]);
+        });
+    }
+
     /// The leader is lost to which this node's reads of `slot` were forwarded: those that are not confirmed end.
     pub(super) fn fail_reads(&mut self, slot: u32) {
         let Io { reads, ports, requests, request_bytes, .. } = self;

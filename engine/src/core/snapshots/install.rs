@@ -357,6 +357,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
         let at = slot as usize;
         self.sessions.install(slot, sessions);
         self.io.lanes[at].applied = meta.index;
+        self.io.skip_waiting(slot, meta.index);
         self.io.lanes[at].flags.lower(Flags::LOG_FULL);
         self.groups[at].on_applied(meta.index);
         tracing::info!(group = %self.ids[at], index = %meta.index, "a snapshot from another node is installed");
