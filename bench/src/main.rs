@@ -3,6 +3,9 @@
 //! Every figure comes with what a reader needs to believe it: the machine, the disk and what it does alone, whether writes are
 //! durable, the revision, what else the machine did meanwhile, and a check that what was acknowledged is there.
 
+/// As in the `logdrive` binary: what is measured here is what runs there.
+#[path = "../../tools/src/allocator.rs"]
+mod allocator;
 mod cli;
 mod clock;
 mod core_bench;
@@ -28,14 +31,11 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 
-/// As in the `logdrive` binary: what is measured here is what runs there.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Exit code of a benchmark that ran, and whose data was wrong at the end.
 const CHECK_FAILED: u8 = 2;
 
 fn main() -> ExitCode {
+    allocator::tune();
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(

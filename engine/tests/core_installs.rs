@@ -1,11 +1,12 @@
 //! Snapshots that come from another node: installed over a log that is behind, ahead or beside, whatever ends the process in between.
 mod common;
 
-use common::{Cluster, Setup, ms, payload};
-use logdrive::api::ReadPolicy;
+use common::{Answer, Cluster, Setup, ms, payload};
+use logdrive::api::{Error, ReadPolicy};
 use logdrive::core::{Event, Offered, Slot};
 use logdrive::snapshot::{Received, SnapshotId, StoreEvent, WriteId};
 use logdrive_shard::{LogIndex, NodeId, Term};
+use logdrive_wal::FaultKind;
 
 /// A file of a snapshot: its id, its header, its chunks.
 type Fetched = (SnapshotId, Vec<u8>, Vec<Vec<u8>>);
@@ -446,4 +447,62 @@ fn a_log_that_is_full_when_an_installation_comes_to_nothing_gets_its_snapshot() 
     let counters = cluster.core(lags).snapshot_counters();
     assert_eq!(counters.installed, 0);
     assert!(cluster.core(lags).snapshot_status(SLOT).log_bytes < 64 << 10);
+}
+
+/// A leader knows that entries are committed, and cannot read them to apply them; before anybody sends them again, the others have cut their
+/// logs.
+#[test]
+fn what_a_leader_cannot_read_is_answered_when_a_snapshot_stands_for_it_and_so_is_what_comes_after() {
+    let mut setup = setup();
+    // What is to be applied, and is more than this, is read from the disk.
+    setup.settings.cache_bytes_max = 1 << 10;
+    let mut cluster = Cluster::new(setup);
+    cluster.elect();
+    for n in 0..10 {
+        assert!(cluster.write(1, &payload(n)).result.is_ok());
+    }
+    cluster.settle();
+    let leader = cluster.leader(1);
+    let others = [leader % 3 + 1, (leader + 1) % 3 + 1];
+    // The others have it; what they say of it is on its way.
+    others.iter().for_each(|&other| cluster.hold(other, leader));
+    let waiting: Vec<u64> = (0..48).map(|n| cluster.propose(leader, 1, &[n; 15_000])).collect();
+    cluster.run_for(ms(20));
+    let commit = |cluster: &mut Cluster| cluster.core(leader).group_status(SLOT).raft.commit;
+    let committed = commit(&mut cluster);
+    for (name, bytes) in cluster.node(leader).platter.list() {
+        for offset in (4096..bytes).step_by(4096).filter(|_| name.ends_with(".seg")) {
+            cluster.node(leader).platter.damage(&name, offset, FaultKind::Garbage { sector: 1, seed: 3 });
+        }
+    }
+    others.iter().for_each(|&other| cluster.unhold(other, leader));
+    cluster.run_until(ms(1_000), |cluster| commit(cluster) >= LogIndex(committed.0 + 48));
+    cluster.partition(&[&[leader], &others]);
+    cluster.run_until(ms(20_000), |cluster| cluster.find_leader(1).is_some_and(|now| now != leader));
+    assert!(cluster.write(1, b"meanwhile").result.is_ok());
+    for other in others {
+        snapshot(&mut cluster, other);
+    }
+    let unanswered = |cluster: &mut Cluster| {
+        waiting.iter().filter(|&&token| cluster.answer(leader, token).is_none()).count()
+    };
+    cluster.run_for(ms(2_000));
+    assert!(unanswered(&mut cluster) > 0, "it could read them");
+    cluster.heal();
+    cluster.run_until(ms(60_000), |cluster| cluster.core(leader).snapshot_counters().installed > 0);
+    cluster.run_for(ms(50));
+    assert_eq!(unanswered(&mut cluster), 0);
+    let answers: Vec<Answer> = waiting.iter().filter_map(|&token| cluster.answer(leader, token)).collect();
+    assert!(answers.iter().any(|answer| answer.result == Err(Error::Indeterminate)), "{answers:?}");
+    // The ones that come after it do not wait for them.
+    cluster.run_until(ms(60_000), |cluster| cluster.core(leader).status().damaged == 0);
+    cluster.settle();
+    let now = cluster.leader(1);
+    let token = cluster.transfer(now, 1, leader);
+    cluster.wait(now, token).result.expect("it hands over");
+    cluster.settle();
+    let token = cluster.propose(leader, 1, b"after");
+    assert!(cluster.wait(leader, token).result.is_ok());
+    cluster.settle();
+    assert_eq!(journal(&mut cluster, leader).len(), 60);
 }

@@ -545,3 +545,22 @@ fn transfers_over_the_limit_wait_for_their_turn() {
     assert_eq!((counters.begun, counters.failed), (4, 0), "{counters:?}");
     cluster.settle();
 }
+
+#[test]
+fn parts_that_come_slower_than_the_receiver_is_asked_where_it_is_make_up_a_chunk_all_the_same() {
+    let mut setup = setup();
+    let snapshots = &mut setup.settings.snapshots;
+    snapshots.files.chunk_bytes = 1 << 20;
+    (snapshots.transfer_window_bytes, snapshots.transfer_bytes_per_turn) = (256 << 10, 256 << 10);
+    // A part a second.
+    snapshots.transfer_bytes_per_s = 60_000;
+    let mut cluster = Cluster::new(setup);
+    let (leader, away) = one_is_away(&mut cluster, 300);
+    cluster.heal();
+    cluster.run_until(ms(20_000), |cluster| brought_up(cluster, away) == 1);
+    let counters = cluster.core(leader).transfer_counters();
+    assert!(counters.offers_sent > 3, "it was asked in between: {counters:?}");
+    assert_eq!((counters.begun, counters.failed), (1, 0), "{counters:?}");
+    assert_eq!(counters.bytes_sent, cluster.core(away).transfer_counters().bytes_taken);
+    cluster.settle();
+}

@@ -1,5 +1,6 @@
 //! `logdrive`: runs nodes, clusters on one machine, and the tools around them.
 
+mod allocator;
 mod client;
 mod config;
 mod dev;
@@ -20,11 +21,6 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use failure::{EXIT_CODES, Failure};
-
-/// Of a library this is the choice of the program that embeds it. The C library's allocator looks through thousands of blocks that were freed
-/// before it gives out a large one, so that a core stands still for milliseconds when the views of large groups come and go.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Thousands of Raft groups on one shared log per core, spoken to like a Redis Cluster.
 #[derive(Debug, Parser)]
@@ -59,6 +55,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::tune();
     failure::install_printer();
     let cli = Cli::parse();
     let result = match &cli.command {

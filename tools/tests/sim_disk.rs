@@ -11,6 +11,7 @@ use logdrive_tools::sim::plan::{Plan, Profile, Size};
 use logdrive_tools::sim::report;
 use logdrive_tools::sim::run::{guard, outcome};
 use logdrive_tools::sim::trace::Trace;
+use logdrive_tools::sim::traps::Trap;
 use logdrive_tools::sim::world::World;
 
 /// Three nodes with two cores and a few groups, busy clients, no faults but those that a test strikes. What `play` does is checked as any run.
@@ -108,5 +109,27 @@ fn a_disk_that_is_gone_ends_its_node_and_comes_back() {
         ensure(world.is_up(1) && refused > 0, "the node was refused by its disk and started again", || {
             format!("refused {refused} times")
         })
+    });
+}
+
+/// Reads fail while the scrubber repairs a header and looks at it again: it gives the disk up, and rightly so. Nobody can demand that such a node
+/// comes to rest, until its operator has done what it says.
+#[test]
+fn a_node_that_gave_up_its_disk_is_started_anew_when_troubles_end() {
+    let has_given_up =
+        |world: &World| world.cores().any(|at| world.core(at).is_some_and(|core| core.status().disk_failing));
+    play(60, |world| {
+        for choice in 1..7 {
+            let (group, span) = (choice, 20 * SECOND);
+            let what = FaultKind::Trap { group, what: Trap::Unread, choice };
+            world.strike(Fault { id: FaultId(choice), at: world.now(), span, what })?;
+            world.run_for(span + SECOND)?;
+            if has_given_up(world) {
+                break;
+            }
+        }
+        ensure(has_given_up(world), "a disk is given up", String::new)?;
+        world.heal()?;
+        ensure(!has_given_up(world), "disks are sound", String::new)
     });
 }

@@ -67,6 +67,7 @@ mod timers;
 mod transfers;
 mod turn;
 mod types;
+mod unanswered;
 mod waits;
 
 use std::collections::VecDeque;

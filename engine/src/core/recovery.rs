@@ -239,6 +239,10 @@ impl Replayed {
         let runs = &mut self.log.term_runs;
         if runs.last().is_none_or(|run| run.1.0 != header.tag) {
             runs.push((LogIndex(index), Term(header.tag)));
+        } else if self.unsure.is_some_and(|unsure| unsure.1 + 1 == index) {
+            // Both are of one leader: whoever has this entry has the one before it, and all before that (Log Matching). Without this a
+            // group would hold back all that follows a hole, which may be long.
+            self.unsure = None;
         }
         let kind = note_kind(header.note);
         let is_known = self.memberships.last().is_some_and(|newest| newest.0.0 >= index);

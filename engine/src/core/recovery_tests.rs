@@ -5,6 +5,9 @@ use crate::api::{ApplyEntry, BadSnapshot, BytesLoading, BytesView, Replies};
 use crate::core::record::{encode_state, entry_note};
 use crate::core::sessions::Sessions;
 
+#[path = "recovery_unsure_tests.rs"]
+mod unsure;
+
 /// Slot, index, payload of what was applied.
 type Applied = Vec<(u32, u64, Vec<u8>)>;
 
@@ -209,60 +212,6 @@ fn damage_at_the_end_takes_the_term_of_the_hard_state_and_taint_has_no_end() {
     assert_eq!(floor(&groups[0]), Some((4, 6)));
     assert_eq!(floor(&groups[1]), Some((4, u64::MAX)));
     assert!(groups[1].hard_state().lost.state);
-}
-
-#[test]
-fn nothing_is_applied_that_may_have_been_replaced_in_a_place_that_cannot_be_read() {
-    let committed = |commit| {
-        let state = HardState { term: Term(2), commit: LogIndex(commit), ..HardState::default() };
-        encode_state(state, 44)
-    };
-    for was_replaced in [true, false] {
-        let (groups, applied, _) = replay(|replay| {
-            for group in [5, 9] {
-                for index in 1..=4 {
-                    entry(replay, group, index, 1, index / 2);
-                }
-            }
-            replay.unknown_lost_here();
-            // What it says may be of entries of another leader; group 9 has all that was sent anew.
-            replay.state(StreamId(5), &committed(4));
-            entry(replay, 9, 3, 2, 2);
-            entry(replay, 9, 4, 2, 3);
-            assert_eq!([replay.groups[0].applied, replay.groups[1].applied], [2, 3]);
-            if was_replaced {
-                replay.damaged(StreamId(5), 1, u64::MAX);
-            }
-            replay.finish();
-        });
-        let kept = if was_replaced { 2 } else { 4 };
-        assert_eq!(applied.iter().filter(|applied| applied.0 == 0).count(), kept);
-        assert_eq!((groups[0].applied, groups[1].applied), (kept as u64, 3));
-    }
-}
-
-#[test]
-fn what_an_earlier_start_did_not_keep_is_not_applied_by_the_next_one() {
-    let end = LogEnd { term: Term(2), index: LogIndex(u64::MAX) };
-    let state = HardState { term: Term(2), commit: LogIndex(4), ..HardState::default() };
-    let kept = HardState { commit: LogIndex(2), lost: Lost { log: Some(end), state: false }, ..state };
-    for was_dealt_with in [true, false] {
-        let (groups, applied, _) = replay(|replay| {
-            for index in 1..=4 {
-                entry(replay, 5, index, 1, index / 2);
-            }
-            replay.unknown_lost_here();
-            replay.state(StreamId(5), &encode_state(state, 44));
-            if was_dealt_with {
-                replay.state(StreamId(5), &encode_state(kept, 44));
-            }
-            replay.finish();
-        });
-        let sure = if was_dealt_with { 2 } else { 4 };
-        assert_eq!(applied.iter().filter(|applied| applied.0 == 0).count(), sure);
-        assert_eq!((groups[0].applied, groups[0].log.last), (sure as u64, LogIndex(4)));
-        assert_eq!(groups[0].hard_state().commit, LogIndex(sure as u64));
-    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use logdrive::api::{Error, ReadPolicy};
 use logdrive::core::CoreStatus;
 use logdrive::kv::{Query, Reply};
-use logdrive::runtime::PeerStatus;
+use logdrive::runtime::{PeerStatus, RuntimeCounters};
 use logdrive_shard::{GroupId, LogIndex};
 
 use super::admin::{Answer, Request};
@@ -51,6 +51,7 @@ pub(crate) struct NodeStatus {
     pub(crate) uptime_s: u64,
     /// Resident memory, bytes.
     pub(crate) memory_bytes: u64,
+    pub(crate) runtime: RuntimeCounters,
 }
 
 impl Session {

@@ -1,7 +1,7 @@
 //! What each command answers. The texts are those of Redis 7.0.15 in cluster mode, byte by byte, where Redis has the command.
 
 use logdrive::core::CoreStatus;
-use logdrive::runtime::PeerStatus;
+use logdrive::runtime::{PeerStatus, RuntimeCounters};
 use logdrive_shard::{GroupId, NodeId};
 
 use crate::redis::barrier::NodeStatus;
@@ -288,7 +288,9 @@ fn status() -> NodeStatus {
         ..CoreStatus::default()
     };
     let peer = PeerStatus { node: 2, cores: 1, links: 1, refused: None };
-    NodeStatus { cores: vec![core.clone(), core], peers: vec![peer], uptime_s: 90_000, memory_bytes: 4_096 }
+    let runtime = RuntimeCounters { executors_roused: 3, ..RuntimeCounters::default() };
+    let cores = vec![core.clone(), core];
+    NodeStatus { cores, peers: vec![peer], uptime_s: 90_000, memory_bytes: 4_096, runtime }
 }
 
 #[test]
@@ -317,6 +319,7 @@ fn info_has_what_clients_look_for() {
         "stale_entries:10",
         "groups_led:120",
         "groups_without_leader:16",
+        "cores_roused:3",
     ] {
         assert!(info.contains(&format!("{line}\r\n")), "{line} in {info}");
     }

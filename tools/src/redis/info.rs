@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use logdrive::core::CoreStatus;
+use logdrive::runtime::{PeerStatus, RuntimeCounters};
 use serde::Serialize;
 
 use super::backend::Backend;
@@ -175,13 +176,17 @@ fn fields<B: Backend>(
         ],
         "cluster" => vec![("cluster_enabled", "1".to_owned())],
         "keyspace" if keys > 0 => vec![("db0", format!("keys={keys},expires=0,avg_ttl=0"))],
-        "logdrive" => logdrive_fields(hub, sums),
+        "logdrive" => logdrive_fields(hub, status, sums),
         _ => Vec::new(),
     }
 }
 
-fn logdrive_fields<B: Backend>(hub: &Hub<B>, sums: &Sums) -> Vec<(&'static str, String)> {
-    let shared = &hub.shared;
+fn logdrive_fields<B: Backend>(
+    hub: &Hub<B>,
+    status: &NodeStatus,
+    sums: &Sums,
+) -> Vec<(&'static str, String)> {
+    let (shared, runtime) = (&hub.shared, &status.runtime);
     vec![
         ("node", hub.topology.my_id().to_string()),
         ("cores", shared.cores.len().to_string()),
@@ -207,6 +212,11 @@ fn logdrive_fields<B: Backend>(hub: &Hub<B>, sums: &Sums) -> Vec<(&'static str, 
         ("snapshots_installed", sums.snapshots_installed.to_string()),
         ("group_logs_full", sums.group_logs_full.to_string()),
         ("peer_links", sums.links.to_string()),
+        ("peer_handshakes_failed", runtime.handshakes_failed.to_string()),
+        ("peer_frames_refused", runtime.frames_refused.to_string()),
+        ("peer_reads_paused", runtime.reads_paused.to_string()),
+        // Not awake when they were to be: the machine has too little processor time for them.
+        ("cores_roused", runtime.executors_roused.to_string()),
         ("refused_busy", (sums.busy).to_string()),
         ("answered_moved", shared.sum(|c| &c.moved).to_string()),
         ("answered_busy", shared.sum(|c| &c.busy).to_string()),
@@ -233,7 +243,8 @@ struct StatusJson<'a> {
     connections: u64,
     commands: u64,
     cores: &'a [CoreStatus],
-    peers: &'a [logdrive::runtime::PeerStatus],
+    peers: &'a [PeerStatus],
+    runtime: RuntimeCounters,
 }
 
 /// The node's counts as JSON.
@@ -251,6 +262,7 @@ pub(crate) fn status_json<B: Backend>(hub: &Hub<B>, status: &NodeStatus) -> Vec<
         commands: hub.shared.sum(|c| &c.commands),
         cores: &status.cores,
         peers: &status.peers,
+        runtime: status.runtime,
     };
     serde_json::to_vec(&json).expect("numbers and strings always serialize")
 }

@@ -268,6 +268,7 @@ impl Front {
                 peers: front.client.peers(),
                 uptime_s: now.since(front.started).as_secs(),
                 memory_bytes: resident_bytes(),
+                runtime: front.client.counters(),
             };
             let mut door = front.door.borrow_mut();
             for (key, seq) in wanted {

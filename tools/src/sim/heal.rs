@@ -5,6 +5,7 @@ use logdrive_shard::{GroupId, NodeId};
 
 use super::clock::{MILLISECOND, Nanos, SECOND};
 use super::faults::Stop;
+use super::node::CoreAt;
 use super::observer::{Broken, Verdict, ensure};
 use super::ops::OpKind;
 use super::random::chance;
@@ -27,6 +28,7 @@ impl World {
                 self.start_node(node)?;
             }
         }
+        self.replace_failing_disks()?;
         self.note(None, || format!("troubles stop; stays broken: {broken:?} (from 0)"));
         Ok(())
     }
@@ -78,6 +80,20 @@ impl World {
                 self.start_node(node)?;
             } else if self.nodes[node].paused_until > self.now {
                 self.resume(node);
+            }
+        }
+        self.replace_failing_disks()
+    }
+
+    /// Who has given up a disk repairs nothing more and says so: its operator starts it anew on a sound one. They are sound from here on.
+    fn replace_failing_disks(&mut self) -> Verdict {
+        for node in 0..self.nodes.len() {
+            let gave_up = |at| self.core(CoreAt(at)).is_some_and(|core| core.status().disk_failing);
+            if self.is_well(node) && self.nodes[node].cores.clone().any(gave_up) {
+                self.reach("disks given up and replaced");
+                self.stop_node(node, Stop::Clean)?;
+                self.nodes[node].disk_is_suspect = self.disk_lied(node);
+                self.start_node(node)?;
             }
         }
         Ok(())

@@ -69,9 +69,7 @@ impl World {
     ) -> Verdict {
         let all = self.plan.groups.min(32);
         if step == 0 {
-            let others = self.other_voters(group, leader);
-            let caught = others.get(choice as usize % others.len().max(1));
-            self.active[active].sprung.others = caught.copied().into_iter().collect();
+            self.catch_one(active, group, leader, choice);
         }
         let [caught] = self.active[active].sprung.others[..] else { return Ok(()) };
         match step {

@@ -358,12 +358,12 @@ impl World {
         choice: u32,
     ) -> Verdict {
         if step == 0 {
-            let others = self.other_voters(group, leader);
-            let Some(&away) = others.get(choice as usize % others.len().max(1)) else { return Ok(()) };
-            self.active[active].sprung.others = vec![away];
-            return self.stop_node(away, Stop::Kill);
+            self.catch_one(active, group, leader, choice);
         }
         let [away] = self.active[active].sprung.others[..] else { return Ok(()) };
+        if step == 0 {
+            return self.stop_node(away, Stop::Kill);
+        }
         if step < STEPS / 2 {
             self.write_everywhere(3, choice.wrapping_add(step as u32))?;
             if step + 4 == STEPS / 2 {
@@ -494,7 +494,8 @@ impl World {
         let is_attested = |file: &str| is_segment(file) && Some(file) < began.as_deref();
         let blocks: Vec<_> = last
             .into_iter()
-            .filter(|(file, block)| is_attested(file) && !disk.was_written(file, *block))
+            // Without the header of a segment a node does not start.
+            .filter(|(file, block)| *block > 0 && is_attested(file) && !disk.was_written(file, *block))
             .collect();
         for (file, block) in blocks {
             let rot = Rot::Unreadable;
@@ -537,6 +538,13 @@ impl World {
         let Some(core) = self.core(at) else { return Vec::new() };
         let voters = core.membership(slot).0.voters().iter().map(|voter| voter.0 as usize - 1);
         voters.filter(|&voter| voter != leader && self.nodes[voter].responds(self.now)).collect()
+    }
+
+    /// One of the voters beside the leader that run is what the trap is about; none if there is none.
+    pub(super) fn catch_one(&mut self, active: usize, group: GroupId, leader: usize, choice: u32) {
+        let others = self.other_voters(group, leader);
+        let caught = others.get(choice as usize % others.len().max(1));
+        self.active[active].sprung.others = caught.copied().into_iter().collect();
     }
 
     fn order_campaign(&mut self, group: GroupId, node: usize) {

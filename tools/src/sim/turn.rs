@@ -152,7 +152,8 @@ impl World {
     }
 
     /// Whoever is elected is so after all leases of other leaders have ended, by the clocks of those. Otherwise they would serve reads that miss
-    /// what is written from now on.
+    /// what is written from now on. A leader of a later term may have a lease: who is elected with votes that come that late gets nothing
+    /// committed.
     fn judge_leases(&mut self, at: CoreAt, changed: &[ChangedSlot]) -> Verdict {
         if !self.shape.leases_hold {
             return Ok(());
@@ -160,8 +161,11 @@ impl World {
         for now in changed.iter().filter(|changed| took_over(changed)).map(|changed| changed.now) {
             for node in (0..self.nodes.len()).filter(|&node| !self.nodes[node].is_spoiled) {
                 let (other, slot) = self.home(node, now.id);
+                let is_later =
+                    self.summaries(other).get(slot.0 as usize).is_some_and(|it| it.term > now.term);
                 let shows = Moment(self.nodes[node].clock.shows(self.now));
-                let Some(live) = self.cores[other.0].live.as_mut().filter(|_| other != at) else { continue };
+                let live = self.cores[other.0].live.as_mut().filter(|_| other != at && !is_later);
+                let Some(live) = live else { continue };
                 let holds = live.core.holds_lease(shows, slot);
                 ensure(!holds, "leases end before the next leader is elected", || {
                     format!("node {} holds one while term {} has a leader", self.nodes[node].id, now.term)

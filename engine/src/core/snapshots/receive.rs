@@ -95,9 +95,13 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             Ok(Offered::Receive(write)) => {
                 let receiving = &mut self.snapshots.transfers.receiving;
                 if let Some(known) = receiving.iter_mut().find(|known| known.write == write) {
+                    let goes_on =
+                        (known.link, known.generation, known.term) == (link, generation, offer.term);
+                    if !goes_on {
+                        known.open = Default::default();
+                    }
                     (known.link, known.generation, known.from) = (link, generation, from);
                     (known.term, known.attempt, known.heard) = (offer.term, offer.attempt, now);
-                    known.open = Default::default();
                     known.wants_answer = true;
                     return;
                 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive::core::Slot;
 use logdrive::wire::FrameView;
-use logdrive_shard::{AppendOutcome, GroupId, NodeId};
+use logdrive_shard::{GroupId, NodeId};
 
+use super::acknowledged;
 use crate::sim::node::CoreAt;
 use crate::sim::observer::{ChangedSlot, Observer, Verdict, ensure};
 use crate::sim::world::World;
@@ -98,17 +99,11 @@ impl Observer for Doubts {
         if self.members.is_empty() {
             return Ok(());
         }
-        for (address, reply) in frame.append_replies() {
-            let (AppendOutcome::Matched(index), Some(group)) =
-                (reply.outcome, world.group_at(to, address.slot))
-            else {
-                continue;
-            };
-            let (_, slot) = world.home(world.node_of(from), group);
+        for (group, slot, term, index) in acknowledged(world, (from, to), frame) {
             ensure(
                 !self.is_in_doubt(world, from, slot),
                 "who is in doubt about its vote acknowledges nothing",
-                || format!("{index} is acknowledged in term {}", reply.term),
+                || format!("{index} is acknowledged in term {term}"),
             )
             .map_err(|broken| broken.in_group(group).on_node(world.node_id(from)))?;
         }

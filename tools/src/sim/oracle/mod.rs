@@ -48,8 +48,14 @@ pub use snapshot_answers::SnapshotAnswers;
 pub use terms::Terms;
 pub use unreadable::Unreadable;
 
+use logdrive::core::Slot;
+use logdrive::wire::FrameView;
+use logdrive_shard::{AppendOutcome, GroupId, LogIndex, Term};
+
+use super::node::CoreAt;
 use super::observer::Observer;
 use super::plan::Plan;
+use super::world::World;
 
 /// All checks that fit a plan.
 pub fn all(_plan: &Plan) -> Vec<Box<dyn Observer>> {
@@ -66,4 +72,18 @@ pub fn all(_plan: &Plan) -> Vec<Box<dyn Observer>> {
         Box::<Unreadable>::default(),
         Box::<Bounds>::default(),
     ]
+}
+
+/// What a frame acknowledges: the group and its slot on the node that sends the frame, the term in which, and the index up to which.
+fn acknowledged(
+    world: &World,
+    (from, to): (CoreAt, CoreAt),
+    frame: &FrameView<'_>,
+) -> impl Iterator<Item = (GroupId, Slot, Term, LogIndex)> {
+    frame.append_replies().filter_map(move |(address, reply)| {
+        let AppendOutcome::Matched(index) = reply.outcome else { return None };
+        let group = world.group_at(to, address.slot)?;
+        let (_, slot) = world.home(world.node_of(from), group);
+        Some((group, slot, reply.term, index))
+    })
 }

@@ -16,6 +16,8 @@ struct Seen {
     matched: LogIndex,
     next: LogIndex,
     state: &'static str,
+    /// In contact. The frame may have a pulse with which contact begins: a leader asks everybody anew then, whatever else it was told.
+    alive: bool,
 }
 
 /// The check.
@@ -39,17 +41,19 @@ fn is_all_for(frame: &FrameView<'_>, slot: u32) -> bool {
 fn seen(core: &SimCore, slot: Slot, peer: NodeId) -> Option<Seen> {
     let raft = core.group_status(slot).raft;
     let peer = raft.peers.into_iter().find(|report| report.node == peer);
-    peer.filter(|_| core.is_leader(slot)).map(|PeerReport { matched, next, state, .. }| Seen {
+    peer.filter(|_| core.is_leader(slot)).map(|PeerReport { matched, next, state, alive, .. }| Seen {
         term: raft.term,
         matched,
         next,
         state,
+        alive,
     })
 }
 
 fn judge(before: Seen, after: Option<Seen>) -> Verdict {
     // The frame may show that there is room on the way again, so that more is sent, and it turns out that more than the log has is missing.
-    let same = after.is_none_or(|after| after.matched == before.matched && after.state != "probe");
+    let is_same = |after: Seen| after.matched == before.matched && after.state != "probe";
+    let same = after.is_none_or(|after| after.alive != before.alive || is_same(after));
     ensure(same, "what is said late of a snapshot changes nothing", || {
         format!("{before:?} before it, {after:?} then")
     })
@@ -93,10 +97,19 @@ mod tests {
 
     #[test]
     fn a_leader_that_begins_anew_for_what_was_said_late_is_seen() {
-        let before = Seen { term: Term(2), matched: LogIndex(5), next: LogIndex(9), state: "replicate" };
+        let before =
+            Seen { term: Term(2), matched: LogIndex(5), next: LogIndex(9), state: "replicate", alive: true };
         judge(before, Some(before)).unwrap();
         judge(before, Some(Seen { next: LogIndex(12), ..before })).unwrap();
         let broken = judge(before, Some(Seen { state: "probe", ..before })).unwrap_err();
         assert_eq!(broken.assertion, "what is said late of a snapshot changes nothing");
+    }
+
+    #[test]
+    fn a_leader_asks_anew_whom_it_is_in_contact_with_again_by_the_same_frame() {
+        let before =
+            Seen { term: Term(2), matched: LogIndex(8), next: LogIndex(9), state: "replicate", alive: false };
+        judge(before, Some(Seen { state: "probe", alive: true, ..before })).unwrap();
+        judge(before, Some(Seen { state: "probe", ..before })).unwrap_err();
     }
 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive::core::{GroupSummary, Slot};
 use logdrive::wire::FrameView;
-use logdrive_shard::{AppendOutcome, LogIndex, NodeId, Role, Term};
+use logdrive_shard::{LogIndex, NodeId, Role, Term};
 
+use super::acknowledged;
 use super::promises::is_quorum;
 use crate::sim::clock::{MILLISECOND, Nanos};
 use crate::sim::node::{CoreAt, SimCore};
@@ -136,16 +137,10 @@ impl Observer for Unreadable {
         if !world.disk_lied(node) || world.is_spoiled(node) {
             return Ok(());
         }
-        for (address, reply) in frame.append_replies() {
-            let (AppendOutcome::Matched(index), Some(group)) =
-                (reply.outcome, world.group_at(to, address.slot))
-            else {
-                continue;
-            };
-            let (_, slot) = world.home(node, group);
+        for (group, slot, term, index) in acknowledged(world, (from, to), frame) {
             let Some(now) = world.summaries(from).get(slot.0 as usize) else { continue };
             self.see(world, from, slot, now);
-            let Some(&last) = self.unfit.get(&(from, slot)).filter(|_| now.term == reply.term) else {
+            let Some(&last) = self.unfit.get(&(from, slot)).filter(|_| now.term == term) else {
                 continue;
             };
             let me = world.node_id(from);

@@ -5,7 +5,7 @@ use logdrive_shard::{GroupId, MemberKind, MemberStep};
 use super::LOOK;
 use crate::sim::clock::{MILLISECOND, Nanos};
 use crate::sim::faults::Stop;
-use crate::sim::observer::{Broken, Verdict};
+use crate::sim::observer::Verdict;
 use crate::sim::world::World;
 
 /// A follower has voted so long after the order to hand over; with few writes since.
@@ -35,32 +35,33 @@ impl World {
         let caught = self.active[active].sprung.others.clone();
         let Some(&member) = caught.first() else { return Ok(()) };
         if step == 1 {
-            // The segment that the next life begins with says that the vote was written, and that life does not hear of anything.
-            let all: Vec<usize> = (0..self.nodes.len()).filter(|&node| node != member).collect();
-            self.cut_off(active, member, &all);
-            self.stop_node(member, Stop::Kill)?;
-            self.start_later(member, LOOK);
-            return Ok(());
+            return self.loses_its_vote(active, member, group);
         }
         match caught[..] {
             [member, heir] => match step {
-                2 if self.comes_back_without_its_vote(active, member, group)? => {
+                2 => {
                     // It cannot ask whom it voted for, and is asked for its vote by another one.
                     self.cut_off(active, heir, &[member, leader]);
-                    self.deliver_what_waited();
+                    self.start_later(member, LOOK);
                 }
                 3.. => self.order_campaign(group, leader),
                 _ => {}
             },
-            [member, _, outsider] => match step {
+            [_, _, outsider] => match step {
                 ..COMES_BACK_AT => {
                     if let Some(leader) = self.leader_of(group) {
                         self.bring_in(group, leader, outsider);
                     }
                 }
-                COMES_BACK_AT if self.comes_back_without_its_vote(active, member, group)? => {
-                    self.cut_off(active, outsider, &[member]);
-                    self.deliver_what_waited();
+                COMES_BACK_AT => {
+                    // Nobody leads, and without these two nobody can be elected who would tell it of the new voter.
+                    let rest = |&node: &usize| node != outsider;
+                    let others: Vec<usize> = (0..self.nodes.len()).filter(rest).collect();
+                    self.cut_off(active, outsider, &others);
+                    for node in others {
+                        self.stop_node(node, Stop::Kill)?;
+                        self.start_later(node, LOOK);
+                    }
                 }
                 _ => {}
             },
@@ -69,24 +70,19 @@ impl World {
         Ok(())
     }
 
-    /// A node comes back once more, and what it wrote in the life in which it voted cannot be read any more, if the atlas allows that.
-    fn comes_back_without_its_vote(
-        &mut self,
-        active: usize,
-        node: usize,
-        group: GroupId,
-    ) -> Result<bool, Box<Broken>> {
-        self.active[active].sprung.cuts.clear();
-        if !self.nodes[node].is_up || !self.may_damage(node) {
+    /// A node ends, and what it wrote last cannot be read any more, if the atlas allows that. The segment that the next life begins with says that
+    /// it was written. That life ends before it does anything else: it would write the newest states once more.
+    fn loses_its_vote(&mut self, active: usize, node: usize, group: GroupId) -> Verdict {
+        self.stop_node(node, Stop::Kill)?;
+        if !self.nodes[node].stays_down {
+            self.start_node(node)?;
+        }
+        if !self.may_damage(node) {
             self.active[active].sprung.others.clear();
-            self.work_out_ways();
-            self.deliver_what_waited();
-            return Ok(false);
+            return Ok(());
         }
         self.rot_last_life(node, group);
-        self.stop_node(node, Stop::Kill)?;
-        self.start_later(node, LOOK);
-        Ok(true)
+        self.stop_node(node, Stop::Kill)
     }
 
     /// A node that is no member of a group, as its leader knows the members.
