@@ -1,10 +1,14 @@
 //! Snapshots that come from another node: installed over a log that is behind, ahead or beside, whatever ends the process in between.
 mod common;
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use common::{Answer, Cluster, Setup, ms, payload};
 use logdrive::api::{Error, ReadPolicy};
 use logdrive::core::{Event, Offered, Slot};
 use logdrive::snapshot::{Received, SnapshotId, StoreEvent, WriteId};
+use logdrive::wire::{FrameView, VERSION_MAX};
 use logdrive_shard::{LogIndex, NodeId, Term};
 use logdrive_wal::FaultKind;
 
@@ -328,6 +332,63 @@ fn a_log_that_lost_what_it_cannot_name_suspects_no_stream_that_is_begun_later() 
 #[test]
 fn a_log_that_parted_from_a_durable_snapshot_is_moved_by_the_next_start() {
     parted(false, true);
+}
+
+/// What a frame says in its sender's own term. (A vote may be asked for in a later one.)
+fn says_in(frame: &FrameView<'_>, term: Term) -> bool {
+    let appends = frame.append_replies().any(|(_, reply)| reply.term >= term);
+    let beats = frame.heartbeat_replies().any(|(_, reply)| reply.term >= term);
+    appends || beats || frame.vote_replies().any(|(_, reply)| !reply.pre_vote && reply.term >= term)
+}
+
+#[test]
+fn a_term_that_only_a_snapshot_brought_is_in_the_log_before_anything_is_said_in_it() {
+    // Whether the log's disk has its last write after all depends on the seed.
+    for seed in 1..=8 {
+        let setup = Setup { seed, disk_latency: 2_000_000..4_000_000, ..setup() };
+        // While it is away another one is elected.
+        let (mut cluster, leader, lags, file) = one_is_away(setup, |cluster, lags| {
+            let old = cluster.leader(1);
+            cluster.kill(lags);
+            let token = cluster.transfer(old, 1, 6 - old - lags);
+            cluster.wait(old, token).result.expect("it hands over");
+            cluster.settle();
+        });
+        let later = term(&mut cluster, leader);
+        // The file is complete; the log's disk takes nothing any more.
+        cluster.start_alone(lags);
+        let before = term(&mut cluster, lags);
+        cluster.node(lags).platter.halt_after(0);
+        cluster.connect(lags, leader);
+        hand_over(&mut cluster, lags, (leader, later), &file);
+        cluster.run_for(ms(200));
+        cluster.power_loss(lags);
+        cluster.node(lags).platter.revive();
+        let files = cluster.node(lags).snapshots.list();
+        assert!(before < later && !files.is_empty(), "{before} {later} {files:?}");
+
+        cluster.start_alone(lags);
+        assert_eq!(term(&mut cluster, lags), later);
+        let said = Rc::new(Cell::new(false));
+        let sees = said.clone();
+        cluster.tamper = Some(Box::new(move |_, (from, _), frame| {
+            let view = FrameView::parse(&frame, VERSION_MAX).expect("a core's own frame");
+            sees.set(sees.get() || (from == lags && says_in(&view, later)));
+            vec![frame]
+        }));
+        cluster.connect(lags, leader);
+        let end = cluster.now + 5_000_000_000;
+        while !said.get() {
+            assert!(cluster.advance(end), "it says nothing");
+        }
+        // Whatever becomes of its snapshot, it stands by what it said.
+        cluster.power_loss(lags);
+        for (name, _) in files {
+            cluster.node(lags).snapshots.remove(&name);
+        }
+        cluster.start_alone(lags);
+        assert!(term(&mut cluster, lags) >= later);
+    }
 }
 
 #[test]

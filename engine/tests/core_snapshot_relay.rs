@@ -32,6 +32,13 @@ fn snapshot(cluster: &mut Cluster, node: u32, slot: Slot) -> LogIndex {
 
 /// One node leads all groups and sends one snapshot at a time; another one has the same; the third needs them all.
 fn all_groups_are_behind() -> Cluster {
+    let mut cluster = away();
+    cluster.heal();
+    cluster
+}
+
+/// The same before the third is connected again.
+fn away() -> Cluster {
     let mut cluster = Cluster::new(setup());
     cluster.elect();
     for group in 1..=GROUPS {
@@ -53,7 +60,6 @@ fn all_groups_are_behind() -> Cluster {
             snapshot(&mut cluster, node, Cluster::slot(group));
         }
     }
-    cluster.heal();
     cluster
 }
 
@@ -114,6 +120,21 @@ fn a_follower_without_a_snapshot_that_helps_says_so() {
     cluster.settle();
     let [leader, helper] = [LEADER, HELPER].map(|node| cluster.core(node).transfer_counters());
     assert!(leader.relayed >= 1 && helper.begun == before, "{leader:?} {helper:?}");
+}
+
+#[test]
+fn a_follower_that_could_not_send_at_first_is_asked_again() {
+    let mut cluster = away();
+    cluster.connect(LEADER, AWAY);
+    cluster.run_until(ms(20_000), |cluster| {
+        cluster.core(LEADER).transfer_counters().relayed > 0 && relayed(cluster).is_empty()
+    });
+    assert_eq!(cluster.core(HELPER).transfer_counters().begun, 0, "it has no way to the third");
+    cluster.connect(HELPER, AWAY);
+    cluster.run_until(ms(60_000), |cluster| brought_up(cluster) == GROUPS);
+    cluster.settle();
+    let helper = cluster.core(HELPER).transfer_counters();
+    assert!(helper.begun >= 1, "{helper:?}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn a_wiped_directory_under_a_known_identity_is_refused_by_the_others() {
     let mut cluster = Cluster::start(3, 1, 1);
     cluster.set(1, "a", "1");
     cluster.await_equal();
+    cluster.await_links();
     cluster.crash(3);
     std::fs::remove_dir_all(&cluster.settings(3).dir).unwrap();
     cluster.settings(3).bootstrap = true;
@@ -69,6 +70,7 @@ fn field_29_a_restored_backup_is_refused_even_in_a_boot_that_was_met() {
     let mut cluster = Cluster::start(3, 1, 1);
     cluster.set(1, "a", "1");
     cluster.await_equal();
+    cluster.await_links();
     cluster.crash(3);
     let dir = cluster.settings(3).dir.clone();
     let backup = cluster.path().join("backup");
@@ -76,6 +78,7 @@ fn field_29_a_restored_backup_is_refused_even_in_a_boot_that_was_met() {
     cluster.start_node(3);
     cluster.set(1, "a", "2");
     cluster.await_equal();
+    cluster.await_links();
     cluster.crash(3);
     std::fs::remove_dir_all(&dir).unwrap();
     copy(&backup, &dir);

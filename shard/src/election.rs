@@ -93,7 +93,7 @@ impl Group {
         let term = if pre_vote { Term(self.term.0 + 1) } else { self.term };
         let (last_index, last_term) = (self.tail.last, self.tail.run_term);
         // Asked in vain before, perhaps because it was removed and was not told: whoever leads now tells it, if it is asked.
-        let ask_all = pre_vote && (self.cold.failed_campaigns > 0 || self.cold.members.abdicated);
+        let ask_all = pre_vote && (self.cold.failed_campaigns > 0 || self.cold.members.asks_in_vain);
         for peer in 0..self.known_nodes() {
             let route = self.route(peer);
             if route != Route::NONE && (ask_all || self.is_voter(peer)) {
@@ -208,7 +208,7 @@ impl Group {
                 false => StepDown::NoQuorum,
             };
             self.note(env.now, HistoryEvent::SteppedDown { why });
-            self.cold.members.abdicated = !self.may_campaign() || self.is_unfit();
+            self.cold.members.asks_in_vain = !self.may_campaign() || self.is_unfit();
             self.cold.leader.reads.forget_questions();
             self.flags.clear(Flags::LEADERSHIP);
             self.uncommitted_bytes = 0;
@@ -347,7 +347,7 @@ impl Group {
     /// Draws a new election deadline. Without a single peer in contact there is none: contact will wake the group.
     pub(crate) fn arm_election<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         // An isolated node that still believes in a leader needs the deadline to forget it.
-        let may_campaign = self.may_campaign() || self.cold.members.abdicated;
+        let may_campaign = self.may_campaign() || self.cold.members.asks_in_vain;
         if (self.is_isolated(env.config) || !may_campaign) && !self.leader.is_some() {
             // It may never hear who leads.
             self.settle_transfer(env);
@@ -411,7 +411,7 @@ impl Group {
             // Somebody else has to lead; the next deadline comes when that has changed.
             self.leave_leader(env);
             self.forget_leader(env);
-            if self.cold.members.abdicated {
+            if self.cold.members.asks_in_vain {
                 self.ask_for_votes_in_vain(env);
             }
             return;
@@ -434,8 +434,13 @@ impl Group {
         if self.is_isolated(env.config) || !self.may_campaign() {
             self.leave_leader(env);
             self.forget_leader(env);
-            if self.cold.members.abdicated {
+            if self.cold.members.asks_in_vain {
+                // More and more rarely, if nobody answers.
+                self.cold.failed_campaigns = self.cold.failed_campaigns.saturating_add(1);
                 self.ask_for_votes_in_vain(env);
+            } else if !self.may_campaign() && self.membership().contains(self.cold.me) {
+                self.cold.members.asks_in_vain = true;
+                self.arm_election(env);
             }
         } else {
             self.start_campaign(env);

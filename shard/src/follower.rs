@@ -186,7 +186,7 @@ impl Group {
             *follower = Follower { heard: true };
             self.cold.failed_campaigns = 0;
             self.cold.deferred = false;
-            self.cold.members.abdicated = false;
+            self.cold.members.asks_in_vain = false;
             self.settle_transfer(env);
             self.ask_again(env);
         }

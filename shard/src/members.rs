@@ -34,9 +34,10 @@ pub(crate) struct MembersState {
     parting: PeerSet,
     /// Guests, behind the peers.
     guests: usize,
-    /// This node led, may not campaign, and does not know of a leader after it. Others may still take it for their leader, so it
-    /// tells them now and then that it is none.
-    pub(crate) abdicated: bool,
+    /// This node may not campaign, does not know of a leader, and asks the others for votes now and then all the same: it led, and
+    /// others may still take it for their leader; or it is a learner that lost its leader, which does not know that and is silent
+    /// while it has nothing to say.
+    pub(crate) asks_in_vain: bool,
 }
 
 impl MembersState {
@@ -64,7 +65,7 @@ impl MembersState {
             voters: JointConfig::default(),
             parting: PeerSet::EMPTY,
             guests: 0,
-            abdicated: false,
+            asks_in_vain: false,
         };
         state.settle(commit);
         state
@@ -294,7 +295,8 @@ impl Group {
         self.save(env);
     }
 
-    /// Who asks for votes in a later term does not lead the one it led: so the others learn it.
+    /// Who asks for votes in a later term does not lead the one it led: so the others learn it. And whoever leads answers that it
+    /// does.
     pub(crate) fn ask_for_votes_in_vain<S: Sink>(&mut self, env: &mut Env<'_, S>) {
         self.request_votes(env, true, false);
         self.arm_election(env);

@@ -134,3 +134,26 @@ fn an_idle_learner_that_is_told_its_ways_again_goes_on_following_its_leader() {
     cluster.run_for(ms(1_000));
     assert_eq!(cluster.group(3).leader(), NodeId(leader));
 }
+
+#[test]
+fn an_idle_learner_that_missed_its_leader_for_a_while_asks_who_leads() {
+    let mut cluster = Cluster::led(3);
+    cluster.change(1, &MembershipChange::of(&[MemberStep::Demote(NodeId(3))])).unwrap();
+    cluster.run_for(ms(5_000));
+    let leader = cluster.leader().unwrap();
+    // It knows that this is committed, and would not be elected.
+    cluster.plain(leader, |group, env| group.flush_commit(env));
+    cluster.run_for(ms(1_000));
+    // Only the learner misses the others: the leader sees no reason to say anything.
+    (1..=2).for_each(|other| cluster.set_contact_one_way(3, other, false));
+    cluster.run_for(ms(60_000));
+    assert_eq!(cluster.group(3).leader(), NodeId::NONE);
+    let term = cluster.group(leader).term();
+    (1..=2).for_each(|other| cluster.set_contact_one_way(3, other, true));
+    cluster.run_for(ms(5_000));
+    assert_eq!(cluster.group(3).leader(), NodeId(leader));
+    // Then all are silent again, and nobody was deposed.
+    cluster.run_for(ms(60_000));
+    assert!(cluster.network.is_empty());
+    assert_eq!((cluster.leader(), cluster.group(leader).term()), (Some(leader), term));
+}

@@ -131,6 +131,16 @@ impl Cluster {
         })
     }
 
+    /// Waits until all nodes are connected. Until then one may not have met another in its present boot, and would not refuse
+    /// an earlier one.
+    #[track_caller]
+    pub fn await_links(&self) {
+        eventually("all nodes are connected", || {
+            let connected = |engine: &Engine| engine.peers().iter().all(|peer| peer.links > 0);
+            self.running().all(|(_, engine)| connected(engine)).then_some(())
+        });
+    }
+
     /// Waits until every group has a leader.
     #[track_caller]
     pub fn await_leaders(&self) {

@@ -215,7 +215,7 @@ fn logdrive_fields<B: Backend>(
         ("peer_handshakes_failed", runtime.handshakes_failed.to_string()),
         ("peer_frames_refused", runtime.frames_refused.to_string()),
         ("peer_reads_paused", runtime.reads_paused.to_string()),
-        // Not awake when they were to be: the machine has too little processor time for them.
+        // Not awake when they were to be: the machine has too little processor time for them, or they slept with work to do.
         ("cores_roused", runtime.executors_roused.to_string()),
         ("refused_busy", (sums.busy).to_string()),
         ("answered_moved", shared.sum(|c| &c.moved).to_string()),

@@ -102,15 +102,8 @@ fn a_transfer_goes_on_where_it_stopped_when_the_receiver_and_then_the_sender_is_
     cluster.wait_for_equal_digests();
 }
 
-/// Whoever is asked to send does so if it has a connection by then, and each new process has to make its connections first.
-const CLUSTERS_MAX: u32 = 6;
-
 #[test]
 fn a_follower_sends_in_the_place_of_a_leader_that_sends_as_many_as_it_may() {
-    assert!((0..CLUSTERS_MAX).any(|_| a_follower_sends()), "in none of {CLUSTERS_MAX} clusters");
-}
-
-fn a_follower_sends() -> bool {
     const ONE_AT_A_TIME: &str = "[snapshots]\nevery_entries = 0\nevery_bytes = 0\nkeep_trailing_entries = 2\n\
          transfers = 1\ntransfer_bytes_per_s = \"4 MiB\"\n";
     let mut cluster = Cluster::prepare(Shape { groups: 3, more: ONE_AT_A_TIME, ..Shape::default() });
@@ -148,5 +141,9 @@ fn a_follower_sends() -> bool {
         by_leader > MIB && by_leader + by_follower <= taken + MIB,
         "{by_leader} + {by_follower}, {taken} taken"
     );
-    by_follower > MIB
+    // It may have had no connection to the restarted node when it was asked first; it is asked again.
+    assert!(
+        by_follower > MIB,
+        "{relayed} relayed, {by_follower} bytes by the follower, {by_leader} by the leader"
+    );
 }

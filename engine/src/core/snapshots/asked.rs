@@ -1,6 +1,6 @@
 //! What is beside the usual course of sending: members that ask by themselves, and those that do not take what they are offered.
 
-use logdrive_shard::{LogIndex, NodeId, SnapshotWanted};
+use logdrive_shard::{LogIndex, Moment, NodeId, SnapshotWanted};
 use logdrive_wal::Disk;
 
 use super::send::{Cause, Outgoing};
@@ -46,7 +46,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             remote,
             generation,
             cause: Cause::Heals,
-            was_relayed: false,
+            relay_from: Moment(0),
             broken_at: None,
             reported: self.io.now,
             file: None,

@@ -15,6 +15,10 @@ use crate::api::StateMachine;
 use crate::core::Core;
 use crate::wire::{Address, RelayWord, SnapshotRelay};
 
+/// If a follower's sending came to nothing, another is asked for the same after so many heartbeats: just started or just connected, it
+/// may be able to by then.
+const RELAY_AGAIN: u32 = 10;
+
 /// What followers are to be told, or leaders, in one turn at most.
 const WORDS_MAX: usize = 64;
 
@@ -72,9 +76,9 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 return true;
             }
             self.snapshots.transfers.relays.remove(&of);
-            waiting.was_relayed = true;
+            waiting.relay_from = now.after(self.beats(RELAY_AGAIN));
         }
-        if has_place || waiting.was_relayed || waiting.cause != Cause::Behind {
+        if has_place || now < waiting.relay_from || waiting.cause != Cause::Behind {
             return false;
         }
         let Some((node, link)) = self.relay_for(waiting) else { return false };
@@ -174,7 +178,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
             remote,
             generation: self.io.links[link].generation,
             cause: Cause::OnBehalf(leader),
-            was_relayed: false,
+            relay_from: Moment(0),
             broken_at: None,
             reported: self.io.now,
             file: Some(Box::new(file)),

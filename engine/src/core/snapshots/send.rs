@@ -51,8 +51,8 @@ pub(super) struct Outgoing {
     pub(super) remote: u32,
     pub(super) generation: u32,
     pub(super) cause: Cause,
-    /// A follower was to send it, and that came to nothing.
-    pub(super) was_relayed: bool,
+    /// No follower is asked to send it before.
+    pub(super) relay_from: Moment,
     /// Since when there is no way to it, or no leadership.
     pub(super) broken_at: Option<Moment>,
     /// When the group heard of it last.
@@ -168,7 +168,7 @@ impl<D: Disk, M: StateMachine> Core<D, M> {
                 remote,
                 generation,
                 cause: Cause::Behind,
-                was_relayed: false,
+                relay_from: Moment(0),
                 broken_at: None,
                 reported: now,
                 file: None,
