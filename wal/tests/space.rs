@@ -275,6 +275,44 @@ fn field_28_a_crash_while_the_disk_is_full_loses_nothing_acknowledged() {
 }
 
 #[test]
+fn field_28_a_log_on_a_full_disk_closes_whatever_was_refused() {
+    let mut refused = 0;
+    for skip in 0..40 {
+        for appends in [0, 1, 40] {
+            let (wal, platter) = new_log(small());
+            wal.close(0).unwrap();
+            let errno = FaultKind::Errno(libc::ENOSPC);
+            platter.inject(Fault { times: u32::MAX, ..Fault::at(OpKind::Write, skip, errno) });
+            let Ok(mut wal) = Wal::open(platter.open().unwrap(), small(), 0, &mut Streams::default()) else {
+                continue;
+            };
+            let mut now = 0;
+            let slot = wal.stream(StreamId(1));
+            let mut acknowledged = 0;
+            for index in 1..=appends {
+                if wal.append(slot, header(index), &payload(1, index, 3000)).is_err() {
+                    break;
+                }
+                turn(&mut wal, &mut now);
+                acknowledged = if wal.durable() == wal.last_ticket() { index } else { acknowledged };
+            }
+            if let Err(error) = wal.close(now) {
+                assert!(error.is_out_of_space(), "{skip} writes, {appends} appends: {error}");
+                refused += 1;
+            }
+            platter.clear_faults();
+            let (_, found) = reopen(&platter, small());
+            let found = found.entries.get(&1).map_or(0, |entries| entries.len());
+            assert!(
+                found as u64 >= acknowledged,
+                "{skip} writes, {appends} appends: {found} of {acknowledged}"
+            );
+        }
+    }
+    assert!(refused > 20, "{refused}");
+}
+
+#[test]
 fn field_28_a_disk_too_full_for_another_segment_refuses_entries_and_recovers() {
     let (mut wal, platter) = new_log(small());
     let mut now = 0;

@@ -568,9 +568,13 @@ impl<D: Disk> Wal<D> {
     /// Waits for what runs in the background, so that nothing is under way when the log closes.
     pub(super) fn finish_background(&mut self, now_nanos: u64) -> Result<(), DiskError> {
         while !self.segments.is_idle() || !self.flights.is_empty() {
-            self.wait_once(now_nanos);
+            let any = self.wait_once(now_nanos);
             if let Health::Poisoned(error) = &self.health {
                 return Err(error.clone());
+            }
+            if !any {
+                // Nothing is under way: a write that no record waits for (of a segment's header, of a seal) found no space.
+                return Err(self.out_of_space_error());
             }
         }
         Ok(())
