@@ -44,6 +44,8 @@ pub(super) struct Member {
     life: u32,
     /// Entries up to here are given up.
     compacted: u64,
+    /// Where the newest record is that says so. Without it entries that are given up may come back, or a log not know where it begins.
+    compacted_at: Option<u64>,
     /// A snapshot that is durable stands for everything up to here. It may be ahead of the log: one that was installed.
     snapshot: u64,
     /// From the one after `compacted` on, each with its place in the log.
@@ -119,7 +121,7 @@ impl Member {
 
     /// The place of the oldest thing that is needed.
     pub(super) fn needs_from(&self) -> Option<u64> {
-        self.entries.iter().map(|(_, at)| *at).chain(self.state_at).min()
+        self.entries.iter().map(|(_, at)| *at).chain(self.state_at).chain(self.compacted_at).min()
     }
 
     /// All entries.
@@ -152,6 +154,7 @@ impl Member {
             }
             RecordKind::Compacted => {
                 self.compact(record.index);
+                self.compacted_at = Some(record.lsn);
                 let left = std::mem::take(&mut self.left);
                 let behind = left.iter().filter(|(index, _)| index.0 > record.index);
                 behind.clone().try_for_each(|&(index, entry)| {
