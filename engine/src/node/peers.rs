@@ -6,6 +6,9 @@
 //! When it is saved: the incarnation and boot of a peer, with the boot's name, **before** the handshake that first showed them is accepted, so that a peer
 //! which was accepted once can never come back in an earlier boot, or in another one of the same number. Durable ends only now and then (with each handshake, and at
 //! most once a second while pulses move them): an end that is remembered too low makes the check weaker, never wrong.
+//!
+//! Each node judges by what it saw itself: a restored backup is refused by those that were connected to the original after the copy was
+//! made, and by nobody else.
 
 use std::collections::BTreeMap;
 
