@@ -461,10 +461,8 @@ impl<D: Disk> Wal<D> {
             if self.health == Health::OutOfSpace {
                 return Err(self.out_of_space_error());
             }
-            let idle = self.flights.is_empty() && self.segments.is_idle();
-            if !self.wait_once(now_nanos) && idle && self.durable == before {
-                // Nothing is under way and a batch found no segment.
-                return Err(self.out_of_space_error());
+            if !self.wait_once(now_nanos) && self.durable == before {
+                return Err(self.nothing_comes());
             }
         }
         self.finish_background(now_nanos)?;

@@ -573,10 +573,19 @@ impl<D: Disk> Wal<D> {
                 return Err(error.clone());
             }
             if !any {
-                // Nothing is under way: a write that no record waits for (of a segment's header, of a seal) found no space.
-                return Err(self.out_of_space_error());
+                return Err(self.nothing_comes());
             }
         }
         Ok(())
+    }
+
+    /// Why a log that closes waits in vain. Mostly a write found no space, be it one that no record waits for (of a segment's header, of a
+    /// seal); a disk that does not tell of what is under way is broken.
+    pub(super) fn nothing_comes(&self) -> DiskError {
+        let is_idle = self.flights.is_empty() && self.segments.is_idle();
+        if is_idle || self.health == Health::OutOfSpace {
+            return self.out_of_space_error();
+        }
+        DiskError { op: "wait", name: self.disk.root(), offset: None, errno: libc::EIO }
     }
 }

@@ -4,7 +4,7 @@
 //! sends are parts of its own file, with the leader's term, while it follows that leader; the receiver takes them on behalf of the
 //! leader that it knows in that term, and of no other. Whatever becomes of it, the leader learns from the receiver's log that it has
 //! what it needs, as from any other transfer. If the follower has nothing that helps, comes to no end, or is not heard any more,
-//! the leader sends by itself when it has a place.
+//! the leader sends by itself when it has a place, or asks once more after a while.
 
 use logdrive_shard::{LogIndex, Moment, NodeId, SnapshotWanted};
 use logdrive_wal::Disk;
@@ -15,8 +15,7 @@ use crate::api::StateMachine;
 use crate::core::Core;
 use crate::wire::{Address, RelayWord, SnapshotRelay};
 
-/// If a follower's sending came to nothing, another is asked for the same after so many heartbeats: just started or just connected, it
-/// may be able to by then.
+/// If a follower's sending came to nothing, one is asked again after so many heartbeats: it may have had no connection to the receiver yet.
 const RELAY_AGAIN: u32 = 10;
 
 /// What followers are to be told, or leaders, in one turn at most.

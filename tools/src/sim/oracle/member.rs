@@ -354,5 +354,10 @@ pub(super) mod tests {
         };
         member.take(&mut agreed, 0, &end).unwrap();
         assert_eq!(member.needs_from(), Some(900));
+        let compacted = |index, lsn| Record { lsn, kind: RecordKind::Compacted, index, ..end };
+        member.take(&mut agreed, 0, &compacted(1, 800)).unwrap();
+        assert_eq!(member.needs_from(), Some(800), "what says where the log begins");
+        member.take(&mut agreed, 0, &compacted(3, 1_100)).unwrap();
+        assert_eq!((member.needs_from(), member.last()), (Some(1_100), LogIndex(3)));
     }
 }
