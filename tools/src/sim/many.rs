@@ -1,7 +1,9 @@
 //! Many runs, on several threads: each run has a thread to itself while it lasts, and nothing of a run depends on the others.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +16,12 @@ use super::summary::Summary;
 
 /// Broken runs that are told in full, at most. The others are counted.
 const TOLD_MAX: u64 = 20;
+
+/// A run takes seconds. One that takes so long stands still within one call of production code, where no check of the run looks, unless
+/// its world is very large.
+const STANDS_STILL: Duration = Duration::from_secs(300);
+/// How often that is looked for.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How many runs are made and told.
 #[derive(Clone, Copy, Debug)]
@@ -45,19 +53,35 @@ pub fn run_many(
     let took = stopwatch();
     let bar = bar(seeds.end - seeds.start);
     let told = Mutex::new(Told { summary: Summary::default(), first: None, out });
+    let running = Mutex::new(Running::default());
+    // The watch ends when the last of the jobs has dropped its end.
+    let (job, jobs) = channel::<()>();
     std::thread::scope(|scope| {
-        for _ in 0..manner.jobs {
-            scope.spawn(|| {
+        scope.spawn(|| {
+            let jobs = jobs;
+            while jobs.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+                for seed in running.stands_still(took()) {
+                    bar.suspend(|| eprintln!("{}", stands_still(&plan(seed))));
+                }
+            }
+        });
+        for job in vec![job; manner.jobs as usize] {
+            let (running, told, next, stop, bar, took) = (&running, &told, &next, &stop, &bar, &took);
+            scope.spawn(move || {
+                let _job = job;
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
                         return;
                     }
+                    running.lock().unwrap_or_else(PoisonError::into_inner).begins(seed, took());
                     let outcome = run(&plan(seed));
+                    running.lock().unwrap_or_else(PoisonError::into_inner).ends(seed);
                     stop.fetch_or(manner.until_broken && outcome.broken.is_some(), Ordering::Relaxed);
                     let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                     bar.suspend(|| told.take(outcome, manner.json));
-                    show(&bar, &told.summary, took());
+                    show(bar, &told.summary, took());
                 }
             });
         }
@@ -65,6 +89,39 @@ pub fn run_many(
     bar.finish_and_clear();
     let told = told.into_inner().unwrap_or_else(PoisonError::into_inner);
     (told.summary, told.first, took())
+}
+
+/// The seeds that run, and since when; nothing of those that were told of.
+#[derive(Default)]
+struct Running(BTreeMap<u64, Duration>);
+
+impl Running {
+    fn begins(&mut self, seed: u64, now: Duration) {
+        self.0.insert(seed, now);
+    }
+
+    fn ends(&mut self, seed: u64) {
+        self.0.remove(&seed);
+    }
+
+    /// Those that have run for too long, once each.
+    fn stands_still(&mut self, now: Duration) -> Vec<u64> {
+        let late: Vec<u64> =
+            self.0.iter().filter(|(_, since)| now - **since >= STANDS_STILL).map(|(seed, _)| *seed).collect();
+        late.iter().for_each(|seed| self.ends(*seed));
+        late
+    }
+}
+
+fn stands_still(plan: &Plan) -> String {
+    format!(
+        "seed {} of profile {} has run for {} s: unless its world is very large it stands still, which is a failure. Look where (gdb -p {}), end it, and repeat with: {}",
+        plan.seed,
+        plan.profile,
+        STANDS_STILL.as_secs(),
+        std::process::id(),
+        plan.command()
+    )
 }
 
 impl Told<'_> {
@@ -113,4 +170,23 @@ fn show(bar: &ProgressBar, summary: &Summary, took: Duration) {
 pub(super) fn stopwatch() -> impl Fn() -> Duration + Sync {
     let start = std::time::Instant::now();
     move || start.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_stands_still_is_told_of_once() {
+        let at = Duration::from_secs;
+        let mut running = Running::default();
+        running.begins(7, at(0));
+        running.begins(8, at(200));
+        running.begins(9, at(0));
+        running.ends(9);
+        assert!(running.stands_still(at(299)).is_empty());
+        assert_eq!(running.stands_still(at(300)), [7]);
+        assert!(running.stands_still(at(499)).is_empty());
+        assert_eq!(running.stands_still(at(500)), [8]);
+    }
 }
