@@ -25,7 +25,12 @@ impl Latencies {
     }
 
     pub(crate) fn record(&mut self, nanos: u64) {
-        self.histogram.saturating_record(nanos.max(1));
+        self.record_n(nanos, 1);
+    }
+
+    /// So many of the same latency.
+    pub(crate) fn record_n(&mut self, nanos: u64, count: u64) {
+        self.histogram.saturating_record_n(nanos.max(1), count);
         self.max_nanos = self.max_nanos.max(nanos);
     }
 

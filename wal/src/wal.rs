@@ -8,6 +8,7 @@ mod losses;
 mod marks;
 mod mend;
 mod moved;
+mod pace;
 mod reader;
 mod reclaim;
 mod recovery;
@@ -30,6 +31,7 @@ use self::damage::FoundDamage;
 use self::losses::Losses;
 use self::marks::Marks;
 use self::moved::Moved;
+use self::pace::Pace;
 use self::reader::Reader;
 use self::reclaim::Reclaim;
 pub(crate) use self::recovery::verify_log;
@@ -99,11 +101,9 @@ pub struct Wal<D: Disk> {
     flight_base: u64,
     /// Batches among `flights` that are not complete.
     batches_in_flight: u32,
-    /// Bytes of these, and the most that they were since the disk was idle.
+    /// Bytes of these.
     flight_bytes: u64,
-    flight_bytes_peak: u64,
-    /// So large an open batch is worth a write by itself when the disk is idle, see [`Wal::wants_submit`].
-    early_bytes: u64,
+    pace: Pace,
     /// Set while a flight waits to be repeated.
     retry_at: Option<u64>,
     /// Checksum of the last batch or segment header: the link that the next one names.

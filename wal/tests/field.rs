@@ -490,8 +490,8 @@ fn a_small_batch_waits_a_little_while_a_write_is_under_way_if_that_is_wanted() {
 }
 
 #[test]
-fn an_idle_disk_is_given_half_of_a_turn_and_works_while_the_other_half_comes() {
-    let options = Options { segment_bytes: 1 << 20, batch_bytes_max: 64 << 10, ..small() };
+fn a_long_turn_is_divided_so_that_the_disk_works_meanwhile() {
+    let options = Options { segment_bytes: 2 << 20, batch_bytes_max: 256 << 10, ..small() };
     let (mut wal, _) = new_log(options);
     let slot = wal.stream(StreamId(1));
     let (mut index, mut now) = (0, 0);
@@ -510,9 +510,11 @@ fn an_idle_disk_is_given_half_of_a_turn_and_works_while_the_other_half_comes() {
         }
         wal.submit(now);
         let in_flight = wal.disk().in_flight();
-        wal.disk().run();
-        wal.poll(now);
-        assert_eq!(wal.durable(), wal.last_ticket());
+        while wal.durable() < wal.last_ticket() {
+            wal.disk().run();
+            wal.poll(now);
+            wal.submit(now);
+        }
         (asked, in_flight)
     };
     assert_eq!(turn(&mut wal, 40), (0, 1), "nobody knows yet how long turns are");
@@ -520,6 +522,39 @@ fn an_idle_disk_is_given_half_of_a_turn_and_works_while_the_other_half_comes() {
         assert_eq!(turn(&mut wal, 40), (1, 2));
     }
     assert_eq!(turn(&mut wal, 5), (0, 1), "a small one is no two writes");
-    // Half of that would be less than a write is worth.
+    // A part of that would be less than a write is worth.
     assert_eq!(turn(&mut wal, 7), (0, 1));
+    // Of a long one as much goes to the idle disk; then one write at a time keeps up.
+    turn(&mut wal, 250);
+    assert_eq!(turn(&mut wal, 250), (1, 2));
+}
+
+#[test]
+fn what_is_full_goes_as_soon_as_a_write_has_ended() {
+    let options =
+        Options { segment_bytes: 1 << 20, batch_bytes_max: 16 << 10, writes_in_flight: 2, ..small() };
+    let (mut wal, _) = new_log(options);
+    let slot = wal.stream(StreamId(1));
+    wal.disk().hold();
+    for index in 1..=100 {
+        put(&mut wal, slot, index, 1000);
+    }
+    wal.submit(0);
+    assert_eq!(wal.disk().in_flight(), 2);
+    let waiting = wal.backlog_bytes();
+    wal.disk().run();
+    wal.disk().hold();
+    // Between two turns, while the owner does something else.
+    wal.poll(0);
+    assert_eq!(wal.disk().in_flight(), 2, "two more");
+    assert!(wal.backlog_bytes() < waiting, "{} of {waiting}", wal.backlog_bytes());
+    for _ in 0..4 {
+        wal.disk().run();
+        wal.poll(0);
+    }
+    assert!(wal.durable() < wal.last_ticket() && wal.disk().in_flight() == 0, "the open one may still grow");
+    wal.submit(0);
+    wal.disk().run();
+    wal.poll(0);
+    assert_eq!(wal.durable(), wal.last_ticket());
 }

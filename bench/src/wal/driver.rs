@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use anyhow::{Context, Result, bail};
 use logdrive_shard::Random;
-use logdrive_wal::{EntryHeader, Health, Recovery, RingDisk, Stats, StreamId, StreamSlot, Ticket, Wal};
+use logdrive_wal::{
+    AppendError, EntryHeader, Health, Recovery, RingDisk, Stats, StreamId, StreamSlot, Ticket, Wal,
+};
 
 use crate::clock;
 use crate::latency::Latencies;
@@ -18,8 +20,17 @@ const RECORD_BYTES: f64 = 40.0;
 /// Compactions per append: no more than so many, however little room there is, and no fewer however much.
 const COMPACTIONS_MAX: f64 = 4.0;
 const COMPACTIONS_MIN: f64 = 1.0 / 64.0;
-/// Appends at a given rate that wait for the disk at most; what would go above it is late, and counted so.
-const OPEN_LOOP_IN_FLIGHT: usize = 1 << 17;
+/// Appends at a given rate that wait for the disk at most, and their bytes, of which a core has a bound, too; what would go above it is
+/// late, and counted so.
+const OPEN_LOOP_IN_FLIGHT: u64 = 1 << 17;
+const OPEN_LOOP_BACKLOG_BYTES: u64 = 4 << 20;
+/// Of these so many are handed over before the loop looks at the disk again, as a core looks between its turns.
+const ROUND_APPENDS_MAX: usize = 256;
+/// Streams are chosen so many appends ahead, and the log is asked to fetch what it knows of them: owners know their next
+/// messages, too.
+const AHEAD: usize = 8;
+/// How long the log may refuse appends for lack of space before that is an error.
+const REFUSED_NANOS_MAX: u64 = 10_000_000_000;
 
 /// A new log has nothing to recover; one that is used again is not asked.
 pub(super) struct Nothing;
@@ -62,6 +73,13 @@ pub(super) struct Stream {
     pub(super) last: u64,
 }
 
+/// Appends that became durable together, or will, and whose latency is counted from the same moment.
+struct Outstanding {
+    ticket: Ticket,
+    at: u64,
+    appends: u64,
+}
+
 /// A log under load.
 pub(super) struct Driver {
     pub(super) wal: Wal<RingDisk>,
@@ -69,15 +87,22 @@ pub(super) struct Driver {
     load: Load,
     random: Random,
     payloads: Payloads,
-    /// Appends that are not durable yet, with the time that their latency is counted from; tickets ascend.
-    outstanding: VecDeque<(Ticket, u64)>,
+    /// The streams of the next appends.
+    chosen: VecDeque<usize>,
+    /// Appends that are not durable yet; tickets ascend.
+    outstanding: VecDeque<Outstanding>,
+    in_flight: u64,
     pub(super) acknowledged: u64,
+    /// Appends that were refused for lack of space, and tried again; since when the log has refused all of them.
+    pub(super) refused: u64,
+    refused_since: Option<u64>,
     /// The stream that is compacted next.
     compact_next: usize,
     compactions_per_append: f64,
     compactions_due: f64,
-    /// Nanoseconds of waiting for the disk, each counted as often as operations were under way.
+    /// Nanoseconds, each counted as often as operations were under way, up to a moment, and how many are since then.
     in_flight_nanos: u64,
+    seen: (u64, u32),
 }
 
 impl Driver {
@@ -89,12 +114,17 @@ impl Driver {
             load,
             random: Random::new(seed),
             payloads: Payloads::new(seed, 0, 8),
+            chosen: VecDeque::new(),
             outstanding: VecDeque::new(),
+            in_flight: 0,
             acknowledged: 0,
+            refused: 0,
+            refused_since: None,
             compact_next: 0,
             compactions_per_append: 0.0,
             compactions_due: 0.0,
             in_flight_nanos: 0,
+            seen: (0, 0),
         }
     }
 
@@ -117,6 +147,7 @@ impl Driver {
         }
         self.compactions_per_append = load.compactions_per_append(self.wal.space().budget_bytes);
         (self.load, self.compact_next, self.compactions_due) = (load, 0, 0.0);
+        self.chosen.clear();
         Ok(())
     }
 
@@ -132,14 +163,15 @@ impl Driver {
         let mut now = clock::now_nanos();
         let start = now + (warmup * 1e9) as u64;
         while now < start {
-            now = self.round(now, &mut |_| ())?;
+            now = self.round(now, &mut |_, _| ())?;
         }
         let (begin, stats, usage) = (now, self.wal.stats(), Usage::now());
+        self.see(begin);
         self.in_flight_nanos = 0;
         let end = begin + (seconds * 1e9) as u64;
         let mut next_shown = begin;
         while now < end {
-            now = self.round(now, &mut |nanos| latencies.record(nanos))?;
+            now = self.round(now, &mut |nanos, appends| latencies.record_n(nanos, appends))?;
             if now >= next_shown {
                 next_shown = now + 200_000_000;
                 shown((now - begin) as f64 / 1e9, latencies.count());
@@ -153,8 +185,8 @@ impl Driver {
     }
 
     /// Appends that come at a given rate, evenly, whatever the disk does. Latency runs from the moment an append was due, so
-    /// that a stall counts for every append that came meanwhile. As a core does, the loop waits for the disk while a write is
-    /// under way and takes what came meanwhile behind it; without one it goes on at once.
+    /// that a stall counts for every append that came meanwhile. As a core whose peers send all the time, the loop goes on
+    /// while writes are under way: it never sleeps.
     pub(super) fn open_loop(&mut self, rate: f64, warmup: f64, seconds: f64) -> Result<Latencies> {
         let mut latencies = Latencies::new()?;
         let begin = clock::now_nanos();
@@ -162,54 +194,78 @@ impl Driver {
         let due_at = |number: u64| begin + (number as f64 / rate * 1e9) as u64;
         let (mut number, mut now) = (0u64, begin);
         while now < end {
-            while due_at(number) <= now && self.outstanding.len() < OPEN_LOOP_IN_FLIGHT {
-                let ticket = self.append()?;
-                self.outstanding.push_back((ticket, due_at(number)));
+            for _ in 0..ROUND_APPENDS_MAX {
+                let due = due_at(number);
+                let full = self.in_flight >= OPEN_LOOP_IN_FLIGHT
+                    || self.wal.backlog_bytes() >= OPEN_LOOP_BACKLOG_BYTES;
+                if due > now || full || !self.append(now, due)? {
+                    break;
+                }
                 number += 1;
-            }
-            self.wal.submit(now);
-            if self.wal.disk().in_flight() > 0 {
-                self.wal.wait(clock::now_nanos);
-            } else {
-                self.wal.poll(now);
-            }
-            now = clock::now_nanos();
-            let durable = self.durable()?;
-            while let Some((_, due)) = self.outstanding.pop_front_if(|(ticket, _)| *ticket <= durable) {
-                self.acknowledged += 1;
-                if due >= measured {
-                    latencies.record(now - due);
+                if self.wal.wants_submit() {
+                    break;
                 }
             }
+            self.wal.submit(now);
+            self.wal.poll(now);
+            // The kernel ends writes on this processor, too, and would wait for the end of a slice of milliseconds.
+            std::thread::yield_now();
+            now = clock::now_nanos();
+            self.settle(&mut |due, appends| {
+                if due >= measured {
+                    latencies.record_n(now - due, appends);
+                }
+            })?;
         }
         self.drain()?;
         Ok(latencies)
     }
 
-    /// Appends up to the bound, submits, waits for the disk; calls `done` with the latency of each append that became durable.
-    /// Returns the time after the wait.
-    fn round(&mut self, now: u64, done: &mut dyn FnMut(u64)) -> Result<u64> {
-        while self.outstanding.len() < self.load.in_flight as usize {
-            let ticket = self.append()?;
-            self.outstanding.push_back((ticket, now));
+    /// Appends up to the bound, submits, waits for the disk; calls `done` with the latency of appends that became durable and how
+    /// many had it. Returns the time after the wait.
+    fn round(&mut self, now: u64, done: &mut dyn FnMut(u64, u64)) -> Result<u64> {
+        while self.in_flight < u64::from(self.load.in_flight) {
+            if !self.append(now, now)? {
+                break;
+            }
             if self.wal.wants_submit() {
-                self.wal.submit(now);
+                self.submit(clock::now_nanos());
             }
         }
-        self.turn(now, done)
+        self.turn(clock::now_nanos(), done)
     }
 
-    fn turn(&mut self, now: u64, done: &mut dyn FnMut(u64)) -> Result<u64> {
+    fn submit(&mut self, now: u64) {
+        self.see(now);
         self.wal.submit(now);
-        let in_flight = self.wal.disk().in_flight();
+        self.seen.1 = self.wal.disk().in_flight();
+    }
+
+    /// What is under way until now was so since the last look: what the disk has done meanwhile is not known before.
+    fn see(&mut self, now: u64) {
+        let (since, in_flight) = self.seen;
+        self.in_flight_nanos += (now - since) * u64::from(in_flight);
+        self.seen = (now, self.wal.disk().in_flight());
+    }
+
+    fn turn(&mut self, now: u64, done: &mut dyn FnMut(u64, u64)) -> Result<u64> {
+        self.submit(now);
         self.wal.wait(clock::now_nanos);
-        let (after, durable) = (clock::now_nanos(), self.durable()?);
-        self.in_flight_nanos += (after - now) * u64::from(in_flight);
-        while let Some((_, at)) = self.outstanding.pop_front_if(|(ticket, _)| *ticket <= durable) {
-            self.acknowledged += 1;
-            done(after - at);
-        }
+        let after = clock::now_nanos();
+        self.see(after);
+        self.settle(&mut |at, appends| done(after - at, appends))?;
         Ok(after)
+    }
+
+    /// Counts what is durable: from when, and how many appends.
+    fn settle(&mut self, done: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let durable = self.durable()?;
+        while let Some(run) = self.outstanding.pop_front_if(|run| run.ticket <= durable) {
+            self.acknowledged += run.appends;
+            self.in_flight -= run.appends;
+            done(run.at, run.appends);
+        }
+        Ok(())
     }
 
     fn durable(&self) -> Result<Ticket> {
@@ -237,7 +293,7 @@ impl Driver {
         let mut next_shown = now;
         let mut done = 0;
         while done < bytes {
-            now = self.round(now, &mut |_| ())?;
+            now = self.round(now, &mut |_, _| ())?;
             done = self.wal.stats().write_bytes - before;
             if now >= next_shown {
                 next_shown = now + 200_000_000;
@@ -257,27 +313,61 @@ impl Driver {
     /// Waits until everything is durable.
     pub(super) fn drain(&mut self) -> Result<()> {
         while self.wal.durable() < self.wal.last_ticket() {
-            self.turn(clock::now_nanos(), &mut |_| ())?;
+            self.turn(clock::now_nanos(), &mut |_, _| ())?;
         }
         Ok(())
     }
 
-    fn append(&mut self) -> Result<Ticket> {
-        let chosen = self.random.below(self.load.streams) as usize;
+    /// One append, whose latency counts from `at`; false if the log has no space for it now.
+    fn append(&mut self, now: u64, at: u64) -> Result<bool> {
+        let chosen = self.choose();
         let stream = &mut self.streams[chosen];
+        let header = EntryHeader { index: stream.last + 1, tag: 1, note: 0 };
+        let ticket = match self.wal.append(stream.slot, header, self.payloads.next()) {
+            Ok(ticket) => ticket,
+            Err(AppendError::OutOfSpace { .. })
+                if now - *self.refused_since.get_or_insert(now) < REFUSED_NANOS_MAX =>
+            {
+                // It is given up sooner then, and tried again.
+                self.refused += 1;
+                self.compact_one()?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error).context(
+                "the log takes no appends (more --segments may help: with many groups it takes long to compact all)",
+            ),
+        };
         stream.last += 1;
-        let header = EntryHeader { index: stream.last, tag: 1, note: 0 };
-        let ticket = self.wal.append(stream.slot, header, self.payloads.next()).context(
-            "the log took no append (more --segments may help: with many groups it takes long to compact all)",
-        )?;
+        self.refused_since = None;
+        self.in_flight += 1;
+        match self.outstanding.back_mut() {
+            Some(run) if (run.ticket, run.at) == (ticket, at) => run.appends += 1,
+            _ => self.outstanding.push_back(Outstanding { ticket, at, appends: 1 }),
+        }
         self.compactions_due += self.compactions_per_append;
         while self.compactions_due >= 1.0 {
             self.compactions_due -= 1.0;
-            let next = self.compact_next;
-            self.compact_next = (next + 1) % self.load.streams as usize;
-            self.compact(next, 1)?;
+            self.compact_one()?;
         }
-        Ok(ticket)
+        Ok(true)
+    }
+
+    /// The stream of the next append.
+    fn choose(&mut self) -> usize {
+        while self.chosen.len() <= AHEAD {
+            let stream = self.random.below(self.load.streams) as usize;
+            self.wal.prefetch(self.streams[stream].slot);
+            self.chosen.push_back(stream);
+        }
+        self.wal.prefetch_end(self.streams[self.chosen[AHEAD / 2]].slot);
+        self.chosen.pop_front().unwrap_or(0)
+    }
+
+    /// Gives up all entries but the last of the stream whose turn it is.
+    fn compact_one(&mut self) -> Result<()> {
+        let next = self.compact_next;
+        self.compact_next = (next + 1) % self.load.streams as usize;
+        self.compact(next, 1)
     }
 
     /// Gives up all entries of a stream but the last `kept`.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::damage::FoundDamage;
 use super::follow::{Replay, rebuild_header};
 use super::marks::{FoundMarks, Marks, create_marks, find_marks};
+use super::pace::Pace;
 use super::reader::Reader;
 use super::reclaim::Reclaim;
 use super::resume::resume_last;
@@ -83,8 +84,7 @@ pub(super) fn open<D: Disk>(
         flight_base: 0,
         batches_in_flight: 0,
         flight_bytes: 0,
-        flight_bytes_peak: 0,
-        early_bytes: u64::MAX,
+        pace: Pace::new(now_nanos),
         retry_at: None,
         chain: replay.chain.crc.unwrap_or(0),
         directory,

@@ -14,9 +14,6 @@ use crate::format::{
 };
 use crate::mutant;
 
-/// Less than this is no write of its own in the middle of a turn: every write costs CPU, whatever its size.
-const EARLY_BYTES_MIN: u64 = 8 << 10;
-
 /// How long the log waits before it repeats a write that found the disk full.
 pub(super) const RETRY_NANOS: u64 = 100_000_000;
 /// Batches that were cut short and wait, at most, and the room for entries that must be left when one is.
@@ -135,14 +132,13 @@ impl<D: Disk> Wal<D> {
         self.news
     }
 
-    /// Whether an owner in the middle of a long turn had better call [`Wal::submit`] now and then go on: the disk has nothing to
-    /// do, and half of what it had at most at once since it was idle last is there. Without this, all that is in flight falls
-    /// into one batch, as soon as the owner once had nothing to do but wait for all of it, and from then on disk and processor
-    /// work in turns.
+    /// Whether an owner in the middle of a long turn had better call [`Wal::submit`] now and then go on: the disk is idle, or what
+    /// the owner waits for, and enough for a write is there.
     #[inline]
     pub fn wants_submit(&self) -> bool {
-        self.batches_in_flight == 0
-            && self.open.as_ref().is_some_and(|open| open.len as u64 >= self.early_bytes)
+        let Some(open) = &self.open else { return false };
+        self.batches_in_flight < self.options.writes_in_flight
+            && self.pace.is_worth_a_write(open.len as u64, open.records, self.batches_in_flight)
     }
 
     /// Takes the disk's completions; returns whether [`Wal::durable`] moved, a read ended, an operation of the owner's ended
@@ -152,6 +148,7 @@ impl<D: Disk> Wal<D> {
         self.disk.poll(&mut completions);
         self.completions = completions;
         self.handle_completions(now_nanos);
+        self.submit_full(now_nanos);
         std::mem::take(&mut self.news)
     }
 
@@ -161,13 +158,37 @@ impl<D: Disk> Wal<D> {
     pub fn wait(&mut self, now_nanos: impl FnOnce() -> u64) -> bool {
         if !self.news {
             self.wait_for_disk();
-            self.handle_completions(now_nanos());
+            let now_nanos = now_nanos();
+            self.handle_completions(now_nanos);
+            self.submit_full(now_nanos);
         }
         std::mem::take(&mut self.news)
     }
 
+    /// Gives the disk what cannot grow any more: it need not wait for the owner's turn to end.
+    fn submit_full(&mut self, now_nanos: u64) {
+        if self.closed.is_empty() || matches!(self.health, Health::Poisoned(_)) {
+            return;
+        }
+        let closed = self.closed.len();
+        self.submit_batches_while(now_nanos, |log| !log.closed.is_empty());
+        if self.closed.len() < closed {
+            let mut completions = std::mem::take(&mut self.completions);
+            self.disk.poll(&mut completions);
+            self.completions = completions;
+            self.handle_completions(now_nanos);
+        }
+    }
+
     pub(super) fn submit_batches(&mut self, now_nanos: u64) {
-        while self.retry_at.is_none() && self.batches_in_flight < self.options.writes_in_flight {
+        self.submit_batches_while(now_nanos, |_| true);
+    }
+
+    fn submit_batches_while(&mut self, now_nanos: u64, wanted: impl Fn(&Wal<D>) -> bool) {
+        while wanted(self)
+            && self.retry_at.is_none()
+            && self.batches_in_flight < self.options.writes_in_flight
+        {
             let Some(batch) = self.closed.front().or(self.open.as_ref()) else { return };
             if self.closed.is_empty() && self.worth_waiting(batch.len, now_nanos) {
                 return;
@@ -282,7 +303,7 @@ impl<D: Disk> Wal<D> {
         let what = What::Batch { ticket: batch.ticket, end: batch.end() };
         self.batches_in_flight += 1;
         self.flight_bytes += padded;
-        self.flight_bytes_peak = self.flight_bytes_peak.max(self.flight_bytes);
+        self.pace.on_submitted(self.flight_bytes + self.closed_bytes);
         self.last_submit_nanos = now_nanos;
         self.fly(what, file, offset, padded as u32, batch.lsn, batch.buffer, now_nanos);
     }
@@ -386,10 +407,8 @@ impl<D: Disk> Wal<D> {
                 if matches!(what, What::Batch { .. }) {
                     self.batches_in_flight -= 1;
                     self.flight_bytes -= u64::from(len);
-                    if self.batches_in_flight == 0 {
-                        self.early_bytes = (self.flight_bytes_peak / 2).max(EARLY_BYTES_MIN);
-                        self.flight_bytes_peak = 0;
-                    }
+                    let (under_way, may_be) = (self.batches_in_flight, self.options.writes_in_flight);
+                    self.pace.on_written(nanos, under_way, may_be, now_nanos);
                 }
                 if let Some(buffer) = completion.buffer {
                     self.disk.recycle(buffer);
