@@ -131,8 +131,9 @@ fn a_payload_over_the_limit_is_refused_and_nothing_is_appended() {
 fn what_does_not_fit_into_the_sockets_at_once_arrives_all_the_same() {
     let mut cluster = Cluster::new(3, 1, 2);
     for id in 1..=3 {
-        // Little may wait for the log: readers pause and go on.
+        // Little may wait for the log, which writes one batch at a time: readers pause and go on.
         cluster.settings(id).core.log_backlog_bytes_max = 64 << 10;
+        cluster.settings(id).core.wal.writes_in_flight = 1;
         cluster.settings(id).runtime.socket_buffer_bytes = 64 << 10;
         cluster.settings(id).core.wal.budget_bytes = 512 << 20;
         cluster.start_node(id);
