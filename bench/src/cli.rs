@@ -71,7 +71,8 @@ pub(crate) struct LogArgs {
     /// Size of a segment file, MiB.
     #[arg(long, default_value_t = 64, value_parser = value_parser!(u64).range(2..=1024))]
     pub(crate) segment_mib: u64,
-    /// Segments written with zeros before the measurement, per log (default: enough for the run at an assumed rate).
+    /// Segments written with zeros before the measurement, per log (default: `wal` 32, `wal-alone` 16, others enough for
+    /// the run at an assumed rate).
     #[arg(long, value_parser = value_parser!(u32).range(1..=65_536))]
     pub(crate) segments: Option<u32>,
 }

@@ -6,13 +6,15 @@
 //! Open a [`Disk`] ([`RingDisk`] on a directory, [`SimDisk`] in tests), then a [`Wal`] on it: everything that was
 //! acknowledged comes back through [`Recovery`], in order. From then on, once per turn of the owner's loop:
 //!
-//! 1. [`Wal::poll`] takes the disk's completions: [`Wal::durable`] may have moved, [`Wal::poll_read`] may have reads.
+//! 1. [`Wal::poll`] takes the disk's completions: [`Wal::durable`] may have moved, [`Wal::poll_read`] may have reads. What is
+//!    full and waits for a free write goes to the disk.
 //! 2. [`Wal::append`], [`Wal::put_state`], [`Wal::compact`] copy records into the open batch and name the [`Ticket`] that
 //!    they become durable with. [`Wal::read`] asks for entries. [`Wal::poll_pressure`] names streams that the owner had
 //!    better compact, for they hold old segments.
 //! 3. [`Wal::submit`] sends batches off while fewer than [`Options::writes_in_flight`] are under way; otherwise the open
-//!    batch goes on growing. No timer is involved. If it answers `true` there is something to poll for at once; otherwise
-//!    wait for the ring's eventfd ([`RingDisk::event_fd`]), or 100 ms while [`Wal::health`] is `OutOfSpace`.
+//!    batch goes on growing. No timer is involved. In the middle of a long turn [`Wal::wants_submit`] says when to
+//!    call it. If it answers `true` there is something to poll for at once; otherwise wait for the ring's eventfd
+//!    ([`RingDisk::event_fd`]), or 100 ms while [`Wal::health`] is `OutOfSpace`.
 //!
 //! Time is an argument everywhere; there is no clock, thread or lock inside.
 //!

@@ -530,6 +530,37 @@ fn a_long_turn_is_divided_so_that_the_disk_works_meanwhile() {
 }
 
 #[test]
+fn where_the_disk_is_waited_for_another_write_goes_while_others_are_under_way() {
+    let options = Options { segment_bytes: 4 << 20, batch_bytes_max: 256 << 10, ..small() };
+    let (mut wal, _) = new_log(options);
+    let slot = wal.stream(StreamId(1));
+    let (mut index, mut now) = (0, 0);
+    // A write takes twice as long as what comes meanwhile: two are always under way.
+    wal.disk().set_latency(190_000..190_001);
+    for _ in 0..300 {
+        for _ in 0..20 {
+            index += 1;
+            put(&mut wal, slot, index, 1000);
+        }
+        wal.submit(now);
+        now += 100_000;
+        wal.disk().advance(now);
+        wal.poll(now);
+    }
+    assert!(wal.durable() < wal.last_ticket());
+    for _ in 0..60 {
+        index += 1;
+        put(&mut wal, slot, index, 1000);
+        assert!(!wal.wants_submit(), "not worth a write yet");
+    }
+    for _ in 0..10 {
+        index += 1;
+        put(&mut wal, slot, index, 1000);
+    }
+    assert!(wal.wants_submit(), "64 KiB, while another is under way");
+}
+
+#[test]
 fn what_is_full_goes_as_soon_as_a_write_has_ended() {
     let options =
         Options { segment_bytes: 1 << 20, batch_bytes_max: 16 << 10, writes_in_flight: 2, ..small() };

@@ -114,6 +114,7 @@ pub(crate) fn run(arguments: &WalAloneArgs) -> Result<bool> {
         bar.tick();
     })?;
     let used_bytes = driver.wal.space().used_bytes;
+    let refusals = driver.refusals();
     bar.set_message("reading the log back");
     let check = close_and_check(driver, &path, &options)?;
     bar.finish_and_clear();
@@ -131,6 +132,7 @@ pub(crate) fn run(arguments: &WalAloneArgs) -> Result<bool> {
     log.used_bytes_max = used_bytes;
     let appends = measured.latencies.count() as f64;
     let mut warnings = environment.warnings();
+    warnings.extend(refusals);
     warnings.extend(report::machine_warnings(&measured.cpu));
     let ok = check.ok;
     let report = WalReport {

@@ -244,14 +244,7 @@ pub(crate) fn run(arguments: &WalArgs) -> Result<bool> {
     }
     let cpu = Usage::now().since(&usage);
     let durable_writes = field.durable_writes.clone();
-    if field.ours.refused > 0 {
-        warnings.push(format!(
-            "the log refused an append {} times because its {} segments were full, and it was tried again: the streams were given \
-             up more slowly than the log grew. --segments raises the bound",
-            count(field.ours.refused as f64),
-            segments
-        ));
-    }
+    warnings.extend(field.ours.refusals());
     drop(field);
     bar.finish_and_clear();
     warnings.extend(report::machine_warnings(&cpu));

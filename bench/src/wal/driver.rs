@@ -9,6 +9,7 @@ use logdrive_wal::{
 };
 
 use crate::clock;
+use crate::format::{bytes, count};
 use crate::latency::Latencies;
 use crate::payload::Payloads;
 use crate::usage::{CpuUse, Usage};
@@ -29,6 +30,9 @@ const ROUND_APPENDS_MAX: usize = 256;
 /// Streams are chosen so many appends ahead, and the log is asked to fetch what it knows of them: owners know their next
 /// messages, too.
 const AHEAD: usize = 8;
+/// Compactions after an append that was refused, in one batch, and bytes of room that one takes.
+const REFUSED_COMPACTIONS: u32 = 256;
+const COMPACTION_BYTES: u64 = 64;
 /// How long the log may refuse appends for lack of space before that is an error.
 const REFUSED_NANOS_MAX: u64 = 10_000_000_000;
 
@@ -326,11 +330,17 @@ impl Driver {
         let ticket = match self.wal.append(stream.slot, header, self.payloads.next()) {
             Ok(ticket) => ticket,
             Err(AppendError::OutOfSpace { .. })
-                if now - *self.refused_since.get_or_insert(now) < REFUSED_NANOS_MAX =>
+                if self.compactions_per_append > 0.0
+                    && now - *self.refused_since.get_or_insert(now) < REFUSED_NANOS_MAX =>
             {
-                // It is given up sooner then, and tried again.
+                // More is given up then, as far as there is space to say so, and it is tried again.
                 self.refused += 1;
-                self.compact_one()?;
+                for _ in 0..REFUSED_COMPACTIONS {
+                    if !self.wal.has_vital_room(COMPACTION_BYTES) {
+                        break;
+                    }
+                    self.compact_one()?;
+                }
                 return Ok(false);
             }
             Err(error) => return Err(error).context(
@@ -350,6 +360,19 @@ impl Driver {
             self.compact_one()?;
         }
         Ok(true)
+    }
+
+    /// What a report says of appends that were refused, if any were.
+    pub(super) fn refusals(&mut self) -> Option<String> {
+        let space = self.wal.space();
+        (self.refused > 0).then(|| {
+            format!(
+                "the log refused an append {} times, for its {} were used up, and it was tried again: the streams were given up \
+                 more slowly than the log grew",
+                count(self.refused as f64),
+                bytes(space.budget_bytes as f64)
+            )
+        })
     }
 
     /// The stream of the next append.
@@ -394,6 +417,30 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_is_full_is_tried_again_but_not_filled_by_giving_up_what_is_to_be_recovered() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = logdrive_wal::Options {
+            segment_bytes: 4 << 20,
+            budget_bytes: 32 << 20,
+            segments_ahead: 8,
+            ..logdrive_wal::Options::default()
+        };
+        let wal = crate::wal::open(directory.path(), &options, &mut Nothing).unwrap();
+        let mut driver = Driver::new(wal, 1);
+        driver.set_load(Load { streams: 2000, payload: 4096, in_flight: 64 }, 1).unwrap();
+        let error = driver.fill(1 << 30, &mut |_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains("out of space"), "{error:#}");
+        assert_eq!(driver.refused, 0);
+        // Now streams may be given up.
+        driver.compactions_per_append = 1.0;
+        let before = driver.acknowledged;
+        while driver.acknowledged < before + 10_000 {
+            driver.closed_loop(0.0, 0.05, &mut |_, _| ()).unwrap();
+        }
+        assert!(driver.refused > 0 && driver.refusals().is_some());
+    }
 
     #[test]
     fn streams_are_compacted_as_often_as_the_budget_asks() {

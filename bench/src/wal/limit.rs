@@ -160,6 +160,7 @@ impl Limit {
             }
             self.completions.clear();
             self.disk.poll(&mut self.completions);
+            // As the log's loop does, and for the same reason.
             std::thread::yield_now();
             now = clock::now_nanos();
             for completion in std::mem::take(&mut self.completions) {

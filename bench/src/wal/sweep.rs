@@ -107,21 +107,22 @@ pub(crate) fn run(arguments: &WalSweepArgs) -> Result<bool> {
     let environment = Environment::collect(directory.path(), &log_disk);
     let bar = progress::spinner("wal-sweep");
     let usage = Usage::now();
-    let mut rounds = Vec::new();
+    let (mut rounds, mut warnings) = (Vec::new(), environment.warnings());
     for round in 0..arguments.rounds {
         let mut cells = Vec::new();
         for batch in BATCHES {
             for writes in WRITES {
                 bar.set_message(format!("round {}: {} x {writes}", round + 1, bytes(batch.into())));
                 bar.tick();
-                cells.push(measure(arguments, &directory, writes, batch)?);
+                let (cell, refusals) = measure(arguments, &directory, writes, batch)?;
+                cells.push(cell);
+                warnings.extend(refusals);
             }
         }
         rounds.push(cells);
     }
     let cpu = Usage::now().since(&usage);
     bar.finish_and_clear();
-    let mut warnings = environment.warnings();
     warnings.extend(report::machine_warnings(&cpu));
     let report = SweepReport {
         benchmark: "wal-sweep",
@@ -139,7 +140,12 @@ pub(crate) fn run(arguments: &WalSweepArgs) -> Result<bool> {
 }
 
 /// One setting under both loads, on the one log of the sweep, which is opened again with it.
-fn measure(arguments: &WalSweepArgs, directory: &DataDir, writes: u32, batch: u32) -> Result<Cell> {
+fn measure(
+    arguments: &WalSweepArgs,
+    directory: &DataDir,
+    writes: u32,
+    batch: u32,
+) -> Result<(Cell, Option<String>)> {
     let path = directory.path().join("wal");
     std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let log = LogArgs {
@@ -158,9 +164,10 @@ fn measure(arguments: &WalSweepArgs, directory: &DataDir, writes: u32, batch: u3
     let full = driver.closed_loop(warmup, arguments.seconds, &mut |_, _| ())?;
     driver.set_load(USUAL, arguments.seed)?;
     let usual = driver.closed_loop(warmup, arguments.seconds, &mut |_, _| ())?;
+    let refusals = driver.refusals();
     driver.close()?;
     let (of_full, of_usual) = (full.latencies.summary(), usual.latencies.summary());
-    Ok(Cell {
+    let cell = Cell {
         writes_in_flight: writes,
         batch_bytes_max: batch,
         full_bytes_per_s: full.writes.write_bytes as f64 / full.seconds,
@@ -169,7 +176,8 @@ fn measure(arguments: &WalSweepArgs, directory: &DataDir, writes: u32, batch: u3
         usual_appends_per_s: usual.latencies.count() as f64 / usual.seconds,
         usual_p50_us: of_usual.p50,
         usual_p99_us: of_usual.p99,
-    })
+    };
+    Ok((cell, refusals))
 }
 
 fn medians(rounds: &[Vec<Cell>]) -> Vec<Cell> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -58,13 +58,9 @@ pub fn run_many(
     let (job, jobs) = channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let jobs = jobs;
-            while jobs.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-                for seed in running.stands_still(took()) {
-                    bar.suspend(|| eprintln!("{}", stands_still(&plan(seed))));
-                }
-            }
+            watch(jobs, LOOK, &running, &took, &|seed| {
+                bar.suspend(|| eprintln!("{}", stands_still(&plan(seed))));
+            });
         });
         for job in vec![job; manner.jobs as usize] {
             let (running, told, next, stop, bar, took) = (&running, &told, &next, &stop, &bar, &took);
@@ -89,6 +85,20 @@ pub fn run_many(
     bar.finish_and_clear();
     let told = told.into_inner().unwrap_or_else(PoisonError::into_inner);
     (told.summary, told.first, took())
+}
+
+/// Tells each seed that stands still, until nobody works any more.
+fn watch(
+    jobs: Receiver<()>,
+    look: Duration,
+    running: &Mutex<Running>,
+    took: &dyn Fn() -> Duration,
+    tell: &dyn Fn(u64),
+) {
+    while jobs.recv_timeout(look) == Err(RecvTimeoutError::Timeout) {
+        let late = running.lock().unwrap_or_else(PoisonError::into_inner).stands_still(took());
+        late.into_iter().for_each(tell);
+    }
 }
 
 /// The seeds that run, and since when; nothing of those that were told of.
@@ -188,5 +198,20 @@ mod tests {
         assert_eq!(running.stands_still(at(300)), [7]);
         assert!(running.stands_still(at(499)).is_empty());
         assert_eq!(running.stands_still(at(500)), [8]);
+    }
+
+    #[test]
+    fn the_watch_tells_of_it_while_the_job_lasts_and_ends_with_it() {
+        let running = Mutex::new(Running::default());
+        running.lock().unwrap().begins(7, Duration::ZERO);
+        let (job, jobs) = channel();
+        // Ended by what it tells: if it told nothing it would not end.
+        let job = Mutex::new(Some(job));
+        let told = Mutex::new(Vec::new());
+        watch(jobs, Duration::from_millis(1), &running, &|| STANDS_STILL, &|seed| {
+            told.lock().unwrap().push(seed);
+            job.lock().unwrap().take();
+        });
+        assert_eq!(*told.lock().unwrap(), [7]);
     }
 }

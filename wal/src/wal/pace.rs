@@ -48,7 +48,7 @@ impl Pace {
     /// A batch was written, in so much time; so many are still under way, of so many that may be.
     pub(super) fn on_written(&mut self, nanos: u64, under_way: u32, writes_in_flight: u32, now_nanos: u64) {
         self.batches += 1;
-        self.write_nanos += nanos;
+        self.write_nanos = self.write_nanos.saturating_add(nanos);
         if under_way > 0 && self.batches < WINDOW_BATCHES {
             return;
         }

@@ -141,8 +141,8 @@ impl<D: Disk> Wal<D> {
             && self.pace.is_worth_a_write(open.len as u64, open.records, self.batches_in_flight)
     }
 
-    /// Takes the disk's completions; returns whether [`Wal::durable`] moved, a read ended, an operation of the owner's ended
-    /// or the health changed. Call [`Wal::submit`] afterwards, and both at least every 100 ms while the log is out of space.
+    /// Takes the disk's completions, and gives it batches that are full; returns whether [`Wal::durable`] moved, a read ended,
+    /// an operation of the owner's ended or the health changed. Call [`Wal::submit`] afterwards, and both at least every 100 ms while the log is out of space.
     pub fn poll(&mut self, now_nanos: u64) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
         self.disk.poll(&mut completions);
